@@ -1,0 +1,6 @@
+"""Nurture turns a pretrained language model into an aligned assistant.
+
+As data you pass  records -> Group -> Batch -> Scores -> Loss -> Step.  See docs/architecture.md for the rooms.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,37 @@
+"""What every method is: its configuration, its documentation and its loss, in one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ..types import Asks, Batch, Loss, Scope, Scores
+
+
+class Method(BaseModel):
+    """Subclass it in one file: fields with a docstring each, `roles`, `counts` and `loss`.
+
+    `roles` says which scores the loss needs of which role. `scope` is the unit that must be seen whole.
+    `metrics` explains every statistic the loss reports; `nurture explain` prints it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    roles: ClassVar[Asks] = {"policy": ("logp",)}
+    scope: ClassVar[Scope] = "response"
+    data: ClassVar[str] = "conversation"
+    metrics: ClassVar[Mapping[str, str]] = {}
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """How many of each unit the batch holds, known before any forward pass."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, scores: Scores) -> Loss:
+        """Sums over those units, and statistics as (sum, count)."""
+        raise NotImplementedError
+
+    def after_step(self, state: dict[str, Any], stats: Mapping[str, float]) -> dict[str, Any]:
+        """The method's own state after a step (adaptive coefficients, running baselines). It is in the checkpoint."""
+        return state

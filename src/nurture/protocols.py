@@ -1,0 +1,87 @@
+"""The seams: what the loop needs of an engine, and what learning needs of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .types import Asks, Batch, Ids, Scores
+
+
+class Roles(Protocol):
+    """One or several roles over one or several models. The loop knows nothing else of a model.
+
+    A laptop, a GPU and a sharded cluster differ only behind these five verbs.
+    """
+
+    def score(self, batch: Batch, asks: Asks) -> Scores:
+        """Scores as leaves: a loss is differentiated with respect to them, never through the models directly."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Carry d loss / d scores on into the parameters, role by role, and add to their gradients."""
+        ...
+
+    def step(self, learning_rate: float) -> dict[str, float]:
+        """Reduce gradients over processes, clip, update, clear. Returns `grad_norm`; a non-finite norm updates nothing."""
+        ...
+
+    def discard(self) -> None:
+        """Forget gradients gathered since the last step."""
+        ...
+
+    def all_sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums over all processes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw a response. Greedy is `temperature=0`."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """`n` responses to one prompt; `key` names the prompt for the random streams, independent of its batch."""
+
+    prompt: Ids
+    n: int = 1
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Response number `k` to request number `request`: its ids (with the stop token, if one ended it), the log-probability
+    of each under the distribution it was drawn from, and why it ended: `stop`, `length`, or `string`."""
+
+    request: int
+    k: int
+    ids: Ids
+    logp: NDArray[np.float32]
+    reason: str
+
+
+class Sampler(Protocol):
+    """Draws responses from a model. Ours runs in the trainer's process over the trainer's weights."""
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
+        """All samples, ordered by (request, k)."""
+        ...
+
+    def stream(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Sample | tuple[int, int, int]]:
+        """Tokens as they are drawn, `(request, k, token)`, and each finished `Sample`."""
+        ...

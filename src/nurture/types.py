@@ -1,0 +1,256 @@
+"""The shapes that flow:  Group -> Batch -> Scores -> Loss -> Step.
+
+A `Group` is one prompt and its n responses, tokenised: SFT is n = 1, DPO n = 2, a ranking n = K, GRPO n = G. That one
+shape is why prompt sharing, K-choose-2 and group advantages need no special case. Every "own token" (a token of a
+response that the model itself is to predict) has one place in the flat order of its batch: group by group, response
+by response, left to right. All per-token tensors, `[T]`, are in that order, whatever layout the engine chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Response:
+    """Token ids that follow a prompt; `mask` marks the model's own (user and tool turns inside are not)."""
+
+    ids: Ids
+    mask: Mask
+    score: float | None = None
+    rank: int | None = None
+    label: float | None = None
+    step_ends: tuple[int, ...] = ()
+    logp_sampler: NDArray[np.float32] | None = None
+
+    def __post_init__(self):
+        assert self.ids.shape == self.mask.shape and self.ids.ndim == 1, "a response has one mask entry per token id"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """One prompt and its responses. `key` names the sample in the data, for randomness, caches and error messages."""
+
+    prompt: Ids
+    responses: tuple[Response, ...]
+    key: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens when the prompt is laid out once."""
+        return len(self.prompt) + sum(len(r.ids) for r in self.responses)
+
+    @property
+    def length(self) -> int:
+        """The longest path from the first token of the prompt to the end of a response."""
+        return len(self.prompt) + max((len(r.ids) for r in self.responses), default=0)
+
+
+Scope = Literal["response", "group", "batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Groups that share one forward pass, and the flat views a loss is written in."""
+
+    groups: tuple[Group, ...]
+    device: torch.device = torch.device("cpu")
+
+    @cached_property
+    def responses(self) -> tuple[Response, ...]:
+        return tuple(r for g in self.groups for r in g.responses)
+
+    @cached_property
+    def owned(self) -> tuple[NDArray[np.intp], ...]:
+        """For each response, the indices of its own tokens that something precedes (the very first token of an
+        empty prompt has no position to be predicted from)."""
+        starts = (0 if len(g.prompt) else 1 for g in self.groups for _ in g.responses)
+        return tuple(np.flatnonzero(r.mask[s:]) + s for r, s in zip(self.responses, starts, strict=True))
+
+    @cached_property
+    def target(self) -> Tensor:
+        """`[T]` the token predicted at each own position."""
+        ids = [r.ids[own] for r, own in zip(self.responses, self.owned, strict=True)]
+        return self._tensor(np.concatenate(ids) if ids else np.zeros(0, np.int64))
+
+    @cached_property
+    def response(self) -> Tensor:
+        """`[T]` the response each own token belongs to."""
+        return self._tensor(np.repeat(np.arange(self.num_responses), [len(own) for own in self.owned]))
+
+    @cached_property
+    def group(self) -> Tensor:
+        """`[R]` the group each response belongs to."""
+        return self._tensor(np.repeat(np.arange(self.num_groups), [len(g.responses) for g in self.groups]))
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.groups)
+
+    @property
+    def num_responses(self) -> int:
+        return sum(len(g.responses) for g in self.groups)
+
+    @cached_property
+    def num_own(self) -> int:
+        """T: the tokens that carry loss."""
+        return sum(len(own) for own in self.owned)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens laid out with each prompt once."""
+        return sum(g.num_tokens for g in self.groups)
+
+    def sum_per_response(self, per_token: Tensor) -> Tensor:
+        """`[T] -> [R]` sums over the own tokens of each response."""
+        return per_token.new_zeros(self.num_responses).index_add(0, self.response, per_token)
+
+    def per_token(self, per_response: Tensor) -> Tensor:
+        """`[R] -> [T]` each own token gets its response's value."""
+        return per_response.index_select(0, self.response)
+
+    def to(self, device: torch.device) -> Batch:
+        return self if device == self.device else Batch(self.groups, device)
+
+    def split(self, max_tokens: int, scope: Scope = "response") -> list[Batch]:
+        """Pieces of at most `max_tokens` laid-out tokens (a single larger unit makes a piece of its own).
+
+        The unit that must stay whole is the method's scope: one response with its prompt, one group, or all.
+        First-fit over units sorted by length: pieces hold few, similar lengths and their number is near the least.
+        """
+        if scope == "batch":
+            return [self]
+        units = [u for g in self.groups for u in (_single_responses(g) if scope == "response" else (g,))]
+        if sum(g.num_tokens for g in self.groups) <= max_tokens:
+            return [self]
+        pieces = first_fit([u.num_tokens for u in units], max_tokens)
+        return [Batch(_rejoin([units[i] for i in piece]), self.device) for piece in pieces]
+
+    def _tensor(self, values: NDArray[np.int64] | NDArray[np.intp]) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.long).to(self.device)
+
+
+def _single_responses(group: Group) -> Iterable[Group]:
+    return (Group(group.prompt, (r,), group.key) for r in group.responses)
+
+
+def _rejoin(units: Sequence[Group]) -> tuple[Group, ...]:
+    """Single responses of one prompt that landed in the same piece share that prompt again."""
+    joined: list[Group] = []
+    for unit in units:
+        if joined and joined[-1].prompt is unit.prompt:
+            joined[-1] = Group(unit.prompt, joined[-1].responses + unit.responses, unit.key)
+        else:
+            joined.append(unit)
+    return tuple(joined)
+
+
+def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """First-fit-decreasing bins of indices; each bin's indices ascend. Ties are broken by index, so it is a pure
+    function of its arguments."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        spot = next((b for b, free in enumerate(room) if free >= sizes[i]), None)
+        if spot is None:
+            spot = len(bins)
+            bins.append([])
+            room.append(capacity)
+        bins[spot].append(i)
+        room[spot] -= sizes[i]
+    return [sorted(b) for b in bins]
+
+
+Quantity = Literal["logp", "hit", "entropy", "kl", "value", "score"]
+"""What a role can be asked for: `logp` `[T]` of each own token, `hit` `[T]` whether it was the likeliest token, `entropy`
+`[T]` of its distribution, `kl` `[T]` from another role over the whole vocabulary, `value` `[T]`, `score` `[R]`."""
+
+Asks = Mapping[str, tuple[Quantity, ...]]
+"""role -> what is asked of it."""
+
+
+class RoleScores(dict[str, Tensor]):
+    """What one role said; `scores.policy.logp` reads like the paper."""
+
+    def __getattr__(self, quantity: str) -> Tensor:
+        try:
+            return self[quantity]
+        except KeyError:
+            raise AttributeError(f"{quantity!r} was not asked of this role; asked were {sorted(self)}") from None
+
+
+class Scores(dict[str, RoleScores]):
+    """All that a method ever sees of a model: per-token numbers for each role it asked for."""
+
+    def __getattr__(self, role: str) -> RoleScores:
+        try:
+            return self[role]
+        except KeyError:
+            raise AttributeError(f"role {role!r} was not asked for; asked were {sorted(self)}") from None
+
+
+Tally = tuple[float | Tensor, int]
+"""A statistic as (sum, count), so that micro-batches and processes add up exactly."""
+
+
+def tally(values: Tensor) -> Tally:
+    return values.detach().sum(dtype=torch.float64), values.numel()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Named terms, each a *sum* over the unit in its name (tokens, responses, pairs, groups), plus statistics.
+
+    A loss never divides. The loop divides each term once by that unit's count over the whole global batch, so the
+    objective cannot depend on how the batch was cut into micro-batches or spread over processes.
+    """
+
+    sums: Mapping[str, Tensor]
+    stats: Mapping[str, Tally] = field(default_factory=dict[str, Tally])
+
+    def divided_by(self, counts: Mapping[str, float]) -> Tensor:
+        """The scalar to differentiate: each sum over its global count (a unit that never occurs contributes 0)."""
+        missing = set(self.sums) - set(counts)
+        assert not missing, f"counts() did not announce {sorted(missing)}"
+        parts = [total / counts[unit] for unit, total in self.sums.items() if counts[unit]]
+        return torch.stack(parts).sum() if parts else torch.stack([t * 0.0 for t in self.sums.values()]).sum()
+
+
+class Stats(dict[str, tuple[float, int]]):
+    """Running (sum, count) pairs over micro-batches; `means()` at the end of a step."""
+
+    def add(self, stats: Mapping[str, Tally]) -> None:
+        for name, (total, count) in stats.items():
+            old_total, old_count = self.get(name, (0.0, 0))
+            self[name] = (old_total + float(total), old_count + int(count))
+
+    def summed(self, all_sum: Callable[[dict[str, float]], dict[str, float]]) -> Stats:
+        """The same statistics over all processes."""
+        flat: dict[str, float] = {}
+        for name, (total, count) in self.items():
+            flat[f"{name}/sum"], flat[f"{name}/count"] = total, float(count)
+        flat = all_sum(flat)
+        return Stats({name: (flat[f"{name}/sum"], int(flat[f"{name}/count"])) for name in self})
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count if count else float("nan") for name, (total, count) in self.items()}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update: its number (from 1) and every metric, none of which depends on the clock."""
+
+    number: int
+    metrics: Mapping[str, float]
+    skipped: bool = False
