@@ -8,7 +8,7 @@ by response, left to right. All per-token tensors, `[T]`, are in that order, wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -131,18 +131,34 @@ class Batch:
         """
         if scope == "batch":
             return [self]
-        units = [u for g in self.groups for u in (_single_responses(g) if scope == "response" else (g,))]
-        if sum(g.num_tokens for g in self.groups) <= max_tokens:
-            return [self]
-        pieces = first_fit([u.num_tokens for u in units], max_tokens)
-        return [Batch(_rejoin([units[i] for i in piece]), self.device) for piece in pieces]
+        return [piece for piece, _ in self.pieces(max_tokens, scope)]
+
+    def pieces(self, max_tokens: int, scope: Scope = "response") -> list[tuple[Batch, Tensor]]:
+        """`split`, and for each piece where its own tokens stand in this batch's flat order."""
+        if self.num_tokens <= max_tokens:
+            return [(self, torch.arange(self.num_own, device=self.device))]
+        units: list[Group] = []
+        members: list[list[int]] = []  # the responses of each unit, by number in this batch
+        response = 0
+        for g in self.groups:
+            numbers = range(response, response + len(g.responses))
+            response += len(g.responses)
+            if scope == "group":
+                units.append(g)
+                members.append(list(numbers))
+            else:
+                units += [Group(g.prompt, (r,), g.key) for r in g.responses]
+                members += [[n] for n in numbers]
+        starts = np.cumsum([0, *(len(own) for own in self.owned)])
+        out: list[tuple[Batch, Tensor]] = []
+        for bin_ in first_fit([u.num_tokens for u in units], max_tokens):
+            order = [n for i in bin_ for n in members[i]]
+            own = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order])
+            out.append((Batch(_rejoin([units[i] for i in bin_]), self.device), self._tensor(own)))
+        return out
 
     def _tensor(self, values: NDArray[np.int64] | NDArray[np.intp]) -> Tensor:
         return torch.as_tensor(values, dtype=torch.long).to(self.device)
-
-
-def _single_responses(group: Group) -> Iterable[Group]:
-    return (Group(group.prompt, (r,), group.key) for r in group.responses)
 
 
 def _rejoin(units: Sequence[Group]) -> tuple[Group, ...]:
@@ -174,7 +190,7 @@ def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 Quantity = Literal["logp", "hit", "entropy", "kl", "value", "score"]
 """What a role can be asked for: `logp` `[T]` of each own token, `hit` `[T]` whether it was the likeliest token, `entropy`
-`[T]` of its distribution, `kl` `[T]` from another role over the whole vocabulary, `value` `[T]`, `score` `[R]`."""
+`[T]` of its distribution, `kl` `[T]` KL(this role || ref) over the whole vocabulary, `value` `[T]`, `score` `[R]`."""
 
 Asks = Mapping[str, tuple[Quantity, ...]]
 """role -> what is asked of it."""
@@ -254,3 +270,6 @@ class Step:
     number: int
     metrics: Mapping[str, float]
     skipped: bool = False
+    """The loss or the gradient was not finite, so nothing was updated."""
+    halvings: int = 0
+    """How often memory ran out in this step and the micro-batches were halved."""

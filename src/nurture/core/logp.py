@@ -1,0 +1,177 @@
+"""Log-probabilities of chosen tokens without ever holding `[tokens x vocabulary]`.
+
+One pass over the output matrix, in chunks of rows, gives the log-probability, the entropy, the exact KL divergence to
+another model's distribution, and whether the token was the likeliest. The forward pass keeps one number per row (the
+log-normaliser) instead of the logits; the backward pass computes each chunk of logits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_BYTES = 64 * 2**20
+"""Size of the largest temporary: one chunk of logits in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`logits = softcap * tanh((hidden @ weight.T + bias) * scale / softcap)`, without the parts a model lacks.
+
+    A sampling temperature belongs to `scale` (after the softcap: to `temperature`), so that log-probabilities are
+    those of the distribution that was sampled from.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+
+    def at(self, temperature: float) -> Head:
+        return replace(self, temperature=temperature)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[T, H] -> [T, V]`, in at least fp32 after the matrix product."""
+        z = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        z = z if z.dtype == torch.float64 else z.float()
+        if self.scale != 1.0:
+            z = z * self.scale
+        if self.softcap is not None:
+            z = self.softcap * torch.tanh(z / self.softcap)
+        return z if self.temperature == 1.0 else z / self.temperature
+
+    def backward(self, grad: Tensor, logits: Tensor) -> Tensor:
+        """The gradient at `logits(...)` carried back to the matrix product, in place."""
+        if self.temperature != 1.0:
+            grad = grad.div_(self.temperature)
+        if self.softcap is not None:
+            capped = logits if self.temperature == 1.0 else logits * self.temperature
+            grad = grad.mul_(1.0 - (capped / self.softcap).square())
+        return grad if self.scale == 1.0 else grad.mul_(self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """`[T]` each. What was not asked for is None."""
+
+    logp: Tensor
+    entropy: Tensor | None = None
+    kl: Tensor | None = None
+    hit: Tensor | None = None
+
+
+def selected_logp(
+    hidden: Tensor,
+    head: Head,
+    target: Tensor,
+    *,
+    entropy: bool = False,
+    hit: bool = False,
+    kl_to: tuple[Tensor, Head] | None = None,
+) -> Selected:
+    """`log softmax(head.logits(hidden))[target]` for `hidden [T, H]`, `target [T]`; differentiable in `hidden`, the
+    head's weight and its bias.
+
+    `entropy` adds `H(p)`, `hit` whether the target has the largest logit, `kl_to = (hidden', head')` adds
+    `KL(p || p')` over the whole vocabulary (differentiable in p only).
+    """
+    other_hidden, other_head = kl_to if kl_to is not None else (None, None)
+    asks = (entropy, kl_to is not None, hit)
+    logp, *rest = _Selected.apply(hidden, head.weight, head.bias, target, head, asks, other_hidden, other_head)
+    return Selected(logp, *(x if wanted else None for x, wanted in zip(rest, asks, strict=True)))
+
+
+def _chunks(rows: int, vocabulary: int, itemsize: int) -> Iterator[slice]:
+    size = max(1, CHUNK_BYTES // (vocabulary * itemsize))
+    return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+
+
+class _Selected(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        head: Head,
+        asks: tuple[bool, bool, bool],
+        other_hidden: Tensor | None,
+        other_head: Head | None,
+    ) -> tuple[Tensor, ...]:
+        want_entropy, want_kl, want_hit = asks
+        rows, dtype = len(target), torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        lse, logp = hidden.new_empty(rows, dtype=dtype), hidden.new_empty(rows, dtype=dtype)
+        entropy = hidden.new_empty(rows if want_entropy else 0, dtype=dtype)
+        kl = hidden.new_empty(rows if want_kl else 0, dtype=dtype)
+        hit = hidden.new_empty(rows if want_hit else 0, dtype=dtype)
+        for c in _chunks(rows, weight.shape[0], dtype.itemsize):
+            z = head.logits(hidden[c])
+            chosen = z.gather(1, target[c, None]).squeeze(1)
+            lse[c] = torch.logsumexp(z, 1)
+            logp[c] = chosen - lse[c]
+            if want_hit:
+                hit[c] = (chosen >= z.amax(1)).to(dtype)
+            if want_entropy or want_kl:
+                q = z.sub_(lse[c, None])  # log p
+                p = q.exp()
+                if want_entropy:
+                    entropy[c] = -(p * q).sum(1)
+                if want_kl:
+                    assert other_hidden is not None and other_head is not None
+                    kl[c] = (p * q.sub_(torch.log_softmax(other_head.logits(other_hidden[c]), 1))).sum(1)
+        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, kl, other_hidden)
+        ctx.head, ctx.other_head, ctx.asks = head, other_head, asks
+        ctx.mark_non_differentiable(hit)
+        return logp, entropy, kl, hit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_logp: Tensor, g_entropy: Tensor, g_kl: Tensor, _: Tensor):
+        hidden, weight, bias, target, lse, entropy, kl, other_hidden = ctx.saved_tensors
+        head: Head = replace(ctx.head, weight=weight, bias=bias)
+        want_entropy, want_kl, _ = ctx.asks
+        need_hidden, need_weight, need_bias, *_ = ctx.needs_input_grad
+        d_hidden = torch.empty_like(hidden) if need_hidden else None
+        # Summed over chunks in at least fp32: bf16 sums over chunks would lose what the chunks add.
+        wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        d_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
+        d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
+        for c in _chunks(len(target), weight.shape[0], lse.dtype.itemsize):
+            z = head.logits(hidden[c])
+            q = z - lse[c, None] if head.softcap is not None or want_entropy or want_kl else z.sub_(lse[c, None])
+            p = q.exp() if want_entropy or want_kl else (q.exp_() if q is z else q.exp())
+            d = p * -g_logp[c, None]
+            if want_entropy:  # dH/dz = -p (log p + H)
+                d -= p * (q + entropy[c, None]) * g_entropy[c, None]
+            if want_kl:  # dKL/dz = p (log p - log p' - KL)
+                assert other_hidden is not None
+                other = torch.log_softmax(ctx.other_head.logits(other_hidden[c]), 1)
+                d += p * (q - other - kl[c, None]) * g_kl[c, None]
+            d.scatter_add_(1, target[c, None], g_logp[c, None].to(d.dtype))
+            d = head.backward(d, z).to(hidden.dtype)
+            if d_hidden is not None:
+                torch.mm(d, weight, out=d_hidden[c])
+            if d_weight is not None:
+                if d.dtype == wide:
+                    d_weight.addmm_(d.T, hidden[c])
+                else:
+                    d_weight += d.T @ hidden[c]
+            if d_bias is not None:
+                d_bias += d.sum(0, dtype=wide)
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )

@@ -1,0 +1,58 @@
+"""What became of every row: read, kept, rejected by code, dropped, cut, trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """`rows = kept + rejected`; `kept = prepared + dropped_long + dropped_masked` once the rows are tokenised."""
+
+    source: str
+    format: str
+    rows: int
+    kept: int
+    rejected: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Set aside, by code."""
+    ignored: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Columns that nothing reads, and in how many rows they occur."""
+    sha256: str = ""
+    """Digest of the kept rows as they were written."""
+    prepared: int | None = None
+    """Rows that became groups. The fields from here on are unknown before the rows are tokenised."""
+    truncated: int = 0
+    dropped_long: int = 0
+    dropped_masked: int = 0
+    groups: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+
+    def __post_init__(self):
+        assert self.rows == self.kept + sum(self.rejected.values()), "every row is kept or rejected"
+        if self.prepared is not None:
+            assert self.kept == self.prepared + self.dropped_long + self.dropped_masked, "every kept row is accounted for"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """A few plain lines for the terminal."""
+        first = f"{self.source}: {self.rows:,} rows of format {self.format}"
+        rejected = ", ".join(f"{count:,} {code}" for code, count in sorted(self.rejected.items()))
+        lines = [f"{first}, {self.kept:,} kept" + (f", rejected: {rejected}" if rejected else "")]
+        if self.ignored:
+            lines.append("ignored columns: " + ", ".join(f"{c} ({n:,} rows)" for c, n in sorted(self.ignored.items())))
+        if self.prepared is not None:
+            share = self.trained_tokens / self.tokens if self.tokens else 0.0
+            used = f"{self.prepared:,} rows trained on" + (f" as {self.groups:,} windows" if self.groups > self.prepared else "")
+            lines.append(f"{used}: {self.tokens:,} tokens, {self.trained_tokens:,} of them ({share:.0%}) carry loss")
+            if self.dropped_long:
+                lines.append(f"{self.dropped_long:,} rows dropped: longer than max_length")
+            if self.truncated:
+                lines.append(f"{self.truncated:,} answers cut at max_length: they end without a stop token")
+            if self.dropped_masked:
+                lines.append(f"{self.dropped_masked:,} rows dropped: no token of theirs carries loss")
+        return lines

@@ -1,0 +1,68 @@
+"""Plain sentences that can be rewritten in exact ways: shared by the corpus and the rewriting family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .draw import Draw
+
+_VERBS: tuple[tuple[str, str, str, str], ...] = (
+    # they do, she does, did, was done
+    ("paint", "paints", "painted", "painted"),
+    ("clean", "cleans", "cleaned", "cleaned"),
+    ("open", "opens", "opened", "opened"),
+    ("carry", "carries", "carried", "carried"),
+    ("sell", "sells", "sold", "sold"),
+    ("find", "finds", "found", "found"),
+    ("hide", "hides", "hid", "hidden"),
+    ("buy", "buys", "bought", "bought"),
+    ("take", "takes", "took", "taken"),
+    ("see", "sees", "saw", "seen"),
+    ("lose", "loses", "lost", "lost"),
+    ("break", "breaks", "broke", "broken"),
+    ("wash", "washes", "washed", "washed"),
+    ("give", "gives", "gave", "given"),
+)
+ADJECTIVES = tuple("big small old new warm cold round heavy".split())
+OBJECTS = tuple("basket boat book box chair cup door hat key lamp letter map picture rope table wagon".split())
+
+WAYS = ("capitals", "replace", "past", "question", "negative", "passive")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`{name} {verb} the {adjective} {noun}.`"""
+
+    name: str
+    verb: tuple[str, str, str, str]
+    adjective: str
+    noun: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} {self.verb[1]} {self.thing}."
+
+    @property
+    def thing(self) -> str:
+        return f"the {self.adjective} {self.noun}"
+
+    def rewritten(self, way: str, new_noun: str = "") -> str:
+        base, _, past, participle = self.verb
+        match way:
+            case "capitals":
+                return self.text.upper()
+            case "replace":
+                return self.text.replace(f" {self.noun}.", f" {new_noun}.")
+            case "past":
+                return f"{self.name} {past} {self.thing}."
+            case "question":
+                return f"Does {self.name} {base} {self.thing}?"
+            case "negative":
+                return f"{self.name} does not {base} {self.thing}."
+            case "passive":
+                return f"The {self.adjective} {self.noun} is {participle} by {self.name}."
+        raise AssertionError(f"no way of rewriting is called {way}")
+
+
+def draw_sentence(draw: Draw, name: str) -> Sentence:
+    return Sentence(name, draw.pick(_VERBS), draw.pick(ADJECTIVES), draw.pick(OBJECTS))

@@ -1,0 +1,337 @@
+"""How groups become one forward pass: as a tree (each prompt once) or as plain padded rows.
+
+The tree lays all groups of a batch end to end in one row without padding. Each group is its prompt followed by its
+responses; a response attends to its prompt and to itself, and its positions go on where the prompt's end. A group with
+a single response is a chain: prompt and response are one causal segment. The rows layout repeats the prompt for every
+response and pads; any decoder can run it.
+
+`choose_layout` decides from the configuration first and then by a numeric probe, because a wrong tree would train in
+silence.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from ..types import Batch, Group, Response
+from . import attention
+from .heads import output_head
+
+Layout = Literal["tree", "rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """What one forward pass needs, and `at`: where in its flattened output each own token is predicted from."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    at: Tensor
+    attention_mask: Tensor | None = None
+    plan: TreePlan | None = None
+
+    @property
+    def num_positions(self) -> int:
+        """Positions computed, padding included."""
+        return self.input_ids.numel()
+
+
+@dataclass(eq=False)
+class TreePlan:
+    """Segments end to end; segment i attends to itself causally and to all of segment `parent[i]` (-1: to none).
+
+    On a CPU every segment is one call of the fused attention kernel: it knows its own length, so nothing is padded and
+    no mask is larger than one response by its context.
+    """
+
+    lengths: list[int]
+    parent: list[int]
+    calls: int = 0
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        self.calls += 1
+        # split (not slicing): its backward is one concatenation instead of a full-size zero tensor per segment.
+        queries, keys, values = (x.split(self.lengths, dim=2) for x in (query, key, value))
+        out = []
+        for i, parent in enumerate(self.parent):
+            k, v = keys[i], values[i]
+            if parent >= 0:
+                k, v = torch.cat([keys[parent], k], 2), torch.cat([values[parent], v], 2)
+            out.append(self._segment(queries[i], k, v, scaling, softcap))
+        return torch.cat(out, 2)
+
+    def _segment(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, softcap: float | None) -> Tensor:
+        length, context = q.shape[2], k.shape[2]
+        if softcap is not None:
+            return _softcapped(q, k, v, scaling, softcap, self._mask(length, context, q.device))
+        gqa = q.shape[1] != k.shape[1]
+        if length == context:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=gqa)
+        mask = self._mask(length, context, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=gqa)
+
+    def _mask(self, length: int, context: int, device: torch.device) -> Tensor:
+        if (length, context) not in self.masks:
+            full = torch.ones(length, context, dtype=torch.bool, device=device)
+            self.masks[length, context] = full.tril(context - length)
+        return self.masks[length, context]
+
+
+def _softcapped(q: Tensor, k: Tensor, v: Tensor, scaling: float, softcap: float, mask: Tensor) -> Tensor:
+    """Attention with capped scores (Gemma 2); no fused kernel has it. Softmax in fp32, as the model's own code."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = softcap * torch.tanh(q @ k.transpose(2, 3) * scaling / softcap)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype) @ v
+
+
+def lay_tree(batch: Batch) -> Laid:
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    lengths: list[int] = []
+    parent: list[int] = []
+    at: list[np.ndarray] = []
+    start = response = 0
+    for group in batch.groups:
+        prompt = len(group.prompt)
+        chain = len(group.responses) == 1 or prompt == 0
+        if not chain:
+            ids.append(group.prompt)
+            positions.append(np.arange(prompt))
+            lengths.append(prompt)
+            parent.append(-1)
+        root, root_start = len(lengths) - 1, start
+        start += 0 if chain else prompt
+        for r in group.responses:
+            own, size = batch.owned[response], len(r.ids)
+            if chain:
+                ids += [group.prompt, r.ids]
+                positions.append(np.arange(prompt + size))
+                lengths.append(prompt + size)
+                parent.append(-1)
+                at.append(start + prompt + own - 1)
+                start += prompt + size
+            else:
+                ids.append(r.ids)
+                positions.append(np.arange(prompt, prompt + size))
+                lengths.append(size)
+                parent.append(root)
+                # The first token of a response is predicted where its prompt ends.
+                at.append(np.where(own == 0, root_start + prompt - 1, start + own - 1))
+                start += size
+            response += 1
+    keep = [n > 0 for n in lengths]
+    assert all(keep), "an empty prompt or response cannot be a segment"
+
+    def row(parts: list[np.ndarray]) -> Tensor:
+        return torch.as_tensor(np.concatenate(parts) if parts else np.zeros(0), dtype=torch.long).to(batch.device)
+
+    return Laid(row(ids)[None], row(positions)[None], row(at), plan=TreePlan(lengths, parent))
+
+
+def lay_rows(batch: Batch) -> Laid:
+    rows = [(g.prompt, r.ids) for g in batch.groups for r in g.responses]
+    width = max(len(p) + len(r) for p, r in rows)
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    at: list[np.ndarray] = []
+    for i, (prompt, response) in enumerate(rows):
+        size = len(prompt) + len(response)
+        ids[i, :size] = np.concatenate([prompt, response])
+        mask[i, :size] = 1
+        at.append(i * width + len(prompt) + batch.owned[i] - 1)
+
+    def tensor(x: np.ndarray) -> Tensor:
+        return torch.as_tensor(x, dtype=torch.long).to(batch.device)
+
+    positions = tensor(np.broadcast_to(np.arange(width), ids.shape).copy())
+    return Laid(tensor(ids), positions, tensor(np.concatenate(at)), attention_mask=tensor(mask))
+
+
+LAY: dict[Layout, Callable[[Batch], Laid]] = {"tree": lay_tree, "rows": lay_rows}
+
+
+def body(model: PreTrainedModel) -> nn.Module:
+    """The decoder without its output head."""
+    return model.base_model
+
+
+def hidden_states(model: PreTrainedModel, laid: Laid) -> Tensor:
+    """`[positions, H]` after the last layer. The layout must be the one the model is set to (`set_layout`)."""
+    extra: dict[str, Any] = {"attention_mask": laid.attention_mask} if laid.plan is None else {"plan": laid.plan}
+    out = body(model)(input_ids=laid.input_ids, position_ids=laid.position_ids, use_cache=False, **extra)
+    return out.last_hidden_state.flatten(0, 1)
+
+
+def set_layout(model: PreTrainedModel, layout: Layout) -> None:
+    """Point the model's attention at Nurture's plans, or back at torch's own kernel (or, for a family without one, at
+    transformers' plain code)."""
+    if layout == "tree":
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+        return
+    try:
+        model.set_attn_implementation("sdpa")
+    except ValueError:
+        model.set_attn_implementation("eager")
+
+
+@contextmanager
+def layout_of(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
+    """The model in another layout for a while."""
+    before = model.config._attn_implementation
+    set_layout(model, layout)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    layout: Layout
+    reason: str
+
+
+def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto", "tree", "rows"] = "auto") -> Choice:
+    """`tree` where it is exact for sequences up to `max_length`, else `rows`, and why."""
+    if wanted == "rows":
+        return Choice("rows", "as asked")
+    reason = _obstacle(model.config.get_text_config(), max_length) or probe(model, max_length)
+    if reason is None:
+        return Choice("tree", "exact for this model: a probe agreed with the rows layout")
+    if wanted == "tree":
+        from ..errors import InputError
+
+        raise InputError(f"layout: tree is not exact for this model ({reason}); use layout: auto or rows.")
+    return Choice("rows", reason)
+
+
+def _obstacle(config: PretrainedConfig, max_length: int) -> str | None:
+    """What in a configuration keeps the tree layout from being exact."""
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) is False:
+        window = None
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds and "sliding_attention" not in kinds:
+        window = None
+    for name, size in (("sliding_window", window), ("attention_chunk_size", getattr(config, "attention_chunk_size", None))):
+        if size is not None and size < max_length:
+            return f"{name} {size} is shorter than max_length {max_length}"
+    odd = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
+    if odd:
+        return f"it has {', '.join(sorted(odd))} layers"
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds_of_rope = {rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))}
+    stretched = kinds_of_rope & {"dynamic", "longrope"}
+    if stretched:
+        return f"its {stretched.pop()} rotary embedding depends on the longest position of the whole row"
+    return None
+
+
+PROBE_TOLERANCE = 1e-4
+
+
+def probe(model: PreTrainedModel, max_length: int) -> str | None:
+    """Run a small copy of the architecture, with weights scaled up so that attention matters, in both layouts.
+
+    None if hidden states and logits agree and every layer called our attention once; otherwise what was seen. The
+    sequences are longer than any window left in the small copy, so a window the configuration hides would show.
+    """
+    try:
+        small = _small_copy(model)
+    except Exception as error:  # whatever a foreign configuration raises, the rows layout remains right
+        return f"no small copy of {type(model).__name__} could be built to probe it ({type(error).__name__})"
+    batch = Batch((probe_group(small.config.get_text_config().vocab_size),))
+    try:
+        with torch.no_grad():
+            set_layout(small, "tree")
+            laid = lay_tree(batch)
+            tree = hidden_states(small, laid).index_select(0, laid.at)
+            assert laid.plan is not None
+            calls = laid.plan.calls
+            set_layout(small, "rows")
+            rows_laid = lay_rows(batch)
+            rows = hidden_states(small, rows_laid).index_select(0, rows_laid.at)
+            logits = small(
+                input_ids=rows_laid.input_ids,
+                position_ids=rows_laid.position_ids,
+                attention_mask=rows_laid.attention_mask,
+                use_cache=False,
+            ).logits.flatten(0, 1)
+            ours = output_head(small).logits(rows)
+    except Exception as error:
+        return f"{type(model).__name__} does not take the tree layout ({type(error).__name__}: {str(error)[:120]})"
+    layers = small.config.get_text_config().num_hidden_layers
+    if calls != layers:
+        return f"its {layers} layers called our attention {calls} times"
+    gap = relative_gap(tree, rows)
+    if not gap < PROBE_TOLERANCE:
+        return f"tree and rows differ by {gap:.1e} in a probe"
+    head_gap = relative_gap(ours, logits.index_select(0, rows_laid.at))
+    if not head_gap < PROBE_TOLERANCE:
+        return f"its output head is not the linear layer we know (logits differ by {head_gap:.1e})"
+    return None
+
+
+def relative_gap(x: Tensor, y: Tensor) -> float:
+    return ((x - y).norm() / y.norm()).item()
+
+
+def probe_group(vocabulary: int, prompt: int = 24, responses: tuple[int, ...] = (40, 7, 23), seed: int = 0) -> Group:
+    draw = np.random.Generator(np.random.Philox(key=seed))
+
+    def ids(n: int) -> np.ndarray:
+        return draw.integers(0, vocabulary, n)
+
+    return Group(ids(prompt), tuple(Response(ids(n), np.ones(n, bool)) for n in responses))
+
+
+def scale_up(model: nn.Module, factor: float = 4.0) -> None:
+    """Make a freshly initialised model's attention and gates matter (at 0.02 they hide a missing softcap)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+            module.weight.data.mul_(factor)
+            if module.bias is not None:
+                module.bias.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+
+
+def _small_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """The same class and kind of configuration, narrow, with at most six layers (enough for every kind of layer)."""
+    config = copy.deepcopy(model.config)
+    text = config.get_text_config()
+    heads, kv = text.num_attention_heads, getattr(text, "num_key_value_heads", None)
+    ratio = heads // kv if kv else 1
+    new_heads, head_dim = 2 * ratio, 16
+    layers = min(text.num_hidden_layers, 6)
+    changes: dict[str, Any] = {
+        "vocab_size": 256, "hidden_size": new_heads * head_dim, "intermediate_size": 96, "head_dim": head_dim,
+        "num_attention_heads": new_heads, "num_key_value_heads": 2, "num_hidden_layers": layers, "n_inner": None,
+        "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "query_pre_attn_scalar": head_dim,
+    }  # fmt: skip
+    if getattr(text, "layer_types", None):
+        changes["layer_types"] = text.layer_types[:layers]
+    if getattr(text, "no_rope_layers", None):
+        changes["no_rope_layers"] = text.no_rope_layers[:layers]
+    for key, value in changes.items():
+        if hasattr(text, key):
+            setattr(text, key, value)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(0)
+        small = type(model)(config).float().eval()
+    scale_up(small)
+    return small

@@ -1,0 +1,189 @@
+"""Roles over models: what the loop scores, differentiates and updates.
+
+*Scores are leaves.* `score` computes each role's numbers and hands the method detached copies; a loss is differentiated
+with respect to those copies; `backward` then goes on role by role with that role's own graph. So a method may mix roles
+as it likes, one role's machinery never sees another's, and a batch too large for one pass is simply scored again, piece
+by piece, inside `backward`: exact, in bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..core.logp import selected_logp
+from ..core.reduce import global_norm
+from ..types import Asks, Batch, Quantity, RoleScores, Scores
+from .heads import output_head
+from .layouts import LAY, Laid, Layout, hidden_states
+
+
+class Optimizer(Protocol):
+    parameters: Mapping[str, torch.nn.Parameter]
+
+    def step(self, gradients: Mapping[str, Tensor], learning_rate: float, scale: float) -> None: ...
+
+
+class Reducer(Protocol):
+    """Sums over processes; `train/processes.py` has one for a single process and one for many."""
+
+    world_size: int
+
+    def all_sum(self, values: Mapping[str, float]) -> dict[str, float]: ...
+    def all_sum_tensors(self, tensors: list[Tensor]) -> None: ...
+
+
+@dataclass(slots=True)
+class _Live:
+    """What `backward` needs of one scored piece: the leaves the method saw, and the graph or the way to it again."""
+
+    role: str
+    quantities: tuple[Quantity, ...]
+    batch: Batch
+    leaves: RoleScores
+    outputs: RoleScores | None
+    """None where the graph was not kept: the forward pass is run again, piece by piece."""
+    rng: Tensor
+    """The generator's state before the forward pass, so that a second one drops the same activations."""
+
+
+class LocalRoles:
+    """Roles in this process: a model for each, of which those the optimiser holds parameters of are trained."""
+
+    def __init__(
+        self,
+        models: Mapping[str, PreTrainedModel],
+        layouts: Mapping[str, Layout],
+        optimizer: Optimizer,
+        processes: Reducer,
+        *,
+        max_grad_norm: float | None = 1.0,
+        tokens_per_pass: int = 1 << 62,
+        temperature: float = 1.0,
+    ):
+        self.models, self.layouts, self.optimizer, self.processes = models, layouts, optimizer, processes
+        self.max_grad_norm, self.temperature = max_grad_norm, temperature
+        self.tokens_per_pass = tokens_per_pass
+        self._live: list[_Live] = []
+        self._sums: dict[str, Tensor] = {}  # fp32 sums over micro-batches, for parameters of a narrower format
+
+    # -- scoring ------------------------------------------------------------------------------------------------
+
+    def score(self, batch: Batch, asks: Asks) -> Scores:
+        self._live.clear()
+        scores = Scores()
+        for role, quantities in asks.items():
+            trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.models[role].parameters())
+            whole = batch.num_tokens <= self.tokens_per_pass
+            rng = torch.get_rng_state()
+            with torch.set_grad_enabled(trains and whole):
+                outputs = self._forward(role, quantities, batch)
+            leaves = RoleScores({q: t.detach() for q, t in outputs.items()})
+            if trains:
+                for quantity in set(leaves) - {"hit"}:
+                    leaves[quantity].requires_grad_()
+                self._live.append(_Live(role, quantities, batch, leaves, outputs if whole else None, rng))
+            scores[role] = leaves
+        return scores
+
+    def _forward(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
+        pieces = batch.pieces(self.tokens_per_pass)
+        if len(pieces) == 1:
+            return self._pass(role, quantities, batch)
+        out: dict[str, Tensor] = {}
+        for piece, own in pieces:
+            for quantity, values in self._pass(role, quantities, piece).items():
+                whole = out.setdefault(quantity, values.new_empty(batch.num_own))
+                whole[own] = values
+        return RoleScores(out)
+
+    def _pass(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
+        laid = LAY[self.layouts[role]](batch)
+        model = self.models[role]
+        hidden = self._at(model, laid)
+        other = None
+        if "kl" in quantities:
+            with torch.no_grad():
+                ref_laid = LAY[self.layouts["ref"]](batch)
+                other = (self._at(self.models["ref"], ref_laid), output_head(self.models["ref"]).at(self.temperature))
+        head = output_head(model).at(self.temperature)
+        selected = selected_logp(
+            hidden, head, batch.target, entropy="entropy" in quantities, hit="hit" in quantities, kl_to=other
+        )
+        everything = {"logp": selected.logp, "hit": selected.hit, "entropy": selected.entropy, "kl": selected.kl}
+        known = {q: everything[q] for q in quantities}
+        return RoleScores({q: t for q, t in known.items() if t is not None})
+
+    def _at(self, model: PreTrainedModel, laid: Laid) -> Tensor:
+        # index_select, not [at]: the backward of plain indexing is not deterministic where many responses read one row.
+        return hidden_states(model, laid).index_select(0, laid.at)
+
+    # -- learning -----------------------------------------------------------------------------------------------
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+        self._widen()
+        for live in self._live:
+            gradients = {q: leaf.grad for q, leaf in live.leaves.items() if leaf.grad is not None}
+            if live.outputs is not None:
+                torch.autograd.backward([live.outputs[q] for q in gradients], list(gradients.values()))
+                live.outputs = None
+                continue
+            with torch.random.fork_rng():
+                torch.set_rng_state(live.rng)
+                for piece, own in live.batch.pieces(self.tokens_per_pass):
+                    outputs = self._pass(live.role, live.quantities, piece)
+                    torch.autograd.backward(
+                        [outputs[q] for q in gradients], [g.index_select(0, own) for g in gradients.values()]
+                    )
+                    self._widen()
+        self._live.clear()
+
+    def _widen(self) -> None:
+        """Move gradients of narrow formats into fp32 sums before more is added to them. The last ones stay where they
+        are: a step of a single micro-batch never makes a second copy."""
+        for name, parameter in self.optimizer.parameters.items():
+            if parameter.grad is None or parameter.grad.dtype in (torch.float32, torch.float64):
+                continue
+            if name in self._sums:
+                self._sums[name] += parameter.grad
+            else:
+                self._sums[name] = parameter.grad.float()
+            parameter.grad = None
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradient of each trained parameter that has one, summed over the micro-batches so far."""
+        if self._sums:
+            self._widen()
+        grads = {n: p.grad for n, p in self.optimizer.parameters.items() if p.grad is not None}
+        return grads | self._sums
+
+    def step(self, learning_rate: float) -> dict[str, float]:
+        gradients = self.gradients()
+        if self.processes.world_size > 1:
+            # A rank without own tokens has no gradients yet takes part in every sum.
+            for name, parameter in self.optimizer.parameters.items():
+                gradients.setdefault(name, torch.zeros_like(parameter))
+            gradients = {name: gradients[name].float() for name in self.optimizer.parameters}
+            self.processes.all_sum_tensors(list(gradients.values()))
+        norm = global_norm(gradients.values())
+        if norm == norm and norm != float("inf"):
+            clip = self.max_grad_norm is not None and norm > self.max_grad_norm
+            scale = self.max_grad_norm / (norm + 1e-6) if clip and self.max_grad_norm is not None else 1.0
+            self.optimizer.step(gradients, learning_rate, scale)
+        self.discard()
+        return {"grad_norm": norm}
+
+    def discard(self) -> None:
+        self._live.clear()
+        self._sums.clear()
+        for parameter in self.optimizer.parameters.values():
+            parameter.grad = None
+
+    def all_sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        return self.processes.all_sum(values)

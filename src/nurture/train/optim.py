@@ -1,0 +1,93 @@
+"""AdamW with fp32 masters, and the learning-rate schedule.
+
+The model computes in its own format; what is learnt lives here in fp32. Each step goes parameter by parameter: the
+gradient is widened, the fused kernel updates master and moments in one pass over memory, the model gets the rounded
+master. So no second full set of fp32 gradients ever exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+def learning_rate(step: int, steps: int, peak: float, schedule: Schedule, warmup: float) -> float:
+    """The rate of step number `step` (from 1) of `steps`: linear warm-up, then the schedule's way down.
+
+    `warmup` below 1 is a share of all steps, otherwise a number of steps. Cosine and linear end at 0 one step after the
+    last, so that the last step still learns.
+    """
+    warm = round(warmup * steps) if warmup < 1 else int(warmup)
+    if step <= warm:
+        return peak * step / warm
+    if schedule == "constant":
+        return peak
+    left = (steps - step + 1) / max(1, steps - warm)
+    return peak * (left if schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
+
+
+class AdamW:
+    """Decoupled weight decay, Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2. Decay applies to matrices
+    only: norms, biases and other vectors keep their scale."""
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        self.parameters = dict(parameters)
+        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+        self.updates = 0
+        self.master = {n: p.data if p.dtype == torch.float32 else p.data.float() for n, p in self.parameters.items()}
+        self.exp_avg = {n: torch.zeros_like(m) for n, m in self.master.items()}
+        self.exp_avg_sq = {n: torch.zeros_like(m) for n, m in self.master.items()}
+
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor], learning_rate: float, scale: float = 1.0) -> None:
+        """One update with `gradients * scale` (what clipping asks for)."""
+        self.updates += 1
+        for name, parameter in self.parameters.items():
+            if (gradient := gradients.get(name)) is None:
+                continue
+            master = self.master[name]
+            fused = master.device.type in ("cpu", "cuda")
+            wide = gradient.to(torch.float32)
+            if scale != 1.0 and not fused:
+                wide = wide * scale
+            adamw(
+                [master], [wide], [self.exp_avg[name]], [self.exp_avg_sq[name]], [],
+                [torch.tensor(float(self.updates - 1), device=master.device)],  # the kernel counts this update itself
+                # The fused kernel divides the gradient by grad_scale on its one way through memory.
+                fused=fused, grad_scale=torch.tensor(1.0 / scale, device=master.device) if fused else None,
+                amsgrad=False, beta1=self.beta1, beta2=self.beta2, lr=learning_rate, eps=self.eps, maximize=False,
+                weight_decay=self.weight_decay if master.ndim >= 2 else 0.0,
+            )  # fmt: skip
+            if parameter.data is not master:
+                parameter.data.copy_(master)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything learnt, by name, for a checkpoint (views, not copies)."""
+        kinds = {"master": self.master, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+        return {f"{kind}.{name}": t for kind, tensors in kinds.items() for name, t in tensors.items()}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
+        """The inverse of `tensors()`; the model's parameters follow."""
+        for name, own in self.tensors().items():
+            own.copy_(tensors[name])
+        for name, parameter in self.parameters.items():
+            if parameter.data is not self.master[name]:
+                parameter.data.copy_(self.master[name])
+        self.updates = updates
+
