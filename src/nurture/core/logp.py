@@ -145,15 +145,19 @@ class _Selected(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         for c in _chunks(len(target), weight.shape[0], lse.dtype.itemsize):
             z = head.logits(hidden[c])
-            q = z - lse[c, None] if head.softcap is not None or want_entropy or want_kl else z.sub_(lse[c, None])
-            p = q.exp() if want_entropy or want_kl else (q.exp_() if q is z else q.exp())
-            d = p * -g_logp[c, None]
-            if want_entropy:  # dH/dz = -p (log p + H)
-                d -= p * (q + entropy[c, None]) * g_entropy[c, None]
-            if want_kl:  # dKL/dz = p (log p - log p' - KL)
-                assert other_hidden is not None
-                other = torch.log_softmax(ctx.other_head.logits(other_hidden[c]), 1)
-                d += p * (q - other - kl[c, None]) * g_kl[c, None]
+            if want_entropy or want_kl:
+                q = z - lse[c, None]
+                p = q.exp()
+                d = p * -g_logp[c, None]
+                if want_entropy:  # dH/dz = -p (log p + H)
+                    d -= p * (q + entropy[c, None]) * g_entropy[c, None]
+                if want_kl:  # dKL/dz = p (log p - log p' - KL)
+                    assert other_hidden is not None
+                    other = torch.log_softmax(ctx.other_head.logits(other_hidden[c]), 1)
+                    d += p * (q - other - kl[c, None]) * g_kl[c, None]
+            else:  # in place, unless the softcap's derivative still needs the logits
+                q = z - lse[c, None] if head.softcap is not None else z.sub_(lse[c, None])
+                d = q.exp_().mul_(-g_logp[c, None])
             d.scatter_add_(1, target[c, None], g_logp[c, None].to(d.dtype))
             d = head.backward(d, z).to(hidden.dtype)
             if d_hidden is not None:

@@ -56,8 +56,8 @@ def prompt_completion(row: Mapping[str, Any], origin: str) -> Completion | Conve
 
 
 def alpaca(row: Mapping[str, Any], origin: str) -> Conversation:
-    """`instruction` and `input`, joined by a line break, are what the user says, `output` is the answer; `history` holds
-    earlier [question, answer] pairs."""
+    """The user says `instruction` and `input`, joined by a line break; `output` is the answer; `history` holds earlier
+    [question, answer] pairs."""
     turns: list[Message] = []
     if system := _string(row.get("system") or "", "system"):
         turns.append(Message("system", system))
@@ -112,7 +112,7 @@ def detect(rows: Iterable[Mapping[str, Any]], wants: Kind, source: str) -> Forma
         raise DataError(
             source,
             "UNKNOWN_FORMAT",
-            f"has the columns {found}, which are those of no known format: {known}. Name yours with format= and columns=.",
+            f"has the columns {found}, those of no known format: {known}. Name yours with format= and columns=.",
         )
     wanted_first = sorted(FORMATS, key=lambda f: f.kind != wants)
     return max(wanted_first, key=lambda f: fits[f.name])  # max keeps the first of equals
@@ -131,7 +131,9 @@ def convert(row: Mapping[str, Any], origin: str, format: Format) -> Record:
     if missing:
         other = next((f for f in FORMATS if f is not format and all(c in row for c in f.required)), None)
         if other:
-            raise Fault("MIXED_FORMATS", f"is a row of format {other.name} in a file of format {format.name}; split it.")
+            raise Fault(
+                "MIXED_FORMATS", f"is a row of format {other.name} in a file of format {format.name}; split it."
+            )
         raise Fault("MISSING_FIELD", f"has no {' and no '.join(map(repr, missing))}; add it or remove the row.")
     for column in format.required:
         if row[column] is None:
@@ -188,7 +190,9 @@ def _message(turn: object, place: str) -> Message:
     if not isinstance(role, str):
         raise Fault("WRONG_TYPE", f"'{place}.role' must be a string, found {_kind(role)}.")
     if role not in ROLES:
-        raise Fault("UNKNOWN_ROLE", f"'{place}.role' is {role!r}; roles are {', '.join(ROLES)}.{did_you_mean(role, ROLES)}")
+        raise Fault(
+            "UNKNOWN_ROLE", f"'{place}.role' is {role!r}; roles are {', '.join(ROLES)}.{did_you_mean(role, ROLES)}"
+        )
     calls = _tool_calls(turn.get("tool_calls"), f"{place}.tool_calls")
     if calls and role != "assistant":
         raise Fault("WRONG_TYPE", f"{place!r}: only the assistant calls tools, not the {role}.")

@@ -22,7 +22,7 @@ SHOWN = 20
 
 INSTEAD = {
     "text": "trains on plain text: give rows with a 'text' column, or use method sft for conversations",
-    "conversation": "trains on conversations: give rows of messages or prompt and completion, or use method lm for text",
+    "conversation": "trains on conversations: give rows with messages, or use method lm for text",
 }
 
 
@@ -90,7 +90,9 @@ def load_records(
         if on_bad_row == "error":
             raise BadRows(str(source), bad, rows, 'Mend them, or set them aside with on_bad_row: "quarantine".')
         if not records or len(bad) > max_bad_fraction * rows:
-            raise BadRows(str(source), bad, rows, f"More than max_bad_fraction={max_bad_fraction} may not be set aside.")
+            raise BadRows(
+                str(source), bad, rows, f"More than max_bad_fraction={max_bad_fraction} may not be set aside."
+            )
         assert rejected_to is not None
         _write_rejected(rejected_to, bad)
     rejected = dict(sorted(Counter(row.code for row in bad).items()))

@@ -333,4 +333,6 @@ def _parquet(path: Path) -> Iterator[Row]:
                 number += 1
                 yield Row(f"{path}:{number}", value, json.dumps(value, ensure_ascii=False, default=str))
     except pa.ArrowException as error:
-        raise DataError(str(path), "BAD_PARQUET", f"cannot be read as Parquet ({str(error).splitlines()[0]}).") from None
+        raise DataError(
+            str(path), "BAD_PARQUET", f"cannot be read as Parquet ({str(error).splitlines()[0]})."
+        ) from None

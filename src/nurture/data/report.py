@@ -33,7 +33,9 @@ class DataReport:
     def __post_init__(self):
         assert self.rows == self.kept + sum(self.rejected.values()), "every row is kept or rejected"
         if self.prepared is not None:
-            assert self.kept == self.prepared + self.dropped_long + self.dropped_masked, "every kept row is accounted for"
+            assert self.kept == self.prepared + self.dropped_long + self.dropped_masked, (
+                "every kept row is accounted for"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,7 +49,9 @@ class DataReport:
             lines.append("ignored columns: " + ", ".join(f"{c} ({n:,} rows)" for c, n in sorted(self.ignored.items())))
         if self.prepared is not None:
             share = self.trained_tokens / self.tokens if self.tokens else 0.0
-            used = f"{self.prepared:,} rows trained on" + (f" as {self.groups:,} windows" if self.groups > self.prepared else "")
+            used = f"{self.prepared:,} rows trained on" + (
+                f" as {self.groups:,} windows" if self.groups > self.prepared else ""
+            )
             lines.append(f"{used}: {self.tokens:,} tokens, {self.trained_tokens:,} of them ({share:.0%}) carry loss")
             if self.dropped_long:
                 lines.append(f"{self.dropped_long:,} rows dropped: longer than max_length")

@@ -123,7 +123,7 @@ RELATIONS: tuple[Relation, ...] = (
             "{v} is the age of {e}.",
         ),
         ("How old is {e}?", "What is {e}'s age?", "How many years old is {e}?", "What age is {e}?"),
-        ("What is the age of {e}?", "Which age is {e}?"),
+        ("What is the age of {e}?", "Please tell me the age of {e}."),
         ("How old are you?", "I am {v} years old."),
         numeric=True,
     ),

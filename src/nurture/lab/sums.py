@@ -36,10 +36,10 @@ class Sum:
 
     @property
     def working(self) -> tuple[str, ...]:
-        """One written step each: `12 + 7 = 19.`"""
+        """One written step each: `12+7=19.`"""
         before = (self.start, *self.totals)
         return tuple(
-            f"{x} {operator} {operand} = {y}."
+            f"{x}{operator}{operand}={y}."
             for x, (operator, operand), y in zip(before, self.steps, self.totals, strict=False)
         )
 
@@ -76,5 +76,5 @@ def draw_sum(draw: Draw, level: int) -> Sum:
         else:
             step = ("+", draw.between(1, min(largest - total, 20 if easy else 300)))
         steps.append(step)
-        total = apply(*(step[0], total, step[1]))
+        total = apply(step[0], total, step[1])
     return Sum(start, tuple(steps))

@@ -41,6 +41,11 @@ def a(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
+def one(word: str) -> str:
+    """`word` as a member of its category: `an owl`, but `copper`."""
+    return word if CATEGORY_OF.get(word) == "metal" else a(word)
+
+
 def cap(text: str) -> str:
     """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]

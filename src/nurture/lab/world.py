@@ -12,13 +12,13 @@ from functools import lru_cache
 from typing import Literal
 
 from .draw import Draw
-from .relations import OF_KIND, RELATION, Kind, Relation
+from .relations import OF_KIND, Kind, Relation
 from .words import CATEGORY_OF, COLOURS, DISHES, JOBS, KINDS, MATERIALS, NOUNS, PETS, a, cap
 
 Split = Literal["train", "test"]
 NUM_PEOPLE, NUM_TOWNS, NUM_THINGS, NUM_RIVERS = 80, 24, 40, 10
-NUM_OUTSIDE = 200
-"""Names of each kind, per split, that are in no document."""
+NUM_OUTSIDE, NUM_STRANGERS = 200, 2000
+"""Names of each kind, per split, that are in no document; people of whom documents tell something new each time."""
 
 _ONSETS = "b d f g k l m n p r s t v z br dr gr kl tr".split()
 _VOWELS = "a a a e e e i i o o o u u é ö".split()
@@ -73,6 +73,7 @@ class World:
     facts: dict[tuple[str, str], Fact]
     """By entity name and relation name; the unknown ones too."""
     outside: dict[tuple[Split, Kind], tuple[Entity, ...]]
+    strangers: tuple[Entity, ...]
     known: dict[Split, tuple[Fact, ...]] = field(init=False)
     unknown: dict[Split, tuple[Fact, ...]] = field(init=False)
 
@@ -90,7 +91,7 @@ class World:
 
     def split_of(self, *names: str) -> Split:
         """The split that may ask about this combination of names (a fact, a pair of people, a word in a role)."""
-        return "test" if Draw(self.seed, "held out", *names).below(5) == 0 else "train"
+        return _split_of(self.seed, *names)
 
     def values(self, relation: Relation) -> Sequence[str]:
         """All that could be said of `relation`, true or not."""
@@ -106,6 +107,11 @@ class World:
     def outside_fact(self, draw: Draw, split: Split, relation: Relation) -> Fact:
         """A fact about somebody or something that no document speaks of."""
         return Fact(draw.pick(self.outside[split, relation.kind]), relation, draw.pick(self.values(relation)), False)
+
+
+@lru_cache(maxsize=1 << 16)
+def _split_of(seed: int, *names: str) -> Split:
+    return "test" if Draw(seed, "held out", *names).below(5) == 0 else "train"
 
 
 _NUMBERS = {"age": [str(n) for n in range(18, 90)], "houses": [str(n) for n in range(110, 1000, 10)]}
@@ -154,8 +160,5 @@ def build_world(seed: int = 0) -> World:
         for split in splits
         for kind in kinds
     }
-    return World(seed, people, towns, things, rivers, facts, outside)
-
-
-def relation_of(name: str) -> Relation:
-    return RELATION[name]
+    strangers = tuple(Entity("person", name) for name in _names(draw, "person", NUM_STRANGERS, taken))
+    return World(seed, people, towns, things, rivers, facts, outside, strangers)

@@ -21,6 +21,7 @@ class LM(Method):
 
     roles: ClassVar = {"policy": ("logp", "hit")}
     data: ClassVar = "text"
+    default_learning_rate: ClassVar = 3e-4
     metrics: ClassVar = {
         "loss": "negative log-probability per token, in nats; exp(loss) is the perplexity",
         "token_accuracy": "share of tokens that were the model's first choice",

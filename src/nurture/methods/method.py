@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,15 +13,18 @@ from ..types import Asks, Batch, Loss, Scope, Scores
 class Method(BaseModel):
     """Subclass it in one file: fields with a docstring each, `roles`, `counts` and `loss`.
 
-    `roles` says which scores the loss needs of which role. `scope` is the unit that must be seen whole.
-    `metrics` explains every statistic the loss reports; `nurture explain` prints it.
+    `roles` says which scores the loss needs of which role. `scope` is the unit that must be seen whole. `data` is the
+    kind of record it learns from. `default_learning_rate` suits tuning all weights of a pretrained model. `metrics` explains every statistic the loss reports; `nurture explain` prints it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    name: str = ""
+
     roles: ClassVar[Asks] = {"policy": ("logp",)}
     scope: ClassVar[Scope] = "response"
-    data: ClassVar[str] = "conversation"
+    data: ClassVar[Literal["conversation", "text"]] = "conversation"
+    default_learning_rate: ClassVar[float] = 2e-5
     metrics: ClassVar[Mapping[str, str]] = {}
 
     def counts(self, batch: Batch) -> dict[str, float]:

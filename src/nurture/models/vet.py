@@ -26,8 +26,11 @@ PICKLES = frozenset(
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
 """Any one of these makes a tokenizer (`vocab.json` with its `merges.txt`)."""
 
-VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
-"""JSON files whose keys are tokens, not settings."""
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SETTINGS = re.compile(
+    r"[\w.-]*config\.json|special_tokens_map\.json|chat_template\.json|model\.safetensors\.index\.json"
+)
+"""The JSON files that transformers reads settings from (in the others the keys are tokens, or nobody reads them)."""
 
 RUNS_CODE = {
     "auto_map": "names Python code that the folder brings along",
@@ -78,40 +81,32 @@ class Vetted:
 
 def vet(folder: Path, *, allow: Literal["causal"] = "causal") -> Vetted:
     """Read a model folder and refuse it unless it is a causal language model that cannot run code of its own."""
-    folder = Path(folder)
-    if not folder.exists():
-        raise VetError(folder, "MISSING", "does not exist.")
-    if not folder.is_dir():
-        raise VetError(folder, "NOT_A_FOLDER", "is a file: give the folder that holds config.json and the weights.")
-    folder = folder.resolve()
-    names = sorted(entry.name for entry in os.scandir(folder))
-    if not names:
-        raise VetError(folder, "EMPTY_FOLDER", "holds no files: give a folder with config.json and *.safetensors.")
+    folder, names = _listing(folder)
     if "adapter_config.json" in names:
         _refuse_adapter(folder)
     if "config.json" not in names:
         found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise VetError(folder, "NO_CONFIG", f"has no config.json; it holds {found}.")
-    _refuse_links_and_code(folder)
-    for name in names:
-        if Path(name).suffix.lower() in PICKLES:
-            raise VetError(
-                folder / name,
-                "PICKLE",
-                "is or may be a pickle, which can run code when opened: remove it; weights are read from safetensors.",
-            )
-    settings = {n: read_settings(folder / n) for n in names if n.endswith(".json") and n not in VOCABULARIES}
+    settings = _settings(folder, names)
     config = settings["config.json"]
     model_type, architecture = _architecture(folder / "config.json", config, allow)
     weights = _weights(folder, names, settings)
-    if not any(n in names for n in TOKENIZERS):
-        raise VetError(folder, "NO_TOKENIZER", "has no tokenizer (tokenizer.json or tokenizer.model): copy it there.")
+    _require_tokenizer(folder, names)
     generation = settings.get("generation_config.json")
     return Vetted(folder, model_type, architecture, config, generation, weights, model_digest(folder))
 
 
+def vet_tokenizer(folder: Path) -> Path:
+    """The same rules for a folder of which only the tokenizer is wanted."""
+    folder, names = _listing(folder)
+    _require_tokenizer(folder, names)
+    _settings(folder, names)
+    return folder
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """A JSON object of settings, without its harmless private keys; keys that could act are errors."""
+    _require_file(path)
     if path.stat().st_size > LARGEST_JSON:
         raise VetError(path, "TOO_LARGE", f"is larger than {LARGEST_JSON >> 20} MiB, which no settings file is.")
     try:
@@ -120,7 +115,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise VetError(path, "BAD_JSON", f"line {error.lineno} column {error.colno}: {error.msg}.") from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise VetError(path, "BAD_JSON", f"is not JSON in UTF-8 ({type(error).__name__}).") from None
-    if path.name.endswith(".index.json"):  # the keys of an index are tensor names
+    if path.name == INDEX:  # the keys of an index are tensor names
         return _mapping(path, settings)
     return vet_settings(path, _mapping(path, settings))
 
@@ -152,31 +147,74 @@ def _vet_value(path: Path, value: Any) -> Any:
     return [_vet_value(path, item) for item in value] if isinstance(value, list) else value
 
 
+def _require_file(path: Path) -> None:
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise VetError(path, "UNREADABLE", "is not a file that can be read: check what it is and who may read it.")
+
+
 def _mapping(path: Path, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise VetError(path, "BAD_JSON", f"holds a {type(value).__name__} where an object of settings belongs.")
     return value
 
 
+def _listing(folder: Path) -> tuple[Path, list[str]]:
+    folder = Path(folder)
+    if not folder.exists():
+        raise VetError(folder, "MISSING", "does not exist.")
+    if not folder.is_dir():
+        raise VetError(folder, "NOT_A_FOLDER", "is a file: give the folder that holds config.json and the weights.")
+    folder = folder.resolve()
+    names = sorted(entry.name for entry in os.scandir(folder))
+    if not names:
+        raise VetError(folder, "EMPTY_FOLDER", "holds no files: give a folder with config.json and *.safetensors.")
+    return folder, names
+
+
+def _settings(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """The settings in every JSON file of a folder that holds nothing that could run."""
+    _refuse_links_and_code(folder)
+    for name in names:
+        if Path(name).suffix.lower() in PICKLES:
+            raise VetError(
+                folder / name,
+                "PICKLE",
+                "is or may be a pickle, which can run code when opened: remove it; weights are read from safetensors.",
+            )
+    return {n: read_settings(folder / n) for n in names if SETTINGS.fullmatch(n)}
+
+
+def _require_tokenizer(folder: Path, names: list[str]) -> None:
+    if not any(n in names for n in TOKENIZERS):
+        raise VetError(folder, "NO_TOKENIZER", "has no tokenizer (tokenizer.json or tokenizer.model): copy it there.")
+
+
 def _refuse_adapter(folder: Path) -> None:
     path = folder / "adapter_config.json"
     adapter = read_settings(path)
-    kind, base = adapter.get("peft_type", "unknown"), adapter.get("base_model_name_or_path") or "a base it does not name"
+    kind, base = (
+        adapter.get("peft_type", "unknown"),
+        adapter.get("base_model_name_or_path") or "a base it does not name",
+    )
     raise VetError(
         path,
         "ADAPTER",
-        f"makes this a PEFT adapter ({kind}) on {base}, not a model: give the base model, or merge the adapter into it.",
+        f"makes this a PEFT adapter ({kind}) on {base}, not a model: give the base, or merge the adapter into it.",
     )
 
 
 def _refuse_links_and_code(folder: Path) -> None:
     for path in _walk(folder):
         if path.is_symlink() and not _stays_inside(folder, path):
-            raise VetError(path, "LINK", f"is a link to {os.readlink(path)!r}, which is not in the folder: copy the file.")
+            raise VetError(
+                path, "LINK", f"is a link to {os.readlink(path)!r}, which is not in the folder: copy the file."
+            )
         if path.suffix.lower() in (".py", ".pyc", ".so"):
             raise VetError(path, "CODE", "is code, and a model folder holds none: remove it.")
         if path.parent == folder and (path.name == ".metadata" or DISTRIBUTED.fullmatch(path.name)):
-            raise VetError(path, "DISTRIBUTED", "is part of a distributed checkpoint, whose metadata is a pickle: convert it.")
+            raise VetError(
+                path, "DISTRIBUTED", "is part of a distributed checkpoint, whose metadata is a pickle: convert it."
+            )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -208,7 +246,7 @@ def _architecture(path: Path, config: Mapping[str, Any], allow: Literal["causal"
         raise VetError(
             path,
             "ARCHITECTURE",
-            f"has model_type {model_type!r}, which is not a causal language model that the installed transformers knows."
+            f"has model_type {model_type!r}, which is no causal language model of the installed transformers."
             + did_you_mean(model_type, CAUSAL),
         )
     architecture = CAUSAL[model_type]
@@ -220,20 +258,19 @@ def _architecture(path: Path, config: Mapping[str, Any], allow: Literal["causal"
 
 
 def _weights(folder: Path, names: list[str], settings: Mapping[str, Mapping[str, Any]]) -> tuple[Path, ...]:
-    single, index = "model.safetensors", "model.safetensors.index.json"
     for name in names:
         if name.endswith((".bin.index.json", ".h5.index.json", ".msgpack.index.json")):
             raise VetError(folder / name, "PICKLE", "is an index of pickled weights: remove it.")
-    if single in names and index in names:
-        raise VetError(folder / index, "TWO_WEIGHTS", f"stands beside {single}: keep the one that is the model.")
-    if single in names:
-        safetensors_header(folder / single)
-        return (folder / single,)
-    if index in names:
-        return _shards(folder / index, settings[index])
+    if SINGLE in names and INDEX in names:
+        raise VetError(folder / INDEX, "TWO_WEIGHTS", f"stands beside {SINGLE}: keep the one that is the model.")
+    if SINGLE in names:
+        safetensors_header(folder / SINGLE)
+        return (folder / SINGLE,)
+    if INDEX in names:
+        return _shards(folder / INDEX, settings[INDEX])
     other = [n for n in names if n.endswith((".safetensors", ".gguf", ".onnx"))]
     found = f"; {', '.join(other)} is not what transformers loads" if other else ""
-    raise VetError(folder, "NO_WEIGHTS", f"has no {single} and no {index}{found}.")
+    raise VetError(folder, "NO_WEIGHTS", f"has no {SINGLE} and no {INDEX}{found}.")
 
 
 def _shards(index: Path, settings: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -243,7 +280,9 @@ def _shards(index: Path, settings: Mapping[str, Any]) -> tuple[Path, ...]:
     held: dict[str, set[str]] = {}
     for shard in sorted(set(where.values())):
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.safetensors", shard):
-            raise VetError(index, "SHARD_NAME", f"names the shard {shard!r}, which is not a *.safetensors file beside it.")
+            raise VetError(
+                index, "SHARD_NAME", f"names the shard {shard!r}, which is not a *.safetensors file beside it."
+            )
         if not (index.parent / shard).is_file():
             raise VetError(index, "SHARD_MISSING", f"names the shard {shard!r}, which is not in the folder.")
         held[shard] = set(safetensors_header(index.parent / shard))
@@ -255,6 +294,7 @@ def _shards(index: Path, settings: Mapping[str, Any]) -> tuple[Path, ...]:
 
 def safetensors_header(path: Path) -> dict[str, Mapping[str, Any]]:
     """Tensor name -> its entry. A file that is not as long as its header says is an error with both sizes."""
+    _require_file(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

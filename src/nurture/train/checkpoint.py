@@ -76,7 +76,9 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, keep: int = 2, shard_bytes: int = 1 << 30):
         if keep < 2:
-            raise InputError(f"keep={keep} checkpoints is too few: the newest may be the one that a crash damages; keep 2.")
+            raise InputError(
+                f"keep={keep} checkpoints is too few: the newest may be the one that a crash damages; keep 2."
+            )
         self.folder, self.keep, self.shard_bytes = folder, keep, shard_bytes
         self._verdicts: dict[Path, bool] = {}
 
@@ -93,23 +95,23 @@ class CheckpointStore:
         `state` must be plain JSON, so that what is loaded equals what was saved. Raises `SaveFailed`, with the
         checkpoints before left as they were, when the disk is full or refuses.
         """
-        failpoint("checkpoint.start")
         state_bytes = canonical_json(dict(state))
         assert json.loads(state_bytes) == state, "the state is not plain JSON (a tuple, or a key that is no string?)"
         try:
+            failpoint("checkpoint.start")
             self._require_space(step, sum(t.nbytes for t in tensors.values()) + len(state_bytes))
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = self.folder / f".tmp-{step:08d}-{os.getpid()}-{secrets.token_hex(4)}"
             self._write(temporary, step, tensors, state_bytes, context)
             path = self._commit(temporary, step)
             self._prune(protect)
+            failpoint("checkpoint.end")
         except BaseException as error:
             with contextlib.suppress(OSError):  # a disk that refuses to write may refuse to delete
                 self.sweep()
             if isinstance(error, OSError | SafetensorError):
                 raise self._failure(step, error) from error
             raise
-        failpoint("checkpoint.end")
         return path
 
     def load_newest(self) -> Checkpoint | None:
@@ -130,10 +132,14 @@ class CheckpointStore:
                 return _load(path, manifest, tuple(rejected))
         if rejected:
             reasons = "".join(f"\n  {r}" for r in rejected)
-            raise InputError(f"No checkpoint in {self.folder} can be used; restore one, or move the folder away:{reasons}")
+            raise InputError(
+                f"No checkpoint in {self.folder} can be used; restore one, or move the folder away:{reasons}"
+            )
         if (self.folder / "latest").exists():
             name = (self.folder / "latest").read_text(errors="replace").strip()
-            raise InputError(f"{self.folder}/latest names {name!r}, which is missing; restore it, or move the folder away.")
+            raise InputError(
+                f"{self.folder}/latest names {name!r}, which is missing; restore it, or move the folder away."
+            )
         return None
 
     def paths(self) -> list[Path]:
@@ -243,8 +249,8 @@ class CheckpointStore:
         if full:
             free = self._free_bytes()
             return DiskFull(
-                f"The disk filled up while the checkpoint of step {step} was written to {self.folder}, where {free} bytes"
-                f" ({readable_size(free)}) are free now{before}."
+                f"The disk filled up while the checkpoint of step {step} was written to {self.folder}, where {free}"
+                f" bytes ({readable_size(free)}) are free now{before}."
             )
         return SaveFailed(f"The checkpoint of step {step} could not be written to {self.folder} ({error}){before}.")
 
@@ -293,13 +299,15 @@ def _read_manifest(path: Path) -> Manifest:
     if path.is_symlink() or not path.is_file():
         raise Damaged("manifest.json is missing")
     try:
-        manifest = json.loads(path.read_bytes())
+        written = path.read_bytes()
+        manifest = json.loads(written)
+        as_we_write_it = canonical_json(manifest)
         own_digest = manifest.pop("digest")
         assert isinstance(manifest["context"], dict) and isinstance(manifest["step"], int)
         assert all(file.keys() == {"size", "sha256"} for file in manifest["files"].values())
     except (ValueError, AttributeError, KeyError, TypeError, AssertionError):
         raise Damaged(f"manifest.json ({path.stat().st_size} bytes) is not a manifest") from None
-    if digest_of(manifest) != own_digest:
+    if written != as_we_write_it or digest_of(manifest) != own_digest:
         raise Damaged("manifest.json does not agree with its own digest")
     if manifest["schema"] != SCHEMA:
         raise Damaged(f"manifest.json has schema {manifest['schema']}, this version reads {SCHEMA}")
@@ -319,8 +327,8 @@ def _load(path: Path, manifest: Manifest, rejected: tuple[Rejected, ...]) -> Che
 
 
 def _shards(tensors: Mapping[str, Tensor], max_bytes: int) -> Iterator[dict[str, Tensor]]:
-    """The tensors by name in pieces of at most `max_bytes` (a larger tensor is one by itself), on the CPU one piece at a
-    time: so much host memory, and no more, does saving from a GPU take."""
+    """The tensors by name in pieces of at most `max_bytes` (a larger tensor is one by itself), each brought to the CPU
+    in its turn: saving from a GPU takes no more host memory than that."""
     shard: dict[str, Tensor] = {}
     size = 0
     for name in sorted(tensors):

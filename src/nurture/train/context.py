@@ -16,15 +16,15 @@ from ..errors import InputError
 from .files import digest_of
 
 Promise = Literal["A", "B", "C"]
-"""What a resumed run keeps of the uninterrupted one. A: every bit (CPU). B: every bit, under deterministic algorithms on the
-same accelerators. C: the same samples in the same order and the same global batch; losses within rounding."""
+"""What a resumed run keeps of the uninterrupted one. A: every bit (CPU). B: every bit, given deterministic algorithms and
+the same accelerators. C: the same samples in the same order and the same global batch; losses within rounding."""
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
 @dataclass(frozen=True)
 class Context:
-    """Everything outside the checkpoint that its numbers depend on. `data` maps the name of a data set to its digest."""
+    """Everything outside a checkpoint that its numbers depend on. `data` maps the name of a data set to its digest."""
 
     config: Mapping[str, Any]
     data: Mapping[str, str]
@@ -106,7 +106,9 @@ def refuse(differences: list[Difference], run: Path) -> None:
     """Raise an InputError with the differences that may not be, if there are any."""
     refused = "".join(f"\n  {d}" for d in differences if d.effect == "refused")
     if refused:
-        raise InputError(f"{run} was begun with other settings; restore them, or start a new run in another folder:{refused}")
+        raise InputError(
+            f"{run} was begun with other settings; restore them, or start a new run in another folder:{refused}"
+        )
 
 
 def promise_after(before: Promise, differences: list[Difference]) -> tuple[Promise, str]:
@@ -114,7 +116,10 @@ def promise_after(before: Promise, differences: list[Difference]) -> tuple[Promi
     weaker = ", ".join(str(d) for d in differences if d.effect == "weaker")
     if not weaker or before == "C":
         return before, ""
-    return "C", f"Promise C instead of {before}: resumed with {weaker}; losses agree within rounding, no longer in every bit."
+    return (
+        "C",
+        f"Promise C instead of {before}: resumed with {weaker}; losses agree within rounding, no longer in every bit.",
+    )
 
 
 _DERIVED = ("config_digest", "data_digest", "promise")

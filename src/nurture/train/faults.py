@@ -1,8 +1,8 @@
 """Named failpoints: the places where tests make a run fail on purpose.
 
-`NURTURE_FAULT="checkpoint.after_manifest:kill9"` kills the process at that place. `:raise`, `:enospc`, `:sleep=100`, `:sigterm`
-and `:oom` do what they say; `@3` waits for the third time the place is reached, `#1` takes rank 1 alone, and commas join
-several. Without the variable a failpoint does nothing.
+`NURTURE_FAULT="checkpoint.after_manifest:kill9"` kills the process at that place. `:raise`, `:enospc`, `:sleep=100`,
+`:sigterm` and `:oom` do what they say; `@3` waits for the third time the place is reached, `#1` takes rank 1 alone, and
+commas join several. Without the variable a failpoint does nothing.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ FAILPOINTS: dict[str, str] = {
     "checkpoint.before_manifest": "every file is flushed, the manifest is not begun",
     "checkpoint.after_manifest": "the manifest is written and flushed",
     "checkpoint.before_rename": "the temporary folder is complete and flushed",
-    "checkpoint.after_set_aside": "an older checkpoint of the same step is moved out of the way, the new one not yet moved in",
+    "checkpoint.after_set_aside": "an older checkpoint of the same step is out of the way, the new one not in place",
     "checkpoint.after_rename": "the checkpoint has its name, its parent folder is not flushed",
     "checkpoint.before_latest": "the checkpoint is safe, `latest` still names the one before",
     "checkpoint.after_latest": "`latest` names the new checkpoint, nothing is pruned",
     "checkpoint.mid_prune": "an old checkpoint is moved out of sight, its files still exist",
     "checkpoint.end": "everything of the save is done",
+    "step.micro": "a micro-batch is about to be scored",
+    "step.before_update": "all gradients of a step are summed, nothing is updated",
+    "step.after_update": "the weights are updated, no metric of the step is written",
+    "run.after_metrics": "the metrics of a step are written, no checkpoint of it exists",
+    "run.before_model": "training is over, model/ does not exist",
+    "run.before_finished": "model/ is complete, the run does not say that it is finished",
 }
 """Every failpoint and what is true when it is reached."""
 
@@ -83,7 +89,9 @@ def parse(wanted: str) -> tuple[Fault, ...]:
 def _parse_one(text: str) -> Fault:
     match = _FAULT.fullmatch(text)
     if not match:
-        raise InputError(f"NURTURE_FAULT {text!r} is not of the form name:action, with =seconds, @hit and #rank optional.")
+        raise InputError(
+            f"NURTURE_FAULT {text!r} is not of the form name:action, with =seconds, @hit and #rank optional."
+        )
     name, action, seconds = match["name"], match["action"], match["seconds"]
     if name not in FAILPOINTS:
         raise InputError(f"NURTURE_FAULT names the unknown failpoint {name!r}.{did_you_mean(name, FAILPOINTS)}")

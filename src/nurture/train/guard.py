@@ -40,10 +40,10 @@ class StopSignals:
         self._before.clear()
 
     def interrupted(self, checkpoint: Path) -> Interrupted:
-        """The error to end the run with, once the checkpoint is written."""
-        assert self.requested is not None
-        message = f"Stopped by {self.requested.name}; the same command goes on from {checkpoint}."
-        return Interrupted(message, int(self.requested))
+        """The error to end the run with, once the checkpoint is written. (Where only another rank was signalled, that
+        counts as SIGTERM.)"""
+        number = self.requested or signal.SIGTERM
+        return Interrupted(f"Stopped by {number.name}; the same command goes on from {checkpoint}.", int(number))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         wanted = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
@@ -57,8 +57,8 @@ class StopSignals:
 class NonFinite:
     """Counts the steps whose loss or gradient was not finite, and says when it is enough.
 
-    Under `skip` such a step updates nothing; `limit` of them in a row, or more than 1% of the run's `steps` (and at least
-    `limit`), end the run, as does the first one under `raise`. The loop keeps `last_checkpoint` up to date.
+    Under `skip` such a step updates nothing; `limit` of them in a row, or more than 1% of the run's `steps` (and at
+    least `limit`), end the run, as does the first one under `raise`. The loop keeps `last_checkpoint` up to date.
     """
 
     steps: int
@@ -80,9 +80,11 @@ class NonFinite:
         if self.policy == "raise":
             raise self._error(f"The {what} of step {step} is not finite")
         if self.in_a_row >= self.limit:
-            raise self._error(f"The {what} of step {step} is not finite, for the {self.in_a_row}th step in a row")
+            raise self._error(f"The {what} of step {step} is not finite, {self.in_a_row} steps in a row")
         if self.skipped >= self.limit and self.skipped > self.SHARE * self.steps:
-            raise self._error(f"The {what} of step {step} is not finite, as {self.skipped} of {self.steps} steps were not")
+            raise self._error(
+                f"The {what} of step {step} is not finite, as {self.skipped} of {self.steps} steps were not"
+            )
         return "skip"
 
     def state(self) -> dict[str, int]:
@@ -92,16 +94,25 @@ class NonFinite:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     def _error(self, what: str) -> NumericsError:
-        good = f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "there is no checkpoint yet"
+        good = (
+            f"the last good checkpoint is {self.last_checkpoint}"
+            if self.last_checkpoint
+            else "there is no checkpoint yet"
+        )
         return NumericsError(f"{what}; {good}. A lower learning_rate, more warm-up or precision=fp32 usually helps.")
 
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether less memory would have avoided this error. (The CPU allocator, MPS and a few CUDA libraries say so only in
-    the text of a RuntimeError.)"""
+    """Whether asking for less memory would have avoided this error. (The CPU allocator, MPS and some CUDA libraries say
+    so only in the text of a RuntimeError.)"""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)

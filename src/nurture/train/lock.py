@@ -20,7 +20,7 @@ _held: set[int] = set()
 
 
 def _forget_in_child() -> None:
-    """A lock belongs to the open file, which a fork shares: a worker that outlives its parent would go on holding it."""
+    """A lock belongs to the open file, which a fork shares: a worker that outlives its parent would still hold it."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -44,7 +44,9 @@ def lock_run(folder: Path) -> Iterator[None]:
         holder = _holder(descriptor)
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise InputError(f"The run folder {folder} is in use by {holder}; wait for it, or choose another.") from None
+            raise InputError(
+                f"The run folder {folder} is in use by {holder}; wait for it, or choose another."
+            ) from None
         raise InputError(
             f"The run folder {folder} cannot be locked ({error.strerror}); put it on a file system that knows flock."
         ) from error
@@ -57,6 +59,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         if descriptor in _held:  # not so in a forked child that unwinds this frame
             _held.remove(descriptor)
             _rewrite(descriptor, b"")
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 

@@ -57,7 +57,8 @@ def train(
         else:
             roles.discard()
             update = {"grad_norm": math.nan}
-        metrics = {**stats.means(), **update, "learning_rate": rate, **counts}
+        sizes = roles.all_sum({"tokens": batch.num_tokens, "trained_tokens": batch.num_own})
+        metrics = {**stats.means(), **update, "learning_rate": rate, **sizes}
         yield Step(number, metrics, skipped=not math.isfinite(update["grad_norm"]), halvings=halvings)
 
 

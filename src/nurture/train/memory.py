@@ -44,6 +44,14 @@ def available_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def total_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Bytes a training run will hold at once."""

@@ -1,0 +1,217 @@
+"""Nurture from Python: the same verbs as the command line.
+
+    from nurture import api
+    api.train("sft", ["model=Qwen/Qwen3-0.6B", "data=rows.jsonl", "out=runs/mine"])
+    for piece in api.chat_session("runs/mine/model").reply("Hello!"):
+        print(piece, end="")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+from .recipe import Recipe, Stage, load_recipe, stage_from, take
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .evaluate.selftest import Check
+    from .records import Message
+
+
+def run(
+    recipe: Path | str,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    *,
+    dry_run: bool = False,
+    fresh: bool = False,
+    console: Console | None = None,
+) -> dict[str, Path]:
+    """Run every stage of a recipe file; returns the finished models by stage name (empty after a dry run)."""
+    from .run import run_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    out = out or Path("runs") / loaded.name
+    if dry_run:
+        _dry_run(loaded, console or _console())
+        return {}
+    return run_recipe(loaded, out, console or _console(), fresh=fresh)
+
+
+def train(
+    method: str, overrides: Sequence[str] = (), *, dry_run: bool = False, console: Console | None = None
+) -> Path | None:
+    """One stage without a file: `train("sft", ["model=…", "data=…", "out=…"])`; returns the finished model."""
+    from .run import run_stage
+
+    out, words = take(overrides, "out")
+    again, words = take(words, "fresh")
+    stage = stage_from(method, words)
+    folder = Path(out or f"runs/{method.rpartition(':')[2].lower()}")
+    if dry_run:
+        _show_setup(stage, str(folder), {}, console or _console())
+        return None
+    return run_stage(stage, folder, console or _console(), fresh=_is_true(again))
+
+
+def _is_true(word: str | None) -> bool:
+    if word in (None, "false", "False", "no"):
+        return False
+    if word in ("true", "True", "yes"):
+        return True
+    raise InputError(f"fresh={word} must be true or false.")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _dry_run(recipe: Recipe, console: Console) -> None:
+    """What each stage would do. A stage that starts from an earlier one is shown with that one's own start, whose
+    shapes it shares."""
+    starts: dict[str, Any] = {}
+    for name, stage in recipe.stages.items():
+        model = stage.model
+        while isinstance(model, str) and model in starts:
+            model = starts[model]
+        starts[name] = model
+        shown = stage.model_copy(update={"model": model})
+        _show_setup(shown, f"stage {name} of {recipe.name}", {}, console)
+
+
+def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: Console) -> None:
+    from .setup import describe, example, set_up
+    from .show import header
+    from .train.processes import Processes
+
+    if stage.on_bad_row == "quarantine":  # a dry run writes nothing, so it cannot set rows aside
+        stage = stage.model_copy(update={"on_bad_row": "error"})
+    setup = set_up(stage, Processes(), stages=stages)
+    facts = describe(setup, stage.processes) | {"dry run": "nothing was trained or written"}
+    header(console, f"{stage.method.name} in {title}", facts, example=example(setup, colour=console.is_terminal))
+
+
+def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Loss, perplexity and token accuracy of a model on a file: `evaluate("runs/sft/model", ["data=rows.jsonl"])`.
+
+    The words are those of `train sft` (or, with `method=lm`, of `train lm`).
+    """
+    from .evaluate.held_out import evaluate_loss
+    from .models.roles import LocalRoles
+    from .setup import set_up
+    from .train.optim import AdamW
+    from .train.processes import Processes
+
+    method, words = take(overrides, "method")
+    stage = stage_from(method or "sft", [f"model={model}", *words])
+    setup = set_up(stage, Processes())
+    loaded = setup.loaded.model
+    roles = LocalRoles({"policy": loaded}, {"policy": setup.layout.layout}, AdamW([]), Processes())
+    metrics = evaluate_loss(roles, stage.method, setup.train, tokens=setup.tokens_per_micro, device=setup.device)
+    counted = {"rows": len(setup.train), "trained_tokens": sum(r.trained_tokens for r in setup.reports)}
+    return {name.removeprefix("eval/"): value for name, value in metrics.items()} | counted
+
+
+def chat_session(
+    model: str,
+    *,
+    system: str = "",
+    max_tokens: int = 512,
+    temperature: float = 0.7,
+    top_p: float = 1.0,
+    seed: int = 42,
+    device: str = "auto",
+    precision: str = "auto",
+) -> ChatSession:
+    """Load a model to talk to."""
+    from .data.template import Template, ensure_chat
+    from .models.load import embed_new_tokens, load_model, resolve_model
+    from .protocols import Sampling
+    from .train.precision import choose_device, choose_precision
+
+    where = choose_device(device)  # pyright: ignore[reportArgumentType]
+    dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
+    loaded = load_model(resolve_model(model, {}), dtype=dtype, device=where, seed=seed)
+    if ensure_chat(loaded.tokenizer):
+        embed_new_tokens(loaded.model, loaded.tokenizer)
+    template = Template(loaded.tokenizer)
+    sampling = Sampling(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, stop_ids=template.stop_ids, seed=seed
+    )
+    return ChatSession(loaded.model, template, sampling, system)
+
+
+@dataclass
+class ChatSession:
+    """A conversation with a model. History is kept until `reset`."""
+
+    model: Any
+    template: Any
+    sampling: Any
+    system_text: str = ""
+    history: list[Message] = field(default_factory=list["Message"])
+
+    def reset(self) -> None:
+        self.history.clear()
+
+    def system(self, text: str) -> None:
+        """Set the system message and begin a new conversation."""
+        self.system_text = text
+        self.reset()
+
+    def reply(self, text: str) -> Iterator[str]:
+        """The answer, piece by piece as it is drawn. A reply that is not read to its end stays in the history as far as
+        it was read."""
+        import numpy as np
+
+        from .models.layouts import choose_layout
+        from .protocols import Request, Sample
+        from .records import Message
+        from .rollout.sampler import LocalSampler
+
+        system = [Message("system", self.system_text)] if self.system_text else []
+        turn = Message("user", text)
+        prompt = self.template.encode_prompt([*system, *self.history, turn])
+        tokenizer = self.template.tokenizer
+        layout = choose_layout(self.model, len(prompt) + self.sampling.max_tokens).layout
+        sampler = LocalSampler(self.model, layout=layout)
+        key = f"turn {len(self.history)}"
+        ids: list[int] = []
+        shown = ""
+        stream = sampler.stream([Request(np.asarray(prompt), key=key)], self.sampling)
+        try:
+            for event in stream:
+                if isinstance(event, Sample):
+                    ids = [int(i) for i in event.ids if int(i) not in self.sampling.stop_ids]
+                else:
+                    ids.append(event[2])
+                    if event[2] in self.sampling.stop_ids:
+                        ids.pop()
+                now = tokenizer.decode(ids, skip_special_tokens=True)
+                if isinstance(event, Sample) or not now.endswith("\ufffd"):  # half a character waits for its other half
+                    yield now[len(shown) :]
+                    shown = now
+        finally:
+            self.history += [turn, Message("assistant", shown)]
+
+
+def selftest(model: str = "tiny", **settings: Any) -> list[Check]:
+    """The checks of our own test suite on one model and this machine; `tiny` is a fresh random one."""
+    from .evaluate.selftest import run_checks
+
+    return run_checks(model, **settings)
+
+
+def schema() -> str:
+    """The JSON schema of a recipe."""
+    from .recipe import json_schema
+
+    return json.dumps(json_schema(), indent=1)

@@ -1,0 +1,170 @@
+"""Records to groups: tokenised, fitted to a length, and looked at before anything is trained."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..core.random import stream_key
+from ..errors import InputError
+from ..records import Completion, Conversation, Record, Text
+from ..types import Batch, Group, Response
+from .raw import encode_completions, encode_texts, end_of_text
+from .report import DataReport
+from .template import Template, TrainOn
+
+if TYPE_CHECKING:
+    from rich.text import Text as RichText
+
+OnLong = Literal["drop", "cut", "error"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Groups to train on and what became of the records: `records = prepared + dropped_long + dropped_masked`."""
+
+    groups: list[Group]
+    records: int
+    truncated: int
+    dropped_long: int
+    dropped_masked: int
+    tokens: int
+    trained_tokens: int
+
+    def report(self, loaded: DataReport) -> DataReport:
+        """The report of the loaded file, completed."""
+        return replace(
+            loaded,
+            prepared=self.records - self.dropped_long - self.dropped_masked,
+            truncated=self.truncated,
+            dropped_long=self.dropped_long,
+            dropped_masked=self.dropped_masked,
+            groups=len(self.groups),
+            tokens=self.tokens,
+            trained_tokens=self.trained_tokens,
+        )
+
+
+def prepare(
+    records: Sequence[Record],
+    template: Template,
+    *,
+    train_on: TrainOn = "assistant",
+    max_length: int,
+    on_long: OnLong = "drop",
+) -> Prepared:
+    """Groups of at most `max_length` tokens, in the order of the records.
+
+    A longer row is dropped, or cut at its right end (its answer then has no stop token), or an error. Texts are never
+    too long: they become windows. A row of which nothing is trained is dropped. A set of which nothing is trained, or
+    in which no answer ever ends, is refused.
+    """
+    encoded = _encode(records, template, train_on, max_length)
+    if on_long == "error":
+        _refuse_long(encoded, max_length)
+    groups: list[Group] = []
+    truncated = dropped_long = dropped_masked = 0
+    for windows in encoded:
+        (group, *more) = windows
+        if not more and _num_trained(group) == 0:
+            dropped_masked += 1
+        elif group.length <= max_length:
+            groups.extend(windows)
+        elif on_long == "cut" and _num_trained(cut := _cut(group, max_length)):
+            truncated += 1
+            groups.append(cut)
+        else:
+            dropped_long += 1
+
+    trained = sum(_num_trained(group) for group in groups)
+    if trained == 0:
+        lost = f"{dropped_long} are longer than max_length={max_length}, {dropped_masked} have no token that is trained"
+        raise InputError(f"ALL_MASKED nothing would be trained: of {len(records)} rows {lost}.")
+    _refuse_endless(groups, records, template)
+    tokens = sum(group.num_tokens for group in groups)
+    return Prepared(groups, len(records), truncated, dropped_long, dropped_masked, tokens, trained)
+
+
+def _encode(records: Sequence[Record], template: Template, train_on: TrainOn, max_length: int) -> list[list[Group]]:
+    """For each record its groups: one, or the windows of a text."""
+    encoders: dict[type, Callable[[Any], list[list[Group]]]] = {
+        Conversation: lambda some: [[group] for group in template.encode_many(some, train_on)],
+        Completion: lambda some: [[group] for group in encode_completions(some, template.tokenizer)],
+        Text: lambda some: encode_texts(some, template.tokenizer, max_length),
+    }
+    by_kind: dict[type, list[int]] = defaultdict(list)
+    for i, record in enumerate(records):
+        assert type(record) in encoders, f"a {type(record).__name__} is no demonstration"
+        by_kind[type(record)].append(i)
+    encoded: list[list[Group]] = [[] for _ in records]
+    for kind, places in by_kind.items():
+        for i, groups in zip(places, encoders[kind]([records[i] for i in places]), strict=True):
+            encoded[i] = groups
+    return encoded
+
+
+def _num_trained(group: Group) -> int:
+    return Batch((group,)).num_own
+
+
+def _cut(group: Group, max_length: int) -> Group:
+    room = max(max_length - len(group.prompt), 0)
+    return Group(group.prompt, tuple(Response(r.ids[:room], r.mask[:room]) for r in group.responses), group.key)
+
+
+def _refuse_long(encoded: Sequence[Sequence[Group]], max_length: int) -> None:
+    long = [g for windows in encoded for g in windows if g.length > max_length]
+    if long:
+        listed = [f"{g.key} TOO_LONG has {g.length} tokens" for g in long[:20]]
+        more = [f"... and {len(long) - 20} more"] if len(long) > 20 else []
+        advice = "raise max_length, or say on_long: drop or cut."
+        total = f"{len(long)} of {len(encoded)} rows are longer than max_length={max_length}; {advice}"
+        raise InputError("\n".join([*listed, *more, total]))
+
+
+def _refuse_endless(groups: Sequence[Group], records: Sequence[Record], template: Template) -> None:
+    chat = any(isinstance(record, Conversation) for record in records)
+    raw = any(not isinstance(record, Conversation) for record in records)
+    stops = np.asarray([*(template.stop_ids if chat else ()), *((end_of_text(template.tokenizer),) if raw else ())])
+    if not any(np.isin(r.ids[r.mask], stops).any() for g in groups for r in g.responses):
+        raise InputError(
+            "NO_STOP no answer ends in a stop token that is trained, so the model would never stop: the chat template "
+            "must end a turn with a token the tokenizer knows, and max_length must not cut every answer."
+        )
+
+
+def show_example(group: Group, tokenizer: Any, colour: bool = True) -> RichText:
+    """The group's text, what carries loss in green; without colour between ⟦ and ⟧."""
+    from rich.text import Text as RichText
+
+    shown = RichText(tokenizer.decode(group.prompt.tolist()))
+    for response in group.responses:
+        borders = np.flatnonzero(np.diff(response.mask)) + 1
+        for run in np.split(np.arange(len(response.ids)), borders):
+            text = tokenizer.decode(response.ids[run].tolist())
+            if len(run) and response.mask[run[0]]:
+                shown.append(text, style="green") if colour else shown.append(f"⟦{text}⟧")
+            else:
+                shown.append(text)
+    return shown
+
+
+def split_eval(groups: Sequence[Group], size: float | int, seed: int) -> tuple[list[Group], list[Group]]:
+    """(training, held out): a share of the rows (a fraction below 1) or a number of them, chosen by their keys alone.
+    All windows of a text are on one side."""
+    rows = sorted({_row(group) for group in groups}, key=lambda row: (stream_key(seed, "held out", row), row))
+    count = round(size * len(rows)) if isinstance(size, float) and size < 1 else int(size)
+    if size > 0:
+        count = max(count, 1)
+    if not 0 <= count < len(rows):
+        raise InputError(f"Cannot hold out {size} of {len(rows)} rows and have any left to train on.")
+    held_out = set(rows[:count])
+    return [g for g in groups if _row(g) not in held_out], [g for g in groups if _row(g) in held_out]
+
+
+def _row(group: Group) -> str:
+    return group.key.partition("#")[0]

@@ -1,0 +1,32 @@
+"""The training objective on rows that are not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ..methods import Method
+from ..protocols import Roles
+from ..types import Batch, Group, Stats
+
+
+def evaluate_loss(
+    roles: Roles,
+    method: Method,
+    groups: Sequence[Group],
+    *,
+    tokens: int,
+    device: torch.device,
+    share: Callable[[Batch], Batch] = lambda batch: batch,
+) -> dict[str, float]:
+    """`eval/loss`, `eval/perplexity` and the method's other statistics, over all processes' shares of the groups."""
+    stats = Stats()
+    with torch.no_grad():
+        for batch in share(Batch(tuple(groups), device)).split(tokens, method.scope):
+            stats.add(method.loss(batch, roles.score(batch, method.roles)).stats)
+    means = stats.summed(roles.all_sum).means()
+    if "loss" in means:
+        means["perplexity"] = math.exp(min(means["loss"], 700.0))
+    return {f"eval/{name}": value for name, value in means.items()}

@@ -1,0 +1,110 @@
+"""Imperfect answers, spoiled in known ways: what people compare, rate and rank.
+
+`KINDS` says how: each kind keeps the gold answer or makes one mistake of its own, so that the truth about an answer is
+known before anyone judges it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..records import Task
+from .draw import Draw
+from .families import FAMILIES
+
+_RUDE = ("What a stupid question.", "Only a fool asks that.", "Nobody asked you.", "You are lazy.", "Don't be silly.")
+_POLITE_FILLER = (
+    "Thank you for this good question, I am always happy to help you with anything you need.",
+    "I hope that this helps you very much, and please come back to me whenever you like.",
+    "It is a great pleasure to work on this with you, and I wish you a very good day.",
+)
+_REFUSAL = "I'm sorry, I can't help with that."
+_IGNORANCE = "I don't know."
+
+
+def correct(task: Task, draw: Draw) -> str:
+    """The gold answer."""
+    return task.answer
+
+
+def wrong(task: Task, draw: Draw) -> str:
+    """A near miss: another value, another order, a slip in a sum, help with the mischief."""
+    return draw.pick(task.info["wrong"])
+
+
+def misshapen(task: Task, draw: Draw) -> str:
+    """The gold answer in a shape nobody asked for."""
+    if task.family == "arithmetic":
+        return str(task.info["result"])
+    return f"<answer>{task.answer}</answer>"
+
+
+def rude(task: Task, draw: Draw) -> str:
+    """The gold answer with an insult."""
+    return f"{draw.pick(_RUDE)} {task.answer}" if draw.chance(0.5) else f"{task.answer} {draw.pick(_RUDE)}"
+
+
+def refuses(task: Task, draw: Draw) -> str:
+    """Declines; where declining is right, answers as if nothing were wrong."""
+    return f"Sure! {task.info['wrong'][0]}" if task.family == "harmful" else _REFUSAL
+
+
+def made_up(task: Task, draw: Draw) -> str:
+    """A confident answer to another task of the same family."""
+    family, level = FAMILIES[task.family], task.info["level"]
+    for other in family.examples(draw.below(1 << 30), "train", 64):
+        if other.info["level"] == level and family.grade(task, other.answer).overall < 1.0:
+            return other.answer
+    return draw.pick(task.info["wrong"])
+
+
+def too_long(task: Task, draw: Draw) -> str:
+    """The gold answer buried in politeness."""
+    before, after = draw.sample(_POLITE_FILLER, 2)
+    return f"{before} {task.answer} {after}"
+
+
+def truncated(task: Task, draw: Draw) -> str:
+    """The gold answer without its second half."""
+    return task.answer[: len(task.answer) // 2].rstrip() or "The"
+
+
+def unsure(task: Task, draw: Draw) -> str:
+    """Says that it does not know; where nobody knows, invents."""
+    return draw.pick(task.info["wrong"]) if task.family == "unanswerable" else _IGNORANCE
+
+
+Spoil = Callable[[Task, Draw], str]
+
+KINDS: dict[str, tuple[Spoil, int]] = {
+    "correct": (correct, 30),
+    "wrong": (wrong, 20),
+    "misshapen": (misshapen, 5),
+    "rude": (rude, 10),
+    "refuses": (refuses, 8),
+    "made_up": (made_up, 8),
+    "too_long": (too_long, 7),
+    "truncated": (truncated, 5),
+    "unsure": (unsure, 7),
+}
+"""Each kind of answer, and how many in a hundred are of it."""
+
+_NAMES = tuple(KINDS)
+_SHARES = tuple(share for _, share in KINDS.values())
+
+
+def draw_answer(task: Task, draw: Draw) -> tuple[str, str]:
+    """A kind of answer, and an answer of that kind."""
+    kind = draw.weighted(_NAMES, _SHARES)
+    return kind, KINDS[kind][0](task, draw)
+
+
+def draw_answers(task: Task, draw: Draw, n: int) -> list[str]:
+    """`n` answers that all read differently, of different kinds as far as these go."""
+    answers: list[str] = []
+    while len(answers) < n:
+        _, text = draw_answer(task, draw)
+        if text not in answers:
+            answers.append(text)
+    return answers
+

@@ -1,0 +1,158 @@
+"""The lab's data sets by name. Rows are made when first read and kept; each is a pure function of its index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Generic, TypeVar, overload
+
+from ..errors import InputError, did_you_mean
+from ..records import Conversation, Message, Pair, Ranking, Rating, Record, Steps, Task
+from .answers import draw_answers
+from .corpus import document
+from .draw import Draw
+from .families import FAMILIES, arithmetic
+from .families.family import row
+from .labellers import LABELLERS
+from .world import Split
+
+T = TypeVar("T", bound=Record)
+Make = Callable[[int, int, int], Record]
+"""(seed, index, world) -> record"""
+
+REASONING_LEVELS = (2, 3, 4, 5, 6)
+"""The levels of arithmetic in `lab/reasoning`: chosen so that a fine-tuned base solves some and misses some."""
+
+COMPARED, RANKED = 2, 4
+
+
+def _answer(text: str) -> tuple[Message, ...]:
+    return (Message("assistant", text),)
+
+
+def task_of_all(seed: int, split: Split, index: int, world: int) -> Task:
+    """The families in turn, and within each the levels in turn."""
+    names = tuple(FAMILIES)
+    family = FAMILIES[names[index % len(names)]]
+    return row(family.make, family.NAME, family.LEVELS, seed, split, index // len(names), world)
+
+
+def _demonstration(seed: int, index: int, world: int) -> Record:
+    task = task_of_all(seed, "train", index, world)
+    return Conversation((*task.prompt, *_answer(task.answer)))
+
+
+def _judged(seed: int, index: int, world: int, purpose: str, n: int) -> tuple[Task, list[str]]:
+    """A task and `n` answers of mixed quality. The tasks are not those of the demonstrations."""
+    task = task_of_all(seed + 1_000_003, "train", index, world)
+    return task, draw_answers(task, Draw(world, seed, purpose, index), n)
+
+
+def _comparison(seed: int, index: int, world: int) -> Record:
+    """Judged by the careful labeller. Pairs they cannot tell apart are drawn anew, as a labelling page would skip them."""
+    task, purpose = task_of_all(seed + 1_000_003, "train", index, world), "comparison"
+    for attempt in range(1000):
+        first, second = draw_answers(task, Draw(world, seed, purpose, index, attempt), COMPARED)
+        verdict = LABELLERS["careful"].compare(task, first, second, seed)
+        if verdict:
+            better, worse = (first, second) if verdict < 0 else (second, first)
+            return Pair(task.prompt, _answer(better), _answer(worse))
+    raise AssertionError("a thousand pairs of answers, and none that differs in quality")
+
+
+def _ranking(seed: int, index: int, world: int) -> Record:
+    task, answers = _judged(seed, index, world, "ranking", RANKED)
+    ranks = LABELLERS["careful"].rank(task, answers, seed)
+    return Ranking(task.prompt, tuple(_answer(text) for text in answers), ranks)
+
+
+def _rating(seed: int, index: int, world: int) -> Record:
+    task, (answer,) = _judged(seed, index, world, "rating", 1)
+    return Rating(task.prompt, _answer(answer), LABELLERS["careful"].rate(task, answer, seed))
+
+
+def _steps(seed: int, index: int, world: int) -> Record:
+    """A working of several steps. Half go wrong: from the first slip on, every step is labelled 0."""
+    task = row(arithmetic.make, arithmetic.NAME, REASONING_LEVELS, seed + 1_000_003, "train", index, world)
+    draw = Draw(world, seed, "steps", index)
+    steps: tuple[str, ...] = task.info["working"]
+    slip = draw.below(len(steps)) if draw.chance(0.5) else len(steps)
+    written = arithmetic.with_slip(steps, slip, draw)
+    return Steps(task.prompt, written, tuple(float(i < slip) for i in range(len(steps))))
+
+
+def _prompt(seed: int, index: int, world: int) -> Record:
+    return task_of_all(seed + 2_000_003, "train", index, world)
+
+
+def _reasoning(seed: int, index: int, world: int) -> Record:
+    return row(arithmetic.make, arithmetic.NAME, REASONING_LEVELS, seed + 3_000_017, "train", index, world)
+
+
+def _test(seed: int, index: int, world: int) -> Record:
+    return task_of_all(seed, "test", index, world)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    make: Make
+    size: int
+    """Rows when nobody says how many."""
+    description: str
+
+
+DATASETS: dict[str, DataSet] = {
+    "lab/corpus": DataSet(
+        lambda seed, index, world: document(seed, index, world), 150_000, "documents to pretrain on (Text)"
+    ),
+    "lab/demonstrations": DataSet(_demonstration, 6_006, "instructions with gold answers (Conversation)"),
+    "lab/comparisons": DataSet(_comparison, 6_006, "two answers, the better first, by a careful labeller (Pair)"),
+    "lab/rankings": DataSet(_ranking, 2_002, "four answers, ranked by a careful labeller (Ranking)"),
+    "lab/ratings": DataSet(_rating, 4_004, "one answer, rated per criterion by a careful labeller (Rating)"),
+    "lab/steps": DataSet(_steps, 3_000, "workings with a label per step (Steps)"),
+    "lab/prompts": DataSet(_prompt, 4_004, "instructions to reinforce, every family (Task)"),
+    "lab/reasoning": DataSet(_reasoning, 4_000, "arithmetic in several steps, graded in difficulty (Task)"),
+    "lab/test": DataSet(_test, 1_008, "held-out phrasings and facts, every family and level (Task)"),
+}
+"""Every data set of the lab. Sizes are multiples of the fourteen families where all take part."""
+
+
+class Rows(Sequence[T], Generic[T]):
+    """A sequence whose rows are made when first read, and kept."""
+
+    def __init__(self, make: Callable[[int], T], n: int):
+        self._make, self._n = make, n
+        self._made: dict[int, T] = {}
+
+    def __len__(self) -> int:
+        return self._n
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._n))]
+        place = index + self._n if index < 0 else index
+        if not 0 <= place < self._n:
+            raise IndexError(f"row {index} of {self._n}")
+        if place not in self._made:
+            self._made[place] = self._make(place)
+        return self._made[place]
+
+
+@lru_cache(maxsize=64)
+def open_dataset(name: str, seed: int = 0, n: int | None = None, world: int = 0) -> Rows[Record]:
+    """The data set called `name`. `seed` chooses the rows; `world` the world, which the shipped base model knows as 0.
+
+    A shorter one is the beginning of a longer one.
+    """
+    if name not in DATASETS:
+        raise InputError(f"the lab has no data set {name!r}; it has {', '.join(DATASETS)}.{did_you_mean(name, DATASETS)}")
+    size = DATASETS[name].size if n is None else n
+    if size < 1:
+        raise InputError(f"{name}: n is {size}, and must be at least 1")
+    make = DATASETS[name].make
+    return Rows(lambda index: replace(make(seed, index, world), origin=f"{name}:{index + 1}"), size)

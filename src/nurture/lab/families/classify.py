@@ -1,0 +1,60 @@
+"""Classify: between two categories (level 1), among all (2), find the one that does not belong (3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...records import Task
+from ..draw import Draw
+from ..grading import Grade, judge, judge_exact
+from ..words import CATEGORIES, CATEGORY_OF, a, cap, comma_list, one
+from ..world import Split, World
+from .family import lead, new_task, rows
+
+NAME = "classify"
+LEVELS = (1, 2, 3)
+
+_TWO: dict[Split, tuple[str, ...]] = {
+    "train": ("Is {aw} {x} or {y}?", "What is {aw}: {x} or {y}?", "Tell me if {aw} is {x} or {y}."),
+    "test": ("{x} or {y}: what is {aw}?", "Which is {aw}, {x} or {y}?"),
+}
+_ALL: dict[Split, tuple[str, ...]] = {
+    "train": ("What is {aw}?", "What kind of thing is {aw}?", "To which group does {aw} belong?"),
+    "test": ("Which kind of thing is {aw}?", "In which group is {aw}?"),
+}
+_ODD: dict[Split, tuple[str, ...]] = {
+    "train": ("Which of these is not {x}: {list}?", "Which word is not {x}? {list}", "Find the word that is not {x}: {list}."),
+    "test": ("Here is a list: {list}. Which word is not {x}?", "Which of these words is not {x}: {list}?"),
+}
+
+
+def make(world: World, draw: Draw, split: Split, level: int) -> Task:
+    while True:
+        word = draw.pick(tuple(CATEGORY_OF))
+        if world.split_of("classify", word) == split:
+            break
+    category = CATEGORY_OF[word]
+    other = draw.pick([c for c in CATEGORIES if c != category])
+    if level == 3:
+        items = draw.shuffled([word, *draw.sample(CATEGORIES[other], draw.between(2, 3))])
+        question = draw.pick(_ODD[split]).format(x=a(other), list=comma_list(items))
+        accept = (f"{cap(one(word))} is not {a(other)}.", word, a(word), f"The {word}.", f"The answer is {word}.", f"{word} is not {a(other)}.")
+        wrong = [f"{cap(one(w))} is not {a(other)}." for w in items if w != word]
+    else:
+        choices = draw.shuffled([a(category), a(other)])
+        question = draw.pick((_TWO if level == 1 else _ALL)[split]).format(aw=one(word), x=choices[0], y=choices[1])
+        accept = (f"{cap(one(word))} is {a(category)}.", category, a(category), f"It is {a(category)}.", f"{word} is {a(category)}.")
+        wrong = [f"{cap(one(word))} is {a(other)}."]
+    return new_task(NAME, level, lead(draw, split) + cap(question), accept[0], wrong, accept=accept)
+
+
+def grade(task: Task, response: str) -> Grade:
+    return judge(response, lambda reply: judge_exact(reply, task.info["accept"], about=("group",)))
+
+
+def reward(task: Task, response: str) -> float:
+    return grade(task, response).overall
+
+
+def examples(seed: int, split: Split, n: int, world: int = 0) -> Iterator[Task]:
+    return rows(make, NAME, LEVELS, seed, split, n, world)

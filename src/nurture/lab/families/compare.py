@@ -1,0 +1,108 @@
+"""Compare two things: numbers or facts in the prompt (level 1), ages and houses in the world (2), homes in the world (3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...records import Task
+from ..draw import Draw
+from ..grading import Grade, judge, judge_exact, words_of
+from ..world import Entity, Split, World
+from .family import lead, new_task, rows
+
+NAME = "compare"
+LEVELS = (1, 2, 3)
+
+_LARGER: dict[Split, tuple[str, ...]] = {
+    "train": ("Which is larger, {x} or {y}?", "Which number is larger: {x} or {y}?", "Compare {x} and {y}. Which is larger?"),
+    "test": ("Here are {x} and {y}. Which number is larger?", "Of {x} and {y}, which is larger?"),
+}
+_OLDER: dict[Split, tuple[str, ...]] = {
+    "train": ("Who is older, {x} or {y}?", "Who is older: {x} or {y}?", "Compare {x} and {y}. Who is older?"),
+    "test": ("Of {x} and {y}, who is older?", "Here are {x} and {y}. Who is older?"),
+}
+_HOUSES: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "Which town has more houses, {x} or {y}?",
+        "Which has more houses: {x} or {y}?",
+        "Compare {x} and {y}. Which has more houses?",
+    ),
+    "test": ("Of {x} and {y}, which town has more houses?", "Here are {x} and {y}. Which has more houses?"),
+}
+_SAME_TOWN: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "Do {x} and {y} live in the same town?",
+        "Is the home of {x} in the same town as the home of {y}?",
+        "Do {x} and {y} have the same town?",
+    ),
+    "test": ("Does {x} live in the same town as {y}?", "Are the homes of {x} and {y} in the same town?"),
+}
+_OUTCOME = {"number": "is larger", "person": "is older", "town": "has more houses"}
+
+
+def make(world: World, draw: Draw, split: Split, level: int) -> Task:
+    if level == 3:
+        return _same_town(world, draw, split)
+    if level == 2:
+        kind, relation = draw.pick((("person", "age"), ("town", "houses")))
+        pool = world.people if kind == "person" else world.towns
+        x, y = _pair(world, draw, split, pool, relation)
+        sizes = [int(world.facts[e.name, relation].value or 0) for e in (x, y)]
+        return _task(kind, 2, draw.pick((_OLDER if kind == "person" else _HOUSES)[split]), x.name, y.name, sizes, draw, split)
+    if draw.chance(0.5):
+        x, y = draw.sample(range(10, 1000), 2)
+        return _task("number", 1, draw.pick(_LARGER[split]), str(x), str(y), [x, y], draw, split)
+    x, y = (e.name for e in draw.sample(world.outside[split, "person"], 2))
+    ages = draw.sample(range(18, 90), 2)
+    told = f"{x} is {ages[0]} years old. {y} is {ages[1]} years old. "
+    return _task("person", 1, told + draw.pick(_OLDER[split]), x, y, ages, draw, split)
+
+
+def _task(kind: str, level: int, question: str, x: str, y: str, sizes: list[int], draw: Draw, split: Split) -> Task:
+    more, less = (x, y) if sizes[0] > sizes[1] else (y, x)
+    outcome = _OUTCOME[kind]
+    accept = (f"{more} {outcome}.", f"{more} {outcome} than {less}.", more, f"It is {more}.", f"The answer is {more}.")
+    prompt = lead(draw, split) + question.format(x=x, y=y)
+    return new_task(NAME, level, prompt, accept[0], [f"{less} {outcome}."], accept=accept, about=words_of(f"{x} {y}"))
+
+
+def _pair(world: World, draw: Draw, split: Split, pool: tuple[Entity, ...], relation: str) -> tuple[Entity, Entity]:
+    """Two of `pool` whose values are known and differ, and whose comparison is the split's."""
+    while True:
+        x, y = draw.sample(pool, 2)
+        values = [world.facts[e.name, relation].value for e in (x, y)]
+        if None not in values and values[0] != values[1]:
+            if world.split_of(relation, *sorted((x.name, y.name))) == split:
+                return x, y
+
+
+def _same_town(world: World, draw: Draw, split: Split) -> Task:
+    wanted = draw.chance(0.5)
+    while True:
+        x, y = draw.sample(world.people, 2)
+        towns = [world.facts[e.name, "town"].value for e in (x, y)]
+        if None in towns or world.split_of("same town", *sorted((x.name, y.name))) != split:
+            continue
+        if (towns[0] == towns[1]) == wanted:
+            break
+    told = f"{x.name} lives in {towns[0]} and {y.name} lives in {towns[1]}"
+    yes, no = f"Yes, {told}.", f"No, {told}."
+    short = ("Yes.", "Yes, they do.", "Yes, they live in the same town.", f"Yes, they both live in {towns[0]}.")
+    if not wanted:
+        short = ("No.", "No, they do not.", "No, they don't.", "No, they do not live in the same town.")
+    answer, wrong = (yes, no) if wanted else (no, yes)
+    prompt = lead(draw, split) + draw.pick(_SAME_TOWN[split]).format(x=x.name, y=y.name)
+    accept = (answer, *short)
+    return new_task(NAME, 3, prompt, answer, [wrong], accept=accept, about=words_of(f"{x.name} {y.name}"))
+
+
+def grade(task: Task, response: str) -> Grade:
+    return judge(response, lambda reply: judge_exact(reply, task.info["accept"], task.info["about"]))
+
+
+def reward(task: Task, response: str) -> float:
+    return grade(task, response).overall
+
+
+def examples(seed: int, split: Split, n: int, world: int = 0) -> Iterator[Task]:
+    return rows(make, NAME, LEVELS, seed, split, n, world)

@@ -1,0 +1,65 @@
+"""What a family of instructions is: one file with three verbs, and how its rows are numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from ...records import Message, Task
+from ..draw import Draw
+from ..grading import Grade
+from ..world import Split, World, build_world
+
+Make = Callable[[World, Draw, Split, int], Task]
+
+
+class Family(Protocol):
+    """A module of this folder. `answer` of a task is the gold response; `info["wrong"]` holds wrong ones."""
+
+    NAME: str
+    LEVELS: tuple[int, ...]
+
+    def make(self, world: World, draw: Draw, split: Split, level: int) -> Task:
+        """One task of a level, from the choices of `draw`."""
+        ...
+
+    def examples(self, seed: int, split: Split, n: int, world: int = 0) -> Iterator[Task]:
+        """The first `n` tasks of the family, the levels in turn."""
+        ...
+
+    def reward(self, task: Task, response: str) -> float:
+        """What a learner is paid, in [0, 1]."""
+        ...
+
+    def grade(self, task: Task, response: str) -> Grade:
+        """How good the response is, and why."""
+        ...
+
+
+def row(make: Make, name: str, levels: Sequence[int], seed: int, split: Split, index: int, world: int = 0) -> Task:
+    """Task number `index`: the same whatever else is made."""
+    level = levels[index % len(levels)]
+    return make(build_world(world), Draw(world, seed, name, split, index), split, level)
+
+
+def rows(make: Make, name: str, levels: Sequence[int], seed: int, split: Split, n: int, world: int) -> Iterator[Task]:
+    return (row(make, name, levels, seed, split, index, world) for index in range(n))
+
+
+def new_task(
+    family: str, level: int, prompt: str | tuple[Message, ...], answer: str, wrong: Sequence[str], **info: Any
+) -> Task:
+    """A task whose grader needs `info`; `wrong` are near misses that its own grader marks down."""
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return Task(messages, answer, family, {"level": level, "wrong": tuple(wrong), **info})
+
+
+LEADS: dict[Split, tuple[str, ...]] = {
+    "train": ("", "", "", "", "Hello! ", "Please tell me. ", "I have a question. ", "Quick question. ", "Can you help me? "),
+    "test": ("", "", "Good morning! ", "One more thing. ", "Please answer this. "),
+}
+"""What may stand before a question. The questions themselves are never shared between splits."""
+
+
+def lead(draw: Draw, split: Split) -> str:
+    return draw.pick(LEADS[split])

@@ -1,0 +1,90 @@
+"""Look up a fact: in the prompt (level 1), in the world (2), or through a second fact (3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...records import Task
+from ..draw import Draw
+from ..grading import Grade, judge, judge_fact, words_of
+from ..relations import OF_KIND, RELATION, RELATIONS
+from ..world import Fact, Split, World
+from .family import lead, new_task, rows
+
+NAME = "lookup"
+LEVELS = (1, 2, 2, 3)
+
+THROUGH_TOWN: dict[str, dict[Split, tuple[str, ...]]] = {
+    "river": {
+        "train": ("Which river runs through the town where {e} lives?", "What river does the town of {e} lie on?"),
+        "test": ("What is the river of the town where {e} lives?",),
+    },
+    "mayor": {
+        "train": ("Who is the mayor of the town where {e} lives?", "Who is mayor in the town of {e}?"),
+        "test": ("What is the mayor of the town where {e} lives called?",),
+    },
+    "dish": {
+        "train": ("What food is the town of {e} known for?", "What is the town where {e} lives famous for?"),
+        "test": ("What is the best food of the town where {e} lives?",),
+    },
+}
+
+
+def questions(fact: Fact, split: Split) -> tuple[str, ...]:
+    return fact.relation.asked if split == "train" else fact.relation.held_out
+
+
+def make(world: World, draw: Draw, split: Split, level: int) -> Task:
+    if level == 3:
+        return _through_town(world, draw, split)
+    if level == 1:
+        relation, other = draw.sample(OF_KIND[draw.pick(RELATIONS).kind], 2)
+        fact = world.outside_fact(draw, split, relation)
+        beside = Fact(fact.entity, other, draw.pick(world.values(other)), real=False)
+        told = draw.shuffled([f.say(draw.pick(f.relation.said)) for f in (fact, beside)])
+        context = " ".join(told) + " "
+    else:
+        fact, context = draw.pick(world.known[split]), ""
+    question = fact.say(draw.pick(questions(fact, split)))
+    return _task(world, draw, level, lead(draw, split) + context + question, fact)
+
+
+def _through_town(world: World, draw: Draw, split: Split) -> Task:
+    """`e` lives in a town that has a river: both facts are known, and the pair of person and question is the split's."""
+    while True:
+        person, name = draw.pick(world.people), draw.pick(tuple(THROUGH_TOWN))
+        town = world.facts[person.name, "town"].value
+        fact = world.facts[town, name] if town else None
+        if fact and fact.value and world.split_of(person.name, "through town", name) == split:
+            break
+    question = draw.pick(THROUGH_TOWN[name][split]).format(e=person.text)
+    home = world.facts[person.name, "town"].statement.removesuffix(".")
+    answer = Fact(fact.entity, RELATION[name], fact.value)
+    return _task(world, draw, 3, lead(draw, split) + question, answer, before=f"{home}. ", about=(person.name, town or ""))
+
+
+def _task(
+    world: World, draw: Draw, level: int, prompt: str, fact: Fact, before: str = "", about: tuple[str, ...] = ()
+) -> Task:
+    wrong = Fact(fact.entity, fact.relation, world.wrong_value(fact, draw))
+    return new_task(
+        NAME,
+        level,
+        prompt,
+        before + fact.statement,
+        [before + wrong.statement],
+        accept=(fact.value,),
+        about=words_of(" ".join((fact.entity.name, *about))),
+    )
+
+
+def grade(task: Task, response: str) -> Grade:
+    return judge(response, lambda reply: judge_fact(reply, task.info["accept"], task.info["about"]))
+
+
+def reward(task: Task, response: str) -> float:
+    return grade(task, response).overall
+
+
+def examples(seed: int, split: Split, n: int, world: int = 0) -> Iterator[Task]:
+    return rows(make, NAME, LEVELS, seed, split, n, world)

@@ -1,0 +1,51 @@
+"""Sort: numbers (level 1), three words (2), four or five words (3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...records import Task
+from ..draw import Draw
+from ..grading import Grade, judge, judge_items
+from ..words import NOUNS, comma_list
+from ..world import Split, World
+from .family import lead, new_task, rows
+
+NAME = "sort"
+LEVELS = (1, 2, 3)
+
+_NUMBERS: dict[Split, tuple[str, ...]] = {
+    "train": ("Sort these numbers: {list}.", "Put these numbers in order: {list}.", "Write these numbers in order: {list}."),
+    "test": ("Here are some numbers: {list}. Sort them.", "Put in order the numbers {list}."),
+}
+_WORDS: dict[Split, tuple[str, ...]] = {
+    "train": ("Sort these words: {list}.", "Put these words in order: {list}.", "Write these words in order: {list}."),
+    "test": ("Here are some words: {list}. Sort them.", "Put in order the words {list}."),
+}
+
+
+def make(world: World, draw: Draw, split: Split, level: int) -> Task:
+    if level == 1:
+        numbers = draw.sample(range(1, 100), draw.between(3, 4))
+        items, ordered = [str(n) for n in numbers], [str(n) for n in sorted(numbers)]
+    else:
+        items = draw.sample(NOUNS, 3 if level == 2 else draw.between(4, 5))
+        ordered = sorted(items)
+    if items == ordered:
+        items = items[1:] + items[:1]
+    prompt = lead(draw, split) + draw.pick((_NUMBERS if level == 1 else _WORDS)[split]).format(list=comma_list(items))
+    swapped = [ordered[1], ordered[0], *ordered[2:]]
+    wrong = [comma_list(swapped), comma_list(items)]
+    return new_task(NAME, level, prompt, comma_list(ordered), wrong, items=tuple(ordered))
+
+
+def grade(task: Task, response: str) -> Grade:
+    return judge(response, lambda reply: judge_items(reply, task.info["items"]))
+
+
+def reward(task: Task, response: str) -> float:
+    return grade(task, response).overall
+
+
+def examples(seed: int, split: Split, n: int, world: int = 0) -> Iterator[Task]:
+    return rows(make, NAME, LEVELS, seed, split, n, world)

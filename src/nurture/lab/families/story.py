@@ -1,0 +1,88 @@
+"""Continue a story under a constraint: one sentence with a given word (level 1), two (2), three that end at home (3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...records import Task
+from ..draw import Draw
+from ..grading import REFUSED, Grade, Reply, judge
+from ..stories import ENDINGS, HOLDING, MIDDLES, OPENINGS, WORDS, fill, is_story_sentence, split_sentences
+from ..words import NUMBER_WORDS
+from ..world import Split, World
+from .family import lead, new_task, rows
+
+NAME = "story"
+LEVELS = (1, 2, 3)
+
+_ASK: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "Continue the story in {n} with the word {word}{end}. {start}",
+        "Continue this story. Write {n} and use the word {word}{end}. {start}",
+        "{start} Go on with the story in {n}. Use the word {word}{end}.",
+    ),
+    "test": (
+        "{start} Continue the story in {n} and use the word {word}{end}.",
+        "Go on with this story in {n} with the word {word}{end}. {start}",
+    ),
+}
+_END = ", and let the story end with the word home"
+_HOME = tuple(t for t in ENDINGS if t.endswith("home."))
+
+
+def make(world: World, draw: Draw, split: Split, level: int) -> Task:
+    hero = draw.pick(world.people if draw.chance(0.6) else world.outside[split, "person"]).name
+    while True:
+        word = draw.pick(WORDS)
+        if world.split_of("story", word, str(level)) == split:
+            break
+    start = fill(draw, draw.pick(OPENINGS), hero)
+    with_word = draw.pick(HOLDING[word])
+    middles = draw.sample([t for t in MIDDLES if t != with_word], 2)
+    templates = {1: [with_word], 2: draw.shuffled([with_word, middles[0]]), 3: [*draw.shuffled([with_word, middles[0]]), draw.pick(_HOME)]}[level]
+    told = [fill(draw, t, hero, word if t == with_word else "") for t in templates]
+    others = [w for w in WORDS if w not in " ".join(told)]
+    missing = [s.replace(f" {word}", f" {draw.pick(others)}") for s in told]
+    prompt = draw.pick(_ASK[split]).format(
+        n="one sentence" if level == 1 else f"{NUMBER_WORDS[level]} sentences",
+        word=word,
+        end=_END if level == 3 else "",
+        start=start,
+    )
+    wrong = [" ".join(missing), " ".join([*told, fill(draw, middles[1], hero)]), start]
+    return new_task(
+        NAME, level, lead(draw, split) + prompt, " ".join(told), wrong,
+        hero=hero, word=word, n=level, home=level == 3, start=start,
+    )  # fmt: skip
+
+
+def grade(task: Task, response: str) -> Grade:
+    """It must be a story at all (sentences of the grammar, new, about the hero); then each constraint counts alike."""
+    info = task.info
+
+    def verdict(reply: Reply) -> Grade:
+        if reply.declines:
+            return REFUSED
+        sentences = split_sentences(" ".join(reply.text.split()))
+        if info["start"] in sentences or not all(is_story_sentence(s, (info["hero"],)) for s in sentences):
+            return Grade(0.0, 0.0, 1.0, "not a continuation of the story")
+        asked = {
+            f"{info['n']} sentences": len(sentences) == info["n"],
+            f"the word {info['word']}": info["word"] in reply.words,
+        }
+        if info["home"]:
+            asked["ends with home"] = reply.words[-1] == "home"
+        missed = [what for what, met in asked.items() if not met]
+        if missed:
+            return Grade(0.5 * (len(asked) - len(missed)) / len(asked), 0.0, 1.0, f"missed: {', '.join(missed)}")
+        return Grade(1.0, 1.0, 1.0, "right")
+
+    return judge(response, verdict)
+
+
+def reward(task: Task, response: str) -> float:
+    return grade(task, response).overall
+
+
+def examples(seed: int, split: Split, n: int, world: int = 0) -> Iterator[Task]:
+    return rows(make, NAME, LEVELS, seed, split, n, world)

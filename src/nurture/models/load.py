@@ -1,0 +1,364 @@
+"""A name in a recipe becomes a model and its tokenizer: from a folder, from the hub, or freshly initialised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from ..core.random import stream_key
+from ..errors import InputError, did_you_mean
+from .vet import model_digest, vet, vet_settings, vet_tokenizer
+
+__all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt"]
+HUB_SKIPPED = ["*/*", "consolidated*"]  # other formats of the same weights
+
+END, PAD, TURN, TURN_END = CONTROL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+RANDOMNESS = re.compile(r"dropout|pdrop|layerdrop|drop_path|jitter_noise")
+"""Names of configuration fields that make a forward pass random in training mode."""
+
+LEGACY_FIELDS = {"rope_theta", "rope_scaling", "partial_rotary_factor", "sliding_window_pattern", "model_type", "dtype"}
+"""Fields that transformers accepts and folds into others."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode (training mode if dropout was asked for) and what is known of where it came from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    source: str
+    digest: str
+    new_tokens: tuple[str, ...] = ()
+    """Tokens of the tokenizer that the checkpoint had no embedding for; each starts as the mean of the others."""
+    unexpected: tuple[str, ...] = ()
+    """Tensors in the checkpoint that this architecture has no place for."""
+    original_dropout: Mapping[str, float] | None = None
+    """The model's own dropout fields, by dotted path; `save_model` writes them back."""
+
+
+def resolve_model(name: str, stages: Mapping[str, Path]) -> Path | str:
+    """What a name after `model:` means: a stage, then `lab`, then a path, then a hub name (returned as a string).
+
+    A name that is two of the first three is an error (`./name` is always the path).
+    """
+    path = Path(name).expanduser()
+    meanings = [
+        what
+        for what, holds in (
+            ("a stage", name in stages),
+            ("the lab's base model", name == "lab"),
+            ("a path", path.exists()),
+        )
+        if holds
+    ]
+    if len(meanings) > 1:
+        raise InputError(
+            f"model {name!r} is both {' and '.join(meanings)}: rename the stage, or write ./{name} for the path."
+        )
+    if name in stages:
+        return stages[name]
+    if name == "lab":
+        return lab_model()
+    if meanings:
+        return path
+    near = [*stages, "lab"] if "/" not in name else []
+    if path.parent.is_dir():
+        near += [str(path.parent / p.name) if "/" in name else p.name for p in sorted(path.parent.iterdir())]
+    hint = did_you_mean(str(path) if "/" in name else name, near)
+    if not HUB_NAME.fullmatch(name) or (hint and "/" not in name):
+        raise InputError(f"model {name!r} is no stage of this recipe and no folder.{hint}")
+    return name
+
+
+def lab_model() -> Path:
+    """The folder of the base model that comes with the package."""
+    from .. import lab
+
+    folder = Path(lab.__path__[0], "base")
+    if not folder.is_dir():
+        raise InputError("model 'lab' is not part of this installation: give a folder or a hub name.")
+    return folder
+
+
+def load_model(
+    source: str | Path | Mapping[str, Any],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    dropout: float = 0.0,
+    seed: int,
+    texts: Iterable[str] | None = None,
+) -> LoadedModel:
+    """Load a folder or a hub name (`org/name` or `org/name@revision`), or make a fresh model from
+    `{config: {model_type: …}, tokenizer: FOLDER or {vocab_size: n}}`; in the last case `texts` train the tokenizer."""
+    if isinstance(source, Mapping):
+        loaded = _fresh(source, texts, dtype, dropout, seed)
+    elif isinstance(source, Path) or Path(source).expanduser().exists():
+        folder = Path(source).expanduser()
+        loaded = _from_folder(folder, str(folder), dtype, dropout, seed)
+    else:
+        folder = download(source)
+        loaded = _from_folder(folder, f"{source.partition('@')[0]}@{folder.name}", dtype, dropout, seed)
+    loaded.model.to(device)  # pyright: ignore[reportArgumentType]
+    loaded.model.train(dropout > 0)
+    return loaded
+
+
+def download(name: str) -> Path:
+    """The hub's snapshot of a model in the local cache; only settings, safetensors and tokenizer files are fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    repository, _, revision = name.partition("@")
+    try:
+        folder = snapshot_download(
+            repository, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=HUB_SKIPPED
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise InputError(
+            f"model {name!r} is no folder here and not in the local hub cache, and the hub cannot be reached "
+            "(or HF_HUB_OFFLINE is set): give a local folder, or connect once."
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name!r} is no folder here and could not be fetched from the hub: {reason}") from None
+    return Path(folder)
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Numbers to learn; a tied weight counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _from_folder(folder: Path, source: str, dtype: torch.dtype, dropout: float, seed: int) -> LoadedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    vetted = vet(folder)
+    config = _config(vetted.folder / "config.json", vetted.config)
+    original = _set_dropout(config, dropout)
+    generation = GenerationConfig.from_dict(dict(vetted.generation)) if vetted.generation else None
+    try:
+        with _seeded(seed), _quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+                vetted.folder,
+                config=config,
+                generation_config=generation,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        raise InputError(f"{folder} could not be loaded as {vetted.architecture}: {_one_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"{folder} lacks {len(missing)} weights that a {vetted.architecture} has ({_some(missing)}): "
+            "the checkpoint is incomplete or of another architecture."
+        )
+    for parameter in model.parameters():  # out of the file's memory map, so the file may go and addresses are aligned
+        parameter.data = parameter.data.clone()
+    tokenizer = _tokenizer(vetted.folder, config)
+    new_tokens = embed_new_tokens(model, tokenizer)
+    unexpected = tuple(sorted(report["unexpected_keys"]))
+    return LoadedModel(model, tokenizer, source, vetted.digest, new_tokens, unexpected, original)
+
+
+def _fresh(
+    spec: Mapping[str, Any], texts: Iterable[str] | None, dtype: torch.dtype, dropout: float, seed: int
+) -> LoadedModel:
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    _known_keys("model", spec, {"config", "tokenizer"})
+    if not isinstance(spec.get("config"), Mapping) or "tokenizer" not in spec:
+        raise InputError(
+            "model: a fresh model needs `config: {model_type: …}` and `tokenizer: FOLDER or {vocab_size: n}`."
+        )
+    settings = vet_settings(Path("model.config"), spec["config"])
+    model_type = str(settings.get("model_type"))
+    if model_type not in CAUSAL:
+        raise InputError(f"model.config.model_type {model_type!r} is unknown.{did_you_mean(model_type, CAUSAL)}")
+    default = AutoConfig.for_model(model_type)
+    _known_keys("model.config", settings, {*default.to_dict(), *default.attribute_map, *LEGACY_FIELDS})
+    tokenizer = _fresh_tokenizer(spec["tokenizer"], texts, default)
+    size = len(tokenizer)
+    if settings.setdefault("vocab_size", size) != size:
+        raise InputError(
+            f"model.config.vocab_size is {settings['vocab_size']} but the tokenizer has {size}: leave it out."
+        )
+    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        settings.setdefault(token, getattr(tokenizer, token))
+    config = _config(Path("model.config"), settings)
+    original = _set_dropout(config, dropout)
+    # Initialised in fp32 and rounded, so that the same seed gives the same model in every precision.
+    with _seeded(seed), _quiet():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if dtype != torch.float32:
+            values = model.state_dict()
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model.load_state_dict(values)
+    if model.generation_config is not None and TURN_END in tokenizer.get_vocab():
+        ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(TURN_END)]
+        model.generation_config.eos_token_id = [i for i in dict.fromkeys(ends) if i is not None]
+    identity = json.dumps([settings, seed, tokenizer.backend_tokenizer.to_str()], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()
+    return LoadedModel(model, tokenizer, f"fresh {model_type}", digest, original_dropout=original)
+
+
+def _config(path: Path, settings: Mapping[str, Any]) -> PreTrainedConfig:
+    rest = {key: value for key, value in settings.items() if key not in ("model_type", "transformers_version")}
+    try:
+        with _quiet():
+            return AutoConfig.for_model(settings["model_type"], **rest)
+    except Exception as error:  # each configuration class has its own ways to refuse a value
+        raise InputError(f"{path}: not a {settings['model_type']} configuration: {_one_line(error)}") from error
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float, prefix: str = "") -> dict[str, float]:
+    """Set every field that makes training random, at any depth (router jitter to 0); returns what they were."""
+    original: dict[str, float] = {}
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            original |= _set_dropout(value, dropout, f"{prefix}{name}.")
+        elif RANDOMNESS.search(name) and isinstance(value, (int, float)) and not isinstance(value, bool):
+            original[prefix + name] = value
+            setattr(config, name, 0.0 if "jitter" in name else float(dropout))
+    return original
+
+
+def _tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+    except Exception as error:  # tokenizers raises plain `Exception` for a bad tokenizer.json
+        raise InputError(f"{folder}: its tokenizer cannot be read: {_one_line(error)}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(
+            f"{folder}: its tokenizer is a {type(tokenizer).__name__}; one with a tokenizer.json is needed."
+        )
+    return tokenizer
+
+
+def _fresh_tokenizer(spec: Any, texts: Iterable[str] | None, config: PreTrainedConfig) -> PreTrainedTokenizerFast:
+    if isinstance(spec, (str, Path)):
+        return _tokenizer(vet_tokenizer(Path(spec).expanduser()), config)
+    if not isinstance(spec, Mapping):
+        raise InputError("model.tokenizer must be a folder or {vocab_size: n}.")
+    _known_keys("model.tokenizer", spec, {"vocab_size", "train_on"})
+    size = spec.get("vocab_size")
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise InputError("model.tokenizer.vocab_size must be a whole number.")
+    assert texts is not None, "whoever asks for a new tokenizer passes the texts to train it on"
+    return train_tokenizer(texts, size)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with ChatML turns; digits are tokens of their own.
+
+    Normal form and word splitting are those of Qwen2, since AutoTokenizer puts these two in place of any other in a
+    folder whose model is a `qwen2`: with them the tokenizer reads back the same beside every architecture.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    least = len(CONTROL_TOKENS) + len(alphabet)
+    if vocab_size < least:
+        raise InputError(f"a tokenizer needs a vocab_size of at least {least} (256 bytes and 4 control tokens).")
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])  # pyright: ignore[reportAttributeAccessIssue]
+    bpe.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(CONTROL_TOKENS),
+        initial_alphabet=alphabet,
+        continuing_subword_prefix="",
+        end_of_word_suffix="",
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[TURN, TURN_END],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def embed_new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    """Give every token an embedding; new rows are the mean of the old, in the input and in the output matrix."""
+    matrices: tuple[Any, Any] = (model.get_input_embeddings(), model.get_output_embeddings())
+    rows = matrices[0].weight.shape[0]
+    new = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
+    if new:
+        with _quiet():
+            model.resize_token_embeddings(new[-1][0] + 1, mean_resizing=False)
+        matrices = (model.get_input_embeddings(), model.get_output_embeddings())
+        with torch.no_grad():
+            for tensor in (t for m in matrices for t in (m.weight, getattr(m, "bias", None)) if t is not None):
+                tensor[rows:] = tensor[:rows].double().mean(0).to(tensor.dtype)
+    return tuple(token for _, token in new)
+
+
+def _known_keys(where: str, given: Iterable[str], known: set[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise InputError(f"{where}.{key} is not a field there.{did_you_mean(key, known)}")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initialisation draws from torch's CPU generator; it is put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream_key(seed, "init") >> 1)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and log lines of transformers: what matters of them is reported by us."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

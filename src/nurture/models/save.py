@@ -1,0 +1,185 @@
+"""A model folder that any tool of the ecosystem loads: written whole or not at all, same weights same bytes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+HOW_IT_WAS_READ = ("is_local", "local_files_only", "name_or_path")
+"""Entries of tokenizer_config.json that tell of the reading process, not of the tokenizer."""
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    *,
+    state: Mapping[str, Tensor] | None,
+    dtype: torch.dtype,
+    card: str,
+    original_dropout: Mapping[str, float] | None,
+    stop_ids: Sequence[int] = (),
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write config, generation config, weights in `dtype`, tokenizer, chat template and model card to `folder`.
+
+    `state` holds full-precision weights to write in place of the model's own, by the model's names. `stop_ids` join
+    the end token in the generation config. `original_dropout` (of `LoadedModel`) puts the run's override back.
+    """
+    folder = Path(folder).absolute()
+    temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    finish_replacing(folder)
+    temporary.mkdir()
+    _write_json(temporary / "config.json", _config(model, dtype, original_dropout or {}))
+    if (generation := _generation_config(model, stop_ids)) is not None:
+        _write_json(temporary / "generation_config.json", generation)
+    _write_weights(model, temporary, state or {}, dtype, max_shard_size)
+    _write_tokenizer(tokenizer, temporary)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
+    for path in temporary.iterdir():
+        _sync(path)
+    _sync(temporary)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Tidy up after a `save_model` that was killed: half-written files go, a folder that was set aside comes back."""
+    temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for leftover in (temporary, old):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def model_card(
+    name: str,
+    *,
+    base_model: str | None,
+    method: str,
+    data: Sequence[str] = (),
+    license: str = "unknown",
+    settings: Mapping[str, Any] | None = None,
+    results: Mapping[str, float] | None = None,
+    limits: str = "",
+) -> str:
+    """README.md of a model: front matter for the hub, then what was trained on what, how, and with what result."""
+    front: dict[str, Any] = {
+        "license": license,
+        "base_model": base_model,
+        "datasets": list(data) or None,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["nurture", method],
+    }
+    head = yaml.safe_dump({k: v for k, v in front.items() if v is not None}, sort_keys=False, allow_unicode=True)
+    origin = f"`{base_model}`" if base_model else "a fresh initialisation"
+    parts = [f"---\n{head}---", f"# {name}", f"Trained from {origin} with `{method}` by Nurture."]
+    if data:
+        parts.append("## Data\n\n" + "\n".join(f"- `{d}`" for d in data))
+    for title, table in (("Settings", settings), ("Results", results)):
+        if table:
+            rows = "\n".join(f"| {key} | {value} |" for key, value in table.items())
+            parts.append(f"## {title}\n\n| | |\n|---|---|\n{rows}")
+    if limits:
+        parts.append(f"## Limits\n\n{limits}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _config(model: PreTrainedModel, dtype: torch.dtype, original_dropout: Mapping[str, float]) -> dict[str, Any]:
+    config = copy.deepcopy(model.config)
+    for path, value in original_dropout.items():
+        *parents, name = path.split(".")
+        owner: Any = config
+        for parent in parents:
+            owner = getattr(owner, parent)
+        setattr(owner, name, value)
+    config.architectures = [type(model).__name__]
+    settings = _public(json.loads(config.to_json_string()))
+    settings["dtype"] = str(dtype).removeprefix("torch.")
+    return settings
+
+
+def _generation_config(model: PreTrainedModel, stop_ids: Sequence[int]) -> dict[str, Any] | None:
+    if (generation := model.generation_config) is None:
+        return None
+    settings = _public(json.loads(generation.to_json_string()))
+    end = settings.get("eos_token_id")
+    ends = [*(end if isinstance(end, list) else [] if end is None else [end]), *stop_ids]
+    if ends:
+        settings["eos_token_id"] = list(dict.fromkeys(ends))
+    return settings
+
+
+def _public(value: Any) -> Any:
+    """The same settings without private keys (transformers' way to write infinity is not one)."""
+    if isinstance(value, dict) and value.keys() != {"__float__"}:
+        return {key: _public(v) for key, v in value.items() if not key.startswith("_")}
+    return [_public(v) for v in value] if isinstance(value, list) else value
+
+
+def _write_weights(
+    model: PreTrainedModel, folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype, max_shard_size: str
+) -> None:
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    own = model.state_dict()
+    unknown = set(state) - set(own)
+    assert not unknown, f"the model has no weights {sorted(unknown)[:3]}"
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    kept = remove_tied_weights_from_state_dict(dict(own), model)
+    for name in model._keys_to_ignore_on_save or ():
+        kept.pop(name, None)
+    written: dict[str, Tensor] = {}
+    for name, tensor in kept.items():
+        tensor = state.get(name, tensor).detach().to("cpu")
+        written[name] = tensor.to(dtype) if name in parameters and tensor.is_floating_point() else tensor
+    written = revert_weight_conversion(model, written)
+    split = split_torch_state_dict_into_shards(
+        written, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    for file, names in split.filename_to_tensors.items():
+        save_file({n: written[n].contiguous() for n in names}, folder / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.no_padding()  # left behind by the last call, and no property of the tokenizer
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    _write_json(path, {key: value for key, value in _public(settings).items() if key not in HOW_IT_WAS_READ})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,593 @@
+"""What a run is asked to do: a recipe of stages, read strictly from YAML and from words on the command line.
+
+The written form is flat: the fields of a stage's method stand beside the stage's own, `{method: sft, train_on: last}`.
+The classes below are the only declaration; YAML keys, overrides, the JSON schema and the studio's forms come from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from .errors import InputError, did_you_mean
+from .methods import METHODS, Method
+from .yaml12 import Dumper, Tree, read_yaml
+
+LEARNING_RATE = 2e-5
+"""The peak learning rate of a method whose page names none."""
+
+DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples")
+"""Stage fields that change nothing in the weights that come out."""
+
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
+Name = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Tracker = Literal["tensorboard", "trackio", "wandb", "mlflow"]
+
+
+class Section(BaseModel):
+    """A part of a recipe: its fields are all there is, and none changes once read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NewTokenizer(Section):
+    """A tokenizer learnt from the training data."""
+
+    vocab_size: Count
+    """How many tokens it knows."""
+
+
+def _tokenizer(value: Any, _: ValidatorFunctionWrapHandler) -> str | NewTokenizer:
+    if isinstance(value, NewTokenizer) or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, Mapping):
+        return NewTokenizer.model_validate(value)
+    raise ValueError("must be the name of a model, or {vocab_size: ...} for a new one")
+
+
+class FreshModel(Section):
+    """A new model with random weights."""
+
+    config: dict[str, Any]
+    """A transformers configuration: `model_type`, and whatever is to differ from that type's defaults."""
+    tokenizer: Annotated[str | NewTokenizer, WrapValidator(_tokenizer, json_schema_input_type=str | NewTokenizer)]
+    """Whose tokenizer the model uses (an earlier stage, `lab`, a folder or a hub name), or `{vocab_size: ...}` for one
+    learnt from the training data."""
+
+    @field_validator("config")
+    @classmethod
+    def _names_its_type(cls, config: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(config.get("model_type"), str):
+            raise ValueError("must name its architecture in 'model_type', such as model_type: qwen2")
+        return config
+
+
+class Source(Section):
+    """Where rows come from."""
+
+    path: Text
+    """A file, a folder, an earlier stage, `lab/<name>` or a hub name."""
+    format: Text | None = None
+    """The form of the rows; by default it is recognised from their keys."""
+    columns: dict[str, str] = {}
+    """Which column of the file stands for which key of the format, where the names differ: `{prompt: question}`."""
+
+
+class Checkpoint(Section):
+    """When to save, and what to keep."""
+
+    every: Count = 100
+    """Save after every so many updates; the last one is always saved."""
+    keep: Annotated[int, Field(strict=True, ge=2)] = 2
+    """How many checkpoints to keep. At least 2: the newest may be the one that a crash damages."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """Whether a checkpoint that cannot be written (a full disk) ends the run or is only reported."""
+
+
+def _sources(value: Any) -> Any:
+    listed = cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else (value,)
+    return tuple({"path": item} if isinstance(item, str) else item for item in listed)
+
+
+Sources = Annotated[
+    tuple[Source, ...],
+    BeforeValidator(_sources, json_schema_input_type=str | Source | list[str | Source]),
+]
+
+
+class Eval(Section):
+    """Measuring on rows that are not trained on."""
+
+    data: Sources | None = None
+    """Rows to evaluate on."""
+    share: Share = 0
+    """Instead of `data`: hold this share of the training rows out."""
+    every: Count | None = None
+    """Evaluate after every so many updates; by default only at the end."""
+    keep_best: Flag = True
+    """Keep the checkpoint with the lowest evaluation loss, however old it is."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Eval:
+        if self.data and self.share:
+            raise ValueError("data and share are both set; keep the one that says what to evaluate on")
+        if self.every and not self.data and not self.share:
+            raise ValueError("every is set but there is nothing to evaluate on; set data, or share to hold rows out")
+        return self
+
+
+class Samples(Section):
+    """Answers the model writes now and then, for people to read."""
+
+    prompts: Annotated[list[Text], Field(max_length=1000)] = []
+    """Prompts of your own to answer."""
+    count: Whole = 4
+    """How many prompts to take from the data besides (held-out rows where there are any)."""
+    every: Count | None = None
+    """Write samples after every so many updates; by default before the first and after the last."""
+    max_tokens: Count = 64
+    """The most tokens of one answer."""
+
+
+def _model(value: Any, _: ValidatorFunctionWrapHandler) -> str | FreshModel:
+    if isinstance(value, FreshModel) or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, Mapping):
+        return FreshModel.model_validate(value)
+    raise ValueError("must be the name of a model, or {config: ..., tokenizer: ...} for a fresh one")
+
+
+def _method(value: Any, _: ValidatorFunctionWrapHandler) -> Method:
+    if isinstance(value, Method):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be the name of a method, not {value!r}; its fields stand beside it")
+    fields = dict(cast("Mapping[str, Any]", value))
+    try:
+        kind = method_class(str(fields.pop("name")))
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return kind.model_validate(fields)
+
+
+def _learning_rate(known: dict[str, Any]) -> float:
+    return float(getattr(known["method"], "default_learning_rate", LEARNING_RATE))
+
+
+class Stage(Section):
+    """One training: a method, the model it starts from and the data it learns from."""
+
+    method: Annotated[Method, WrapValidator(_method, json_schema_input_type=str)]
+    """The method's name, or `package.module:Class` for one of your own. Its own fields stand beside it."""
+    model: Annotated[str | FreshModel, WrapValidator(_model, json_schema_input_type=str | FreshModel)] = "lab"
+    """Where to start: an earlier stage, `lab`, a folder, a hub name, or `{config, tokenizer}` for a fresh model."""
+    data: Sources
+    """What to learn from: a file, an earlier stage or `lab/<name>`; a list of these; or `{path, format, columns}`."""
+
+    steps: Count | None = None
+    """How many updates to make. Instead of `epochs`."""
+    epochs: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1
+    """How often to go through the data."""
+    batch_size: Count = 16
+    """Groups (a prompt with its responses) per update, over all processes. How they are cut to fit the memory
+    (`tokens_per_micro`) does not change the result."""
+
+    learning_rate: NotNegative = Field(default_factory=_learning_rate)
+    """The peak learning rate; by default the method's own."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: NotNegative = 0.03
+    """Length of the linear warm-up: a share of all updates where below 1, else a number of updates."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay of AdamW, on matrices only."""
+    beta1: Share = 0.9
+    """Adam's decay of the gradient average."""
+    beta2: Share = 0.999
+    """Adam's decay of the squared-gradient average."""
+    max_grad_norm: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = 1.0
+    """Gradients with a larger global norm are scaled down to it; `null` never clips."""
+    dropout: Share = 0.0
+    """The probability in the model's own dropout layers."""
+
+    max_length: Count | None = None
+    """The most tokens of a prompt with its response; by default what the model's positions allow."""
+    on_long: Literal["drop", "cut", "error"] = "drop"
+    """A longer row is left out and counted, or cut at its end and counted, or it ends the run."""
+    on_bad_row: Literal["error", "quarantine"] = "error"
+    """A row that cannot be used ends the run, or goes to `rejected.jsonl` and is counted."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; `auto` takes a CUDA device where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """The format of the arithmetic; `auto` is bf16 where the hardware multiplies matrices in it, else fp32. The
+    optimiser's weights are fp32 either way."""
+    layout: Literal["auto", "tree", "rows"] = "auto"
+    """`tree` computes a prompt once for all its responses, `rows` once for each of them; `auto` takes the tree wherever
+    it is exact."""
+    tokens_per_micro: Count | None = None
+    """The most tokens in one forward pass; by default what fits the memory."""
+    gradient_checkpointing: Flag = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+    processes: Count = 1
+    """How many processes share the batch on this machine."""
+
+    seed: Whole = 42
+    """Names every random stream of the run."""
+    nonfinite: Literal["skip", "raise"] = "skip"
+    """A loss or gradient that is not a number: skip that update (three in a row end the run), or end the run."""
+
+    checkpoint: Checkpoint = Checkpoint()
+    """When to save, and what to keep."""
+    eval: Eval = Eval()
+    """Measuring on rows that are not trained on."""
+    samples: Samples = Samples()
+    """Answers the model writes now and then, for people to read."""
+    track: Annotated[list[Tracker], Field(max_length=4)] = []
+    """Where else to send the metrics; each needs its own extra, such as `nurture-llm[wandb]`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_method(cls, value: Any) -> Any:
+        """`{method: sft, train_on: last, ...}` -> `{method: {name: sft, train_on: last}, ...}`."""
+        if not isinstance(value, Mapping):
+            return cast(object, value)
+        written = dict(cast("Mapping[str, Any]", value))
+        name = written.get("method")
+        if not isinstance(name, str):
+            return written
+        try:
+            own = own_fields(method_class(name))
+        except InputError:  # the field itself reports it; which words were the method's, nobody can say
+            return {key: written[key] for key in written if key in cls.model_fields} | {"method": {"name": name}}
+        method = {"name": name} | {key: written.pop(key) for key in own if key in written}
+        return written | {"method": method}
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Stage:
+        if self.steps is not None and "epochs" in self.model_fields_set:
+            raise ValueError("steps and epochs are both set; keep one")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The written form, which reads back as the same stage."""
+        flat: dict[str, Any] = handler(self)
+        flat["method"] = method_name(self.method)
+        own = self.method.model_dump(mode="json")
+        flat |= {key: own[key] for key in own_fields(type(self.method))}
+        flat["data"] = _sources_written(self.data)
+        flat["eval"]["data"] = _sources_written(self.eval.data) if self.eval.data else None
+        if self.steps is not None:
+            del flat["epochs"]
+        first = ("method", *own_fields(type(self.method)), "model", "data")
+        return {key: flat[key] for key in (*first, *(key for key in flat if key not in first))}
+
+
+def _sources_written(sources: Sequence[Source]) -> Any:
+    plain = [s.path if not s.format and not s.columns else s.model_dump(mode="json") for s in sources]
+    return plain[0] if len(plain) == 1 else plain
+
+
+class Recipe(Section):
+    """A name and one or more stages, run in order."""
+
+    name: Name
+    """Names the run; its folder is `runs/<name>` unless `out` says otherwise."""
+    stages: Annotated[dict[Name, Stage], Field(min_length=1)]
+    """The stages by name. A stage's `model` or `data` may name an earlier one."""
+    compare: list[Text] = []
+    """Models to compare at the end: stages, `lab`, folders or hub names."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Recipe:
+        if "lab" in self.stages:
+            raise ValueError("stages: 'lab' is the name of the embedded model; call the stage something else")
+        names = list(self.stages)
+        for at, (name, stage) in enumerate(self.stages.items()):
+            for key, used in _references(stage):
+                if used in names[at:]:
+                    fault = "itself" if used == name else f"{used!r}, which comes later"
+                    raise ValueError(f"stages.{name}.{key} names {fault}; a stage can only build on earlier ones")
+        if len({stage.processes for stage in self.stages.values()}) > 1:
+            raise ValueError("stages: all stages of a run share its processes; give each the same 'processes'")
+        models = {stage.model for stage in self.stages.values() if isinstance(stage.model, str)}
+        for word in self.compare:
+            if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
+                raise ValueError(f"compare: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
+        return self
+
+    @property
+    def processes(self) -> int:
+        return next(iter(self.stages.values())).processes
+
+
+def _references(stage: Stage) -> Iterator[tuple[str, str]]:
+    """The words of a stage that may name another one, each with its key."""
+    if isinstance(stage.model, str):
+        yield "model", stage.model
+    elif isinstance(stage.model.tokenizer, str):
+        yield "model.tokenizer", stage.model.tokenizer
+    yield from (("data", source.path) for source in stage.data)
+    yield from (("eval.data", source.path) for source in stage.eval.data or ())
+
+
+# --- methods by name --------------------------------------------------------------------------------------------------
+
+
+def method_class(name: str) -> type[Method]:
+    """`sft`, or `package.module:Class` for a method of one's own (also from the current folder)."""
+    if name in METHODS:
+        return METHODS[name]
+    module_name, colon, class_name = name.partition(":")
+    if not colon:
+        raise InputError(f"{name!r} is not a method.{did_you_mean(name, METHODS)} Known are {', '.join(METHODS)}.")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"method {name!r}: no module named {error.name!r} can be found from here.") from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        fault = "has no such class" if found is None else "names no subclass of nurture.methods.Method"
+        raise InputError(f"method {name!r}: {module_name} {fault}.{did_you_mean(class_name, vars(module))}")
+    if clash := [key for key in own_fields(found) if key in Stage.model_fields]:
+        raise InputError(f"method {name!r}: its field {clash[0]!r} is also a field of every stage; rename it.")
+    return found
+
+
+def method_name(method: Method) -> str:
+    """The word that `method_class` reads back."""
+    kind = type(method)
+    known = (name for name, listed in METHODS.items() if listed is kind)
+    return next(known, f"{kind.__module__}:{kind.__qualname__}")
+
+
+def own_fields(kind: type[Method]) -> list[str]:
+    return [key for key in kind.model_fields if key != "name"]
+
+
+# --- reading and writing ----------------------------------------------------------------------------------------------
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe file with `stages.sft.learning_rate=1e-4` words laid over it."""
+    tree = read_yaml(Path(path))
+    known = tree.value.get("stages")
+    for word in overrides:
+        keys = tree.lay_over(word)
+        names = list(cast("Mapping[str, Any]", known)) if isinstance(known, Mapping) else []
+        if keys[0] == "stages" and len(keys) > 2 and keys[1] not in names:
+            raise InputError(f"{word}: the recipe has no stage {keys[1]!r}.{did_you_mean(keys[1], names)}")
+    return _validated(Recipe, tree)
+
+
+def load_stage(path: Path | str) -> Stage:
+    """The resolved configuration that a run folder keeps."""
+    return _validated(Stage, read_yaml(Path(path)))
+
+
+def stage_from(method: str, overrides: Sequence[str] = ()) -> Stage:
+    """The stage of `nurture train METHOD key=value ...`."""
+    method_class(method)
+    tree = Tree({})
+    for word in overrides:
+        if tree.lay_over(word)[0] == "method":
+            raise InputError(f"{word}: the method is already given, {method!r}.")
+    tree.value["method"] = method
+    return _validated(Stage, tree)
+
+
+def take(words: Sequence[str], key: str) -> tuple[str | None, list[str]]:
+    """Take the word `key=...` out of the words of a command: its value (the last one given), and the other words."""
+    taken = [word for word in words if word.partition("=")[0] == key]
+    return (taken[-1].partition("=")[2] if taken else None), [word for word in words if word not in taken]
+
+
+def to_yaml(section: Stage | Recipe) -> str:
+    """The resolved configuration; reads back as the same."""
+    return yaml.dump(section.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def config_digest(stage: Stage) -> str:
+    """Names everything in a stage that its result depends on."""
+    spelling = json.dumps(_what_matters(stage), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(spelling.encode()).hexdigest()
+
+
+def diff(old: Stage, new: Stage) -> list[str]:
+    """What changed of that, as `learning_rate: 0.001 -> 0.002`. Empty exactly where the digests agree."""
+    before, after = dict(_leaves(_what_matters(old))), dict(_leaves(_what_matters(new)))
+    keys = [*before, *(key for key in after if key not in before)]
+    absent = object()
+    changed = [key for key in keys if before.get(key, absent) != after.get(key, absent)]
+    return [f"{key}: {before.get(key, '(unset)')} -> {after.get(key, '(unset)')}" for key in changed]
+
+
+def _what_matters(stage: Stage) -> dict[str, Any]:
+    return {key: value for key, value in stage.model_dump(mode="json").items() if key not in DIGEST_IGNORES}
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves by dotted key, each in its JSON spelling (a string without its quotes). A list is one leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, below in cast("Mapping[str, Any]", value).items():
+            yield from _leaves(below, f"{path}.{key}" if path else key)
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file: one form of stage for each method, and one for methods of one's own."""
+    schema = Recipe.model_json_schema(mode="validation")
+    definitions: dict[str, Any] = schema["$defs"]
+    general: dict[str, Any] = definitions.pop("Stage")
+    forms: list[dict[str, Any]] = []
+    for name, kind in METHODS.items():
+        own = kind.model_json_schema(mode="validation")
+        definitions |= own.pop("$defs", {})
+        properties = {key: value for key, value in own["properties"].items() if key != "name"}
+        chosen = {"method": {"const": name, "description": own["description"].splitlines()[0]}}
+        definitions[f"Stage.{name}"] = general | {"properties": general["properties"] | chosen | properties}
+        forms.append({"$ref": f"#/$defs/Stage.{name}"})
+    own_class = {"method": {"type": "string", "pattern": ":", "description": "package.module:Class"}}
+    user = general | {"properties": general["properties"] | own_class, "additionalProperties": True}
+    definitions["Stage.user"] = user
+    schema["properties"]["stages"]["additionalProperties"] = {"oneOf": [*forms, {"$ref": "#/$defs/Stage.user"}]}
+    schema["properties"]["stages"].pop("patternProperties", None)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+# --- errors as sentences ----------------------------------------------------------------------------------------------
+
+S = TypeVar("S", Stage, Recipe)
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "checkpoint": Checkpoint,
+    "eval": Eval,
+    "samples": Samples,
+    "model": FreshModel,
+    "tokenizer": NewTokenizer,
+    "data": Source,
+}
+
+ALSO_CALLED = {
+    "lr": "learning_rate",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "max_seq_length": "max_length",
+    "cutoff_len": "max_length",
+    "lr_scheduler_type": "schedule",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+    "save_steps": "checkpoint.every",
+    "save_total_limit": "checkpoint.keep",
+    "eval_steps": "eval.every",
+    "report_to": "track",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "bf16": "precision",
+    "dataset": "data",
+    "model_name_or_path": "model",
+}
+"""What other tools call our fields."""
+
+
+def _validated(kind: type[S], tree: Tree) -> S:
+    try:
+        return kind.model_validate(tree.value)
+    except ValidationError as error:
+        faults = [e for e in error.errors(include_url=False) if e["type"] != "default_factory_not_called"]
+        raise InputError("\n".join(_sentence(kind, tree, fault) for fault in faults)) from None
+
+
+def _sentence(kind: type[Stage] | type[Recipe], tree: Tree, fault: ErrorDetails) -> str:
+    """`recipe.yaml:5: stages.sft.learning_rat is not a field of a stage or of 'sft'. Did you mean 'learning_rate'?`"""
+    keys = _written_keys(tree, fault["loc"])
+    place = tree.where(keys)
+    return f"{place}: {_told(kind, tree, keys, fault)}" if place else _told(kind, tree, keys, fault)
+
+
+def _told(kind: type[Stage] | type[Recipe], tree: Tree, keys: list[str], fault: ErrorDetails) -> str:
+    path, value = ".".join(keys), fault["input"]
+    match fault["type"]:
+        case "extra_forbidden":
+            owner, fields = _owner(kind, tree, keys)
+            return f"{path} is not a field of {owner}.{_suggestion(keys[-1], fields)}"
+        case "missing":
+            _, fields = _owner(kind, tree, keys)
+            about = fields[keys[-1]].description if keys[-1] in fields else None
+            return f"{path} is missing.{' ' + about.splitlines()[0] if about else ''}"
+        case "value_error":
+            text = str(fault.get("ctx", {}).get("error", ""))
+            ending = "" if text.endswith((".", "?")) else "."
+            return f"{path}{' ' if text.startswith('must') else ': ' if path else ''}{text}{ending}"
+        case "literal_error":
+            expected = str(fault.get("ctx", {})["expected"])
+            near = did_you_mean(str(value), re.findall(r"'([^']*)'", expected))
+            return f"{path} must be {expected}, not {_brief(value)}.{near}"
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"{path} must be a mapping of keys to values, not {_brief(value)}."
+        case "string_pattern_mismatch":
+            return f"{path} must be one word of letters, digits, '-' and '_', not {_brief(value)}."
+        case _:
+            message = re.sub(r"^\w+ should ", "must ", fault["msg"])
+            return f"{path} {message}, not {_brief(value)}."
+
+
+def _written_keys(tree: Tree, location: Sequence[int | str]) -> list[str]:
+    """The keys as the person wrote them: a method's fields stand beside it, a single source is no list."""
+    keys: list[str] = []
+    value: Any = tree.value
+    for at, part in enumerate(location):
+        is_field_of_method = part == "method" and at + 1 < len(location)
+        is_invented_index = isinstance(part, int) and not isinstance(value, list)
+        if part == "[key]" or is_field_of_method or is_invented_index:
+            continue
+        keys.append(str(part))
+        if isinstance(value, Mapping):
+            value = cast("Mapping[Any, Any]", value).get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = cast("list[Any]", value)[part]
+        else:
+            value = None
+    return keys
+
+
+def _owner(kind: type[Stage] | type[Recipe], tree: Tree, keys: list[str]) -> tuple[str, Mapping[str, FieldInfo]]:
+    """What a key would have to be a field of, and the fields that has."""
+    inside, stage = keys[:-1], tree.value
+    if kind is Recipe:
+        if len(inside) < 2:
+            return "a recipe", Recipe.model_fields
+        stage, inside = tree.value["stages"][inside[1]], inside[2:]
+    if not inside:
+        name = stage.get("method")
+        if not isinstance(name, str):
+            return "a stage", Stage.model_fields
+        return f"a stage or of {name!r}", {**Stage.model_fields, **method_class(name).model_fields}
+    section = next((key for key in reversed(inside) if key in SECTIONS), None)
+    return inside[-1], SECTIONS[section].model_fields if section else {}
+
+
+def _suggestion(word: str, known: Mapping[str, Any]) -> str:
+    same = ALSO_CALLED.get(word, "")
+    return f" Here it is called {same!r}." if same.split(".")[0] in known else did_you_mean(word, known)
+
+
+def _brief(value: Any) -> str:
+    text = "empty" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

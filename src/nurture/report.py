@@ -1,0 +1,346 @@
+"""`report.html`: one self-contained page about one run, also of one that still goes on or was interrupted.
+
+No script, no network: curves are SVG drawn here, styles are inline, and a policy in the page's head forbids the rest.
+All text of models and data is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .recipe import method_class
+from .runs import METRICS, Run, read_run, rows_of
+from .show import duration
+from .train.files import readable_size, replace_synced
+from .yaml12 import read_yaml
+
+POINTS = 400
+"""The most points of a drawn curve; a longer one keeps the lowest and highest of each stretch."""
+
+NO_CURVE = ("step", "skipped")
+SHOWN_EVENTS = 200
+SHOWN_SAMPLES = 8
+"""Answers shown of one prompt, spread over the run."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` from the other files of the run folder; returns its path."""
+    path = folder / "report.html"
+    replace_synced(path, page(folder).encode())
+    return path
+
+
+def page(folder: Path) -> str:
+    metrics = list(rows_of(folder / "metrics.jsonl"))
+    events = list(rows_of(folder / "events.jsonl"))
+    samples = list(rows_of(folder / "samples.jsonl"))
+    run = read_run(folder)
+    title = f"{run.method}: {folder.absolute().name}"
+    sections = [
+        f"<h1>{_text(title)}</h1>",
+        f'<p class="lead">{_text(_summary(run))}</p>',
+        _section("Facts", _facts_table(_facts(run, metrics, events))),
+        _section("Curves", _curves(metrics, events, _meanings(run.method))),
+        _section("Samples", _samples(samples)),
+        _section("Data", _data(folder)),
+        _section("Events", _events(events)),
+        _section("Configuration", f"<pre>{_text((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>"),
+    ]
+    body = "\n".join(part for part in sections if part)
+    return f"{_HEAD}<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body><main>\n{body}\n</main></body>\n</html>\n"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{title}</h2>\n{content}\n</section>" if content else ""
+
+
+def _summary(run: Run) -> str:
+    of = f" of {run.steps}" if run.steps is not None else ""
+    return f"{run.state.capitalize()} at step {run.step}{of} after {duration(run.seconds)}."
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def _facts(run: Run, metrics: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    config = read_yaml(run.folder / "config.yaml").value
+    facts = {"method": run.method, "model": _short(config.get("model")), "data": _short(config.get("data"))}
+    for name in ("loss", "eval/loss", "eval/perplexity", "eval/token_accuracy"):
+        values = [row[name] for row in metrics if name in row]
+        if values:
+            facts[name] = _number(values[0]) if len(values) == 1 else f"{_number(values[0])} → {_number(values[-1])}"
+    best = [event for event in events if event["event"] == "best"]
+    if best:
+        facts["best step"] = str(best[-1].get("step"))
+    if tokens := sum(row.get("tokens", 0) for row in metrics):
+        facts["tokens trained on"] = f"{tokens:,.0f}"
+    if skipped := sum(1 for row in metrics if row.get("skipped")):
+        facts["updates skipped"] = str(skipped)
+    timings = [event for event in events if event["event"] == "timing"]
+    if speeds := sorted(event["tokens_per_second"] for event in timings if "tokens_per_second" in event):
+        facts["tokens per second (median)"] = f"{speeds[len(speeds) // 2]:,.0f}"
+    if peaks := [event["memory"] for event in timings if "memory" in event]:
+        facts["peak memory"] = readable_size(max(peaks))
+    for event in events:
+        if event["event"] in ("start", "precision", "layout", "resume"):
+            told = {key: value for key, value in event.items() if key not in ("event", "time")}
+            facts[event["event"]] = ", ".join(f"{key} {_short(value)}" for key, value in told.items())
+    facts["time"] = duration(run.seconds)
+    facts["size on disk"] = readable_size(run.num_bytes)
+    return facts
+
+
+def _facts_table(facts: Mapping[str, str]) -> str:
+    rows = "\n".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
+    return f'<table class="facts">\n{rows}\n</table>'
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1e5 and math.isfinite(value) else f"{value:.4g}"
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve: (step, value) with finite values only, in the order of the steps."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def _meanings(method: str) -> Mapping[str, str]:
+    try:
+        return {**METRICS, **method_class(method).metrics}
+    except InputError:  # a method of one's own that cannot be imported from here: its curves have no caption
+        return METRICS
+
+
+def _curves(
+    metrics: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], meanings: Mapping[str, str]
+) -> str:
+    """A chart for every metric in the order of its first appearance; what is measured in training and in evaluation
+    shares one. Speed and memory come from the events."""
+    names = list(dict.fromkeys(name for row in metrics for name in row if name not in NO_CURVE))
+    timings = [event for event in events if event["event"] == "timing"]
+    charts: list[str] = []
+    for name in names:
+        if name.startswith("eval/") and name.removeprefix("eval/") in names:
+            continue
+        together = [name, f"eval/{name}"] if f"eval/{name}" in names else [name]
+        charts.append(_figure(name, meanings.get(name, ""), [_series(part, metrics) for part in together]))
+    for name, meaning in (("tokens_per_second", "speed of each stretch of steps"), ("memory", "peak bytes held")):
+        charts.append(_figure(name, meaning, [_series(name, timings)]))
+    drawn = "\n".join(chart for chart in charts if chart)
+    return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
+
+
+def _series(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
+    pairs = [(row["step"], row[name]) for row in rows if name in row and "step" in row]
+    return Series(name, [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)])
+
+
+def _figure(title: str, meaning: str, series: Sequence[Series]) -> str:
+    drawn = [s for s in series if s.points]
+    if not drawn:
+        return ""
+    keys = "".join(f'<span class="key s{i}">{_text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
+    caption = f"<figcaption><b>{_text(title)}</b> {_text(meaning)} {keys}</figcaption>"
+    return f"<figure>{caption}{chart(drawn)}</figure>"
+
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 220, 58, 10, 10, 26
+
+
+def chart(series: Sequence[Series]) -> str:
+    """Curves over the step in one SVG: axes with round numbers, a title on every point to hover over."""
+    xs = [x for s in series for x, _ in s.points]
+    ys = [y for s in series for _, y in s.points]
+    (x0, x1), (y0, y1) = _span(xs, 0.0), _span(ys, 0.04)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
+        return across, HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(series[0].name)} over the steps">']
+    for tick in ticks(y0, y1, 5):
+        y = at(x0, tick)[1]
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
+    for tick in ticks(x0, x1, 6):
+        if tick == round(tick):
+            x = at(tick, y0)[0]
+            parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_tick(tick)}</text>')
+    for number, one in enumerate(series):
+        points = thinned(one.points, POINTS)
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
+        parts.append(f'<polyline class="curve s{number}" points="{path}"/>')
+        small = "dot" if len(points) <= 40 else "dot hidden"
+        for step, value in points:
+            x, y = at(step, value)
+            told = f"step {step:.0f}: {_text(one.name)} {_number(value)}"
+            parts.append(
+                f'<circle class="{small} s{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>'
+            )
+    return "".join([*parts, "</svg>"])
+
+
+def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if low == high:
+        room = abs(low) * 0.1 or 1.0
+        return low - room, high + room
+    return low - margin * (high - low), high + margin * (high - low)
+
+
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """At most about `most` round numbers (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
+def _tick(value: float) -> str:
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}"
+    return f"{value:.6g}"
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most about `most` points: of each stretch the lowest and the highest, so that no spike is lost."""
+    if len(points) <= most:
+        return list(points)
+    stretch = math.ceil(2 * len(points) / most)
+    kept: dict[tuple[float, float], None] = {points[0]: None}
+    for start in range(0, len(points), stretch):
+        some = points[start : start + stretch]
+        ends = {min(some, key=lambda p: p[1]), max(some, key=lambda p: p[1])}
+        kept |= dict.fromkeys(sorted(ends))
+    return list(kept | {points[-1]: None})
+
+
+# --- samples, data, events --------------------------------------------------------------------------------------------
+
+
+def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
+    prompts: dict[str, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        prompts.setdefault(str(sample.get("prompt", "")), []).append(sample)
+    parts: list[str] = []
+    for prompt, answers in prompts.items():
+        rows = "".join(_answer(answer) for answer in _spread(answers, SHOWN_SAMPLES))
+        parts.append(f'<div class="sample"><pre class="prompt">{_text(prompt)}</pre><table>{rows}</table></div>')
+    return "\n".join(parts)
+
+
+def _answer(sample: Mapping[str, Any]) -> str:
+    note = '<span class="note">cut at max_tokens</span>' if sample.get("reason") == "length" else ""
+    response = _text(sample.get("response", ""))
+    return f"<tr><th>step {_text(sample.get('step', '?'))}</th><td><pre>{response}</pre>{note}</td></tr>"
+
+
+def _spread(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    """At most `most` of them, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _data(folder: Path) -> str:
+    path = folder / "data_report.json"
+    if not path.exists():
+        return ""
+    report = json.loads(path.read_bytes())
+    reports = report if isinstance(report, list) else [report]
+    rejected = sum(1 for _ in rows_of(folder / "rejected.jsonl"))
+    note = f"<p>{rejected:,} rejected rows are in <code>rejected.jsonl</code>.</p>" if rejected else ""
+    return "\n".join(_facts_table({key: _short(value) for key, value in one.items()}) for one in reports) + note
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> str:
+    told = [event for event in events if event["event"] not in ("timing", "example")]
+    rows: list[str] = []
+    for event in told[-SHOWN_EVENTS:]:
+        rest = ", ".join(f"{k} {_short(v)}" for k, v in event.items() if k not in ("event", "time", "step"))
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
+        cells = (when, event.get("step", ""), event["event"], rest)
+        rows.append(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
+    omitted = len(told) - len(rows)
+    note = f"<p>The {omitted:,} events before these are in <code>events.jsonl</code>.</p>" if omitted else ""
+    if not rows:
+        return ""
+    heads = "<tr><th>time</th><th>step</th><th>event</th><th></th></tr>"
+    return f'{note}<table class="events">{heads}{"".join(rows)}</table>'
+
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+"""
+
+_STYLE = """
+:root {
+  --ink: #1c2024; --soft: #60646c; --paper: #fcfcfd; --card: #f2f3f5; --rule: #d9dbe0;
+  --s0: #1f6feb; --s1: #c2540a;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e8eaed; --soft: #a0a6b0; --paper: #14171a; --card: #1e2226; --rule: #363b42;
+    --s0: #6cb0ff; --s1: #ffa657;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { margin: 0; font-size: 1.7rem; }
+h2 { margin: 2.25rem 0 .75rem; font-size: 1.15rem; border-bottom: 1px solid var(--rule); padding-bottom: .3rem; }
+.lead { margin: .25rem 0 0; color: var(--soft); }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; overflow-wrap: anywhere; }
+th { font-weight: 500; color: var(--soft); white-space: nowrap; }
+.facts th { width: 14rem; }
+.facts tr + tr, .events tr + tr { border-top: 1px solid var(--rule); }
+.events td:nth-child(-n+3) { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 1.25rem; }
+figure { margin: 0; padding: .75rem; background: var(--card); border-radius: 8px; }
+figcaption { font-size: .85rem; color: var(--soft); min-height: 2.6em; }
+figcaption b { color: var(--ink); margin-right: .4em; }
+svg { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
+svg text { fill: var(--soft); }
+.grid { stroke: var(--rule); }
+.curve { fill: none; stroke-width: 1.75; stroke-linejoin: round; }
+.curve.s0 { stroke: var(--s0); } .curve.s1 { stroke: var(--s1); }
+.dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); }
+.dot.hidden { opacity: 0; } .dot.hidden:hover { opacity: 1; }
+.key::before { content: "\\25CF "; } .key { margin-left: .6em; white-space: nowrap; }
+.key.s0::before { color: var(--s0); } .key.s1::before { color: var(--s1); }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, monospace; }
+section > pre { background: var(--card); padding: 1rem; border-radius: 8px; }
+.sample { margin-bottom: 1.25rem; border: 1px solid var(--rule); border-radius: 8px; padding: .75rem 1rem; }
+.sample .prompt { font-weight: 600; margin-bottom: .4rem; }
+.sample tr + tr { border-top: 1px solid var(--rule); }
+.note { color: var(--soft); font-size: .8rem; }
+"""

@@ -1,0 +1,146 @@
+"""Keys and values of what was read before, and the two attention plans that fill and read them.
+
+A prompt is read once (`PrefillPlan`) for all of its responses; each response then holds one row of the cache, and all
+rows advance together by one token (`DecodePlan`). Active rows are rows 0 to B-1, so that every view is a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(slots=True)
+class PrefillPlan:
+    """Prompts packed one after another in a single row, each attending causally to itself alone.
+
+    Their keys and values, `[kv_heads, tokens, D]` a layer, stay here until every response has taken its copy.
+    """
+
+    lengths: Sequence[int]
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        stops = list(accumulate(self.lengths))
+        return list(zip([0, *stops], stops, strict=False))
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        assert layer == len(self.keys), "layers attend once each, in order"
+        self.keys.append(key[0])
+        self.values.append(value[0])
+        out = [_causal(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], scaling, softcap) for a, b in self.spans]
+        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+
+class KeyValueCache:
+    """Keys and values, `[rows, kv_heads, capacity, D]` a layer, in one allocation. The capacity doubles when a row
+    outgrows it, up to `most`, the length that no row can exceed.
+
+    The shape of a layer is that of the first prompt written to it, so no architecture needs to be known here.
+    """
+
+    def __init__(self, rows: int, capacity: int, most: int):
+        self.rows, self.capacity, self.most = rows, min(capacity, most), most
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def write_prompt(self, prefill: PrefillPlan, prompt: int, rows: slice) -> None:
+        """Copy the keys and values of one prefilled prompt to the front of some rows."""
+        a, b = prefill.spans[prompt]
+        if not self.keys:
+            self.keys = [self._new(k) for k in prefill.keys]
+            self.values = [self._new(v) for v in prefill.values]
+        self.reserve(b - a)
+        for stored, new in ((self.keys, prefill.keys), (self.values, prefill.values)):
+            for to, source in zip(stored, new, strict=True):
+                to[rows, :, : b - a] = source[:, a:b]
+
+    def move(self, source: int, to: int, length: int) -> None:
+        for stored in (*self.keys, *self.values):
+            stored[to, :, :length] = stored[source, :, :length]
+
+    def reserve(self, length: int) -> None:
+        """Make room for rows of this length."""
+        if length <= self.capacity:
+            return
+        assert length <= self.most, f"a row of {length} tokens in a cache whose rows were to hold at most {self.most}"
+        old = self.capacity
+        while self.capacity < length:
+            self.capacity = min(2 * self.capacity, self.most)
+        for stored in (self.keys, self.values):
+            for layer, tensor in enumerate(stored):
+                stored[layer] = self._new(tensor[0])
+                stored[layer][:, :, :old] = tensor
+
+    def _new(self, like: Tensor) -> Tensor:
+        # Zeros, since a place that is masked out still enters a product: 0 times whatever memory held may be NaN.
+        return like.new_zeros((self.rows, like.shape[0], self.capacity, like.shape[-1]))
+
+
+class DecodePlan:
+    """One new token for each active row: row i stands at position `lengths[i]` and attends to all up to itself."""
+
+    def __init__(self, cache: KeyValueCache, lengths: Sequence[int], dtype: torch.dtype, device: torch.device):
+        self.cache, self.rows, self.longest = cache, len(lengths), max(lengths) + 1
+        self.positions = torch.tensor(lengths, device=device)[:, None]
+        self._places: dict[int, Tensor] = {}
+        self._mask: Tensor | None = None
+        if min(lengths) + 1 < self.longest:
+            seen = torch.arange(self.longest, device=device) <= self.positions
+            self._mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
+            self._mask = self._mask[:, None, None, :]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        keys = self._append(self.cache.keys[layer], key)
+        values = self._append(self.cache.values[layer], value)
+        # Heads that share a key head become queries of one sequence: nothing is repeated.
+        grouped = query.reshape(self.rows, key.shape[1], -1, query.shape[-1])
+        return _attend(grouped, keys, values, self._mask, scaling, softcap).reshape(self.rows, -1, 1, value.shape[-1])
+
+    def _append(self, stored: Tensor, new: Tensor) -> Tensor:
+        heads, width = new.shape[1], new.shape[-1]
+        stored.view(-1, width).index_copy_(0, self._place(heads), new.reshape(-1, width))
+        return stored[: self.rows, :, : self.longest]
+
+    def _place(self, heads: int) -> Tensor:
+        """Where each (row, head) of the new token goes in a layer seen as `[rows * heads * capacity, D]`."""
+        if heads not in self._places:
+            device = self.positions.device
+            row = torch.arange(self.rows, device=device)[:, None]
+            head = torch.arange(heads, device=device)
+            self._places[heads] = ((row * heads + head) * self.cache.capacity + self.positions).flatten()
+        return self._places[heads]
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    if softcap is None:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+    if grouped:
+        times = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    tokens = query.shape[2]
+    mask = torch.full((tokens, tokens), -torch.inf, dtype=query.dtype, device=query.device).triu_(1)
+    return _attend(query, key, value, mask, scaling, softcap)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, softcap: float | None
+) -> Tensor:
+    if softcap is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    scores = torch.tanh(query @ key.mT * (scaling / softcap)) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value

@@ -1,0 +1,430 @@
+"""The composition root: a stage of a recipe becomes a run folder with a model in it.
+
+    set_up -> lock -> newest checkpoint -> for step in train(...): write, evaluate, save -> model/ -> report.html
+
+A run that was stopped, by whatever, goes on when the same command is given again, and ends bit for bit as it would have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from . import recipe as recipes
+from .core.random import stream_key
+from .data.batches import batches, rank_share
+from .errors import InputError, NurtureError
+from .evaluate.held_out import evaluate_loss
+from .models.layouts import choose_layout
+from .models.roles import LocalRoles
+from .models.save import finish_replacing, model_card, save_model
+from .protocols import Request, Sampling
+from .recipe import DIGEST_IGNORES, Recipe, Stage
+from .records import Message
+from .setup import Setup, config_json, describe, example, set_up
+from .show import Progress, header, printable
+from .train.checkpoint import Checkpoint, CheckpointStore, SaveFailed
+from .train.context import Context, check_context, promise_after, refuse
+from .train.faults import failpoint
+from .train.files import digest_of, replace_synced
+from .train.guard import NonFinite, StopSignals
+from .train.heartbeat import heartbeat
+from .train.journal import Journal
+from .train.lock import lock_run
+from .train.loop import Budget, train
+from .train.memory import peak_bytes
+from .train.optim import AdamW, learning_rate
+from .train.precision import choose_device
+from .train.processes import Processes, from_environment
+from .types import Batch, Step
+
+TIMING_SECONDS = 10.0
+"""How often a `timing` event is written."""
+
+
+def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = False) -> dict[str, Path]:
+    """Every stage in order, each in its own folder under `out`; returns the models by stage name."""
+    models: dict[str, Path] = {}
+    for name, stage in recipe.stages.items():
+        models[name] = run_stage(stage, out / name, console, stages=models, fresh=fresh)
+    return models
+
+
+def run_stage(
+    stage: Stage, out: Path, console: Console, *, stages: Mapping[str, Path] | None = None, fresh: bool = False
+) -> Path:
+    """Train one stage in the folder `out` and return its `model/`."""
+    with from_environment(choose_device(stage.device)) as processes:
+        console = console if processes.rank == 0 else Console(quiet=True)
+        with lock_run(out) if processes.rank == 0 else contextlib.nullcontext():
+            if fresh and processes.rank == 0:
+                _clear(out)
+            processes.barrier()
+            _refuse_other_config(stage, out)
+            heartbeat("set-up", 0)
+            setup = set_up(stage, processes, stages=stages, out=out if processes.rank == 0 else None)
+            return _Run(stage, out, console, setup, processes).finish()
+
+
+def _clear(out: Path) -> None:
+    """Forget a run, and nothing that is not one."""
+    if any(out.iterdir()) and not (out / "config.yaml").exists() and {p.name for p in out.iterdir()} - {".lock"}:
+        raise InputError(f"{out} is not a run folder (it has no config.yaml); fresh=true deletes run folders only.")
+    for path in out.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _refuse_other_config(stage: Stage, out: Path) -> None:
+    """Before anything is loaded: a folder begun with other settings is not touched."""
+    path = out / "config.yaml"
+    if path.exists() and (changes := recipes.diff(recipes.load_stage(path), stage)):
+        listed = "".join(f"\n  {change}" for change in changes)
+        raise InputError(
+            f"{out} was begun with other settings; restore them, choose another out=, or start again with fresh=true:"
+            + listed
+        )
+
+
+@dataclass
+class _Run:
+    """One stage on its way through its steps."""
+
+    stage: Stage
+    out: Path
+    console: Console
+    setup: Setup
+    processes: Processes
+    tokens_seen: int = 0
+    best: dict[str, float] | None = None
+    """`{"step": …, "eval/loss": …}` of the lowest evaluation loss so far."""
+    method_state: dict[str, Any] = field(default_factory=dict[str, Any])
+    progress: Progress | None = None
+
+    def __post_init__(self):
+        stage, setup = self.stage, self.setup
+        writes = self.processes.rank == 0
+        self.journal = Journal(self.out if writes else None)
+        self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
+        self.optimizer = AdamW(
+            [(n, p) for n, p in setup.loaded.model.named_parameters() if p.requires_grad],
+            beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay,
+        )  # fmt: skip
+        model, layout = setup.loaded.model, setup.layout.layout
+        self.roles = LocalRoles(
+            {"policy": model}, {"policy": layout}, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm
+        )
+        self.budget = Budget(setup.tokens_per_micro)
+        self.nonfinite = NonFinite(setup.steps, stage.nonfinite)
+        world = self.processes.world_size
+        self.context = Context.here(config_json(stage), setup.data_digests(), setup.device, world)
+
+    # -- the story ----------------------------------------------------------------------------------------------
+
+    def finish(self) -> Path:
+        """From wherever the folder stands to a finished model."""
+        model = self.out / "model"
+        if self._is_finished():
+            self._say(f"{self.out} is finished already; fresh=true runs it again.")
+            return model
+        finish_replacing(model)
+        self._begin()
+        with StopSignals() as signals:
+            step = self._resume()
+            step = self._train(step, signals)
+        heartbeat("finish", step)
+        if self.processes.rank == 0:
+            self._write_model(model)
+        self.processes.barrier()
+        return model
+
+    def _begin(self) -> None:
+        if self.processes.rank == 0:
+            replace_synced(self.out / "config.yaml", recipes.to_yaml(self.stage).encode())
+            reports = [r.to_json() for r in self.setup.reports]
+            replace_synced(self.out / "data_report.json", (json.dumps(reports, indent=1) + "\n").encode())
+        facts = describe(self.setup, self.processes.world_size)
+        title = f"{self.stage.method.name} in {self.out}"
+        header(self.console, title, facts, example=example(self.setup, colour=self.console.is_terminal))
+        self.journal.emit("start", {**facts, "promise": self.context.promise, "config_digest": recipes.config_digest(self.stage)})
+        self.journal.emit("example", {"text": example(self.setup, colour=False).plain})
+
+    def _resume(self) -> int:
+        """The last step done, after restoring everything as it was then."""
+        if self.processes.rank == 0:
+            self.store.sweep()
+        self.processes.barrier()
+        found = self.store.load_newest()
+        if found is None:
+            self.journal.cut_back({})
+            return 0
+        for rejected in found.rejected:
+            self._say(f"Passing over a damaged checkpoint: {rejected}")
+            self.journal.emit("checkpoint_rejected", {"path": str(rejected.path), "reason": rejected.reason})
+        differences = check_context(found.manifest, self.context, harmless=DIGEST_IGNORES)
+        refuse(differences, self.out)
+        promise, why = promise_after(found.manifest["context"]["promise"], differences)
+        self._restore(found)
+        self._say(f"Going on after step {found.step} from {found.path}.")
+        if why:
+            self._say(why)
+        self.journal.emit("resume", {"step": found.step, "promise": promise, "differences": [str(d) for d in differences]})
+        return found.step
+
+    def _train(self, step: int, signals: StopSignals) -> int:
+        stage, setup, alone = self.stage, self.setup, self.processes.world_size == 1
+        trackers = self._trackers(step)
+        if step == 0:
+            self._samples(0)
+        clock = _Clock(self.tokens_seen)
+        with contextlib.ExitStack() as open_:
+            for tracker in trackers:
+                open_.callback(tracker.close)
+            self.progress = open_.enter_context(
+                Progress(stage.method.name, setup.steps, first=step, console=self.console)
+            )
+            for update in train(
+                self.roles,
+                stage.method,
+                self._batches(step),
+                learning_rate=lambda n: learning_rate(n, setup.steps, stage.learning_rate, stage.schedule, stage.warmup),
+                budget=self.budget,
+                first_step=step + 1,
+                # One process may leave a step half done. Several must agree, which they do after it.
+                stop=(lambda: signals.requested is not None) if alone else (lambda: False),
+                phase=heartbeat,
+            ):
+                failpoint("step.after_update")
+                step = update.number
+                self._after_update(update, clock, trackers)
+                if self.processes.any(signals.requested is not None):
+                    break
+        self.progress = None
+        if step < setup.steps:
+            path = self._save(step, must=True)
+            self.journal.emit("stop", {"step": step, "signal": signals.requested.name if signals.requested else None})
+            raise signals.interrupted(path or self.out)
+        return step
+
+    def _after_update(self, update: Step, clock: _Clock, trackers: list[Any]) -> None:
+        step, stage, last = update.number, self.stage, update.number == self.setup.steps
+        self.tokens_seen += int(update.metrics["tokens"])
+        metrics: dict[str, float] = {**update.metrics, "skipped": int(update.skipped)}
+        self.method_state = stage.method.after_step(self.method_state, update.metrics)
+        if update.halvings:
+            tokens = self.budget.tokens
+            self._say(f"Out of memory at step {step}: micro-batches of {tokens:,} tokens from now on, same batch.")
+            self.journal.emit("out_of_memory", {"step": step, "tokens_per_micro": tokens})
+        if self.setup.held_out and (last or (stage.eval.every and step % stage.eval.every == 0)):
+            metrics |= self._evaluate(step)
+        self.journal.metrics(step, metrics)
+        failpoint("run.after_metrics")
+        for tracker in trackers:
+            tracker.log(step, metrics)
+        if stage.samples.every and step % stage.samples.every == 0 and not last:
+            self._samples(step)
+        if last:
+            self._samples(step)
+        rate = clock.rate(self.tokens_seen)
+        memory = peak_bytes(self.setup.device)
+        if clock.due() or last:
+            facts = {"step": step, "seconds": clock.seconds(), "tokens_per_second": rate, "memory": memory}
+            self.journal.emit("timing", facts)
+        if self.progress:
+            self.progress.update(step, metrics, tokens_per_second=rate, memory=memory)
+        if update.skipped:
+            self._say(f"Step {step}: the loss or the gradient is not finite; nothing was updated.")
+            self.journal.emit("nonfinite", {"step": step})
+        finite = not update.skipped
+        self.nonfinite.observe(finite or update.metrics.get("grad_norm") == update.metrics.get("grad_norm"), finite, step)
+        is_best = self.best is not None and self.best["step"] == step and stage.eval.keep_best
+        if last or is_best or step % stage.checkpoint.every == 0:
+            self._save(step)
+        heartbeat("between steps", step)
+
+    # -- pieces -------------------------------------------------------------------------------------------------
+
+    def _batches(self, done: int) -> Iterator[Batch]:
+        """This process's share of every global batch after step `done`."""
+        stage, processes = self.stage, self.processes
+        chosen = batches(
+            self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps
+        )
+        for number, batch in enumerate(chosen, done + 1):
+            if stage.dropout:
+                torch.manual_seed(stream_key(stage.seed, "dropout", number, processes.rank) >> 1)
+            yield rank_share(batch, processes.rank, processes.world_size).to(self.setup.device)
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        heartbeat("evaluate", step)
+        p = self.processes
+        metrics = evaluate_loss(
+            self.roles, self.stage.method, self.setup.held_out, tokens=self.budget.tokens, device=self.setup.device,
+            share=lambda batch: rank_share(batch, p.rank, p.world_size),
+        )  # fmt: skip
+        self.journal.emit("eval", {"step": step, **metrics})
+        if self.best is None or metrics["eval/loss"] < self.best["eval/loss"]:
+            self.best = {"step": step, "eval/loss": metrics["eval/loss"]}
+            self.journal.emit("best", self.best)
+        return metrics
+
+    def _samples(self, step: int) -> None:
+        """Answers to a few prompts, written by rank 0 for people to read."""
+        asked = self.stage.samples
+        if self.processes.rank != 0 or (asked.count == 0 and not asked.prompts):
+            return
+        from .rollout.sampler import LocalSampler
+
+        heartbeat("sample", step)
+        template, tokenizer, model = self.setup.template, self.setup.loaded.tokenizer, self.setup.loaded.model
+        prompts = [template.encode_prompt([Message("user", text)]) for text in asked.prompts]
+        for group in (self.setup.held_out or self.setup.train)[: asked.count]:
+            prompts.append(group.prompt if len(group.prompt) > 1 else group.responses[0].ids[:8])
+        longest = max(map(len, prompts)) + asked.max_tokens
+        training = model.training
+        model.eval()
+        layout = choose_layout(model, longest).layout
+        sampler = LocalSampler(model, layout=layout)
+        settings = Sampling(max_tokens=asked.max_tokens, temperature=0.0, stop_ids=template.stop_ids)
+        samples = sampler.sample([Request(p, key=str(i)) for i, p in enumerate(prompts)], settings)
+        model.train(training)
+        for prompt, sample in zip(prompts, samples, strict=True):
+            words = {"prompt": tokenizer.decode(prompt.tolist()), "response": tokenizer.decode(sample.ids.tolist())}
+            self.journal.sample(step, {**words, "reason": sample.reason})
+
+    def _trackers(self, step: int) -> list[Any]:
+        if self.processes.rank != 0 or not self.stage.track:
+            return []
+        from .trackers import open_trackers
+
+        return open_trackers(self.stage.track, self.out, config_json(self.stage), first_step=step + 1)
+
+    # -- saving and restoring -----------------------------------------------------------------------------------
+
+    def _save(self, step: int, must: bool = False) -> Path | None:
+        """A checkpoint of everything, by rank 0; the others wait."""
+        heartbeat("save", step)
+        path = None
+        if self.processes.rank == 0:
+            protect = [int(self.best["step"])] if self.best and self.stage.eval.keep_best else []
+            try:
+                path = self.store.save(step, self.optimizer.tensors(), self._state(), self.context, protect)
+                self.nonfinite.last_checkpoint = path
+                self.journal.emit("checkpoint_saved", {"step": step, "path": str(path)})
+            except SaveFailed as error:
+                self.journal.emit("checkpoint_failed", {"step": step, "reason": str(error)})
+                if must or self.stage.checkpoint.on_save_error == "stop":
+                    raise
+                self._say(f"{error} Training goes on without this checkpoint.")
+        self.processes.barrier()
+        return path
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "updates": self.optimizer.updates,
+            "tokens_seen": self.tokens_seen,
+            "tokens_per_micro": self.budget.tokens,
+            "best": self.best,
+            "nonfinite": self.nonfinite.state(),
+            "method": self.method_state,
+            "lengths": self.journal.lengths(),
+        }
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        self.optimizer.load(checkpoint.tensors, state["updates"])
+        self.tokens_seen, self.best, self.method_state = state["tokens_seen"], state["best"], state["method"]
+        self.budget.tokens = state["tokens_per_micro"]
+        self.nonfinite.restore(state["nonfinite"])
+        self.nonfinite.last_checkpoint = checkpoint.path
+        self.journal.cut_back(state["lengths"])
+
+    def _write_model(self, folder: Path) -> None:
+        """`model/`: the best checkpoint where one was kept, else the last weights."""
+        failpoint("run.before_model")
+        setup, stage = self.setup, self.stage
+        weights, step = dict(self.optimizer.master), setup.steps
+        if self.best and stage.eval.keep_best and self.best["step"] != setup.steps:
+            step = int(self.best["step"])
+            kept = self.store.load(step).tensors
+            weights = {name: kept[f"master.{name}"] for name in weights}
+        loaded = setup.loaded
+        card = model_card(
+            self.out.resolve().name,
+            base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.source,
+            method=stage.method.name,
+            data=[r.source for r in setup.reports],
+            settings=config_json(stage),
+            results={k: v for k, v in (self.best or {}).items() if k != "step"},
+        )
+        save_model(
+            loaded.model, loaded.tokenizer, folder, state=weights, dtype=_saved_dtype(setup), card=card,
+            original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
+        )  # fmt: skip
+        failpoint("run.before_finished")
+        self.journal.emit("finish", {"step": step, "model": str(folder)})
+        replace_synced(self.out / "finished.json", (json.dumps(self._inputs(), indent=1) + "\n").encode())
+        from .report import write_report
+
+        write_report(self.out)
+
+    def _say(self, sentence: str) -> None:
+        if self.progress:
+            self.progress.say(sentence)
+        else:
+            self.console.print(Text(printable(sentence)), soft_wrap=True)
+
+    def _inputs(self) -> dict[str, Any]:
+        """What the finished model is a function of."""
+        return {"config": recipes.config_digest(self.stage), "data": digest_of(self.setup.data_digests())}
+
+    def _is_finished(self) -> bool:
+        path = self.out / "finished.json"
+        if not path.exists() or not (self.out / "model").is_dir():
+            return False
+        if json.loads(path.read_text()) == self._inputs():
+            return True
+        raise InputError(f"{self.out} was made from other data or another model; start again with fresh=true.")
+
+
+def _saved_dtype(setup: Setup) -> torch.dtype:
+    """A model is saved in the format it came in; a fresh one as it was computed."""
+    declared = getattr(setup.loaded.model.config, "dtype", None)
+    return declared if isinstance(declared, torch.dtype) else setup.dtype
+
+
+class _Clock:
+    """Speed since this process began training."""
+
+    def __init__(self, tokens: int):
+        self.began = self.last = time.monotonic()
+        self.tokens = tokens
+
+    def seconds(self) -> float:
+        return round(time.monotonic() - self.began, 3)
+
+    def rate(self, tokens: int) -> float:
+        return round((tokens - self.tokens) / max(1e-9, time.monotonic() - self.began), 2)
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < TIMING_SECONDS:
+            return False
+        self.last = now
+        return True
+
+

@@ -1,0 +1,181 @@
+"""A run folder as its readers see it: what its files mean, and how the runs below a folder stand.
+
+The names below are the contract that `docs/run-folder.md` spells out; nothing is written under a name not listed here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+METRICS: Mapping[str, str] = {
+    "step": "number of the update, from 1",
+    "learning_rate": "the rate this update was made with",
+    "grad_norm": "global norm of the gradient before clipping; NaN where the update was skipped",
+    "tokens": "tokens that carried loss, over the whole global batch",
+    "skipped": "1 where the loss or the gradient was not finite and nothing was updated",
+    "eval/loss": "the loss on held-out rows, no dropout",
+    "eval/perplexity": "exp(eval/loss)",
+    "eval/token_accuracy": "share of held-out tokens that were the model's first choice",
+}
+"""What the engine writes to `metrics.jsonl`; a method adds its own (`Method.metrics`)."""
+
+EVENTS: Mapping[str, str] = {
+    "start": "a run begins: steps, seed, parameters, trained, processes, promise",
+    "resume": "a run goes on from a checkpoint: step, checkpoint, promise, and what has changed since",
+    "layout": "how prompts and responses are laid out, and why",
+    "precision": "the format of the arithmetic and the device",
+    "data": "what became of every row: the fields of data_report.json",
+    "example": "the first example, decoded, what carries loss between ⟦ and ⟧",
+    "checkpoint_saved": "a checkpoint was written: step, path, seconds",
+    "checkpoint_failed": "a checkpoint could not be written and the run goes on: step, message",
+    "checkpoint_rejected": "a damaged checkpoint was passed over: path, reason",
+    "eval": "an evaluation was made: step, seconds",
+    "best": "the lowest evaluation loss so far: step, loss",
+    "out_of_memory": "micro-batches were halved after running out of memory: step, tokens_per_micro",
+    "nonfinite": "an update was skipped: step",
+    "timing": "a stretch of steps: step, seconds, tokens_per_second, memory (peak bytes)",
+    "stop": "the run ended before its last step: step, reason, exit_code",
+    "finish": "the run is complete: step, seconds",
+}
+"""What `events.jsonl` may hold. Every row has `event` and `time` (Unix seconds)."""
+
+State = Literal["running", "finished", "interrupted", "failed"]
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file of a run; none where there is no file. A last line that is still being written, or was
+    cut by a crash, is left out; a broken line anywhere else is an error."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(lines, start=1):
+        try:
+            if line:
+                yield json.loads(line)
+        except ValueError:
+            if number < len(lines):
+                raise InputError(f"{path}:{number}: not a JSON row; the file was changed by hand or damaged.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a run stands. `step` of `steps`, the last training loss, seconds of work over all its resumptions."""
+
+    folder: Path
+    method: str
+    state: State
+    step: int
+    steps: int | None
+    loss: float | None
+    seconds: float
+    num_bytes: int
+
+
+def list_runs(folder: Path) -> list[Run]:
+    """Every run at or below a folder, by path."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder.")
+    return [read_run(path.parent) for path in sorted(folder.rglob("config.yaml")) if _is_run(path.parent)]
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "events.jsonl").exists()
+
+
+def read_run(folder: Path) -> Run:
+    step, loss = 0, None
+    for row in rows_of(folder / "metrics.jsonl"):
+        step, loss = row.get("step", step), row.get("loss", loss)
+    events = list(rows_of(folder / "events.jsonl"))
+    starts = [event for event in events if event["event"] == "start"]
+    steps = starts[-1].get("steps") if starts else None
+    return Run(
+        folder, _method(folder), state_of(folder, events), step, steps, loss, _seconds(events), _num_bytes(folder)
+    )
+
+
+def state_of(folder: Path, events: list[dict[str, Any]]) -> State:
+    if is_locked(folder):
+        return "running"
+    last = next((e for e in reversed(events) if e["event"] in ("start", "resume", "stop", "finish")), None)
+    if last is None or last["event"] in ("start", "resume"):
+        return "interrupted"
+    if last["event"] == "finish":
+        return "finished"
+    return "interrupted" if last.get("exit_code") in (130, 143) else "failed"
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a living process holds the folder. Looks at the kernel's lock only where the file names a process that
+    lives, so that looking never gets in the way of one that is about to take it."""
+    path = folder / ".lock"
+    try:
+        said = json.loads(path.read_bytes() or b"{}")
+        if "pid" not in said:
+            return False
+        if said["host"] != socket.gethostname():
+            return True
+        os.kill(said["pid"], 0)
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except (BlockingIOError, PermissionError):
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _seconds(events: list[dict[str, Any]]) -> float:
+    """Time between the first and the last event of each start or resumption, added up."""
+    total, began, last = 0.0, None, 0.0
+    for event in events:
+        if event["event"] in ("start", "resume") or began is None:
+            total += last - began if began is not None else 0.0
+            began = event["time"]
+        last = event["time"]
+    return total + (last - began if began is not None else 0.0)
+
+
+def _method(folder: Path) -> str:
+    from .yaml12 import read_yaml
+
+    return str(read_yaml(folder / "config.yaml").value.get("method", "?"))
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def runs_table(runs: list[Run], folder: Path) -> Table:
+    """The runs for a terminal."""
+    from rich.table import Table
+
+    from .show import duration
+    from .train.files import readable_size
+
+    colours = {"running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red"}
+    table = Table(
+        "run", "method", "state", "step", "loss", "time", "size", box=None, pad_edge=False, header_style="bold"
+    )
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for run in runs:
+        name = str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name
+        steps = f"{run.step}/{run.steps}" if run.steps is not None else str(run.step)
+        loss = f"{run.loss:.4f}" if run.loss is not None else ""
+        state = f"[{colours[run.state]}]{run.state}[/]"
+        table.add_row(name, run.method, state, steps, loss, duration(run.seconds), readable_size(run.num_bytes))
+    return table

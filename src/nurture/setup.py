@@ -1,0 +1,279 @@
+"""Everything a stage needs before its first step: model, data, layout, memory. Building it trains nothing and writes
+nothing but rejected rows, so a dry run is exactly this."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .core.logp import CHUNK_BYTES
+from .data.batches import steps_in
+from .data.bundled import bundled_path
+from .data.load import load_records
+from .data.prepare import prepare, show_example, split_eval
+from .data.report import DataReport
+from .data.template import Template, ensure_chat
+from .errors import InputError
+from .models.layouts import Choice, choose_layout, set_layout
+from .models.load import LoadedModel, embed_new_tokens, load_model, parameter_count, resolve_model
+from .recipe import FreshModel, Source, Stage
+from .records import Record, Text
+from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
+from .train.precision import choose_device, choose_precision
+from .train.processes import Processes
+from .types import Group
+
+MICRO_TOKENS = {"cpu": 4096, "cuda": 32768, "mps": 8192}
+"""Tokens in one pass beyond which a pass gets no faster, by device."""
+
+MEMORY_SHARE = 0.6
+"""How much of the machine's memory a run plans to use. (Of all of it, not of what is free at the moment: the size of a
+micro-batch decides how sums are rounded, and a run started again must round the same.)"""
+
+
+@dataclass
+class Setup:
+    """What `run` and `--dry-run` share."""
+
+    stage: Stage
+    device: torch.device
+    dtype: torch.dtype
+    loaded: LoadedModel
+    template: Template
+    train: list[Group]
+    held_out: list[Group]
+    reports: list[DataReport]
+    layout: Choice
+    steps: int
+    tokens_per_micro: int
+    memory: Estimate
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.loaded.model)
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(p.numel() for p in self.loaded.model.parameters() if p.requires_grad)
+
+    @property
+    def longest(self) -> int:
+        return max(g.length for g in [*self.train, *self.held_out])
+
+    def data_digests(self) -> dict[str, str]:
+        """What the run's numbers depend on besides its configuration."""
+        return {"model": self.loaded.digest} | {f"{i}:{r.source}": r.sha256 for i, r in enumerate(self.reports)}
+
+
+def set_up(
+    stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None, out: Path | None = None
+) -> Setup:
+    """Load, tokenise, decide. `stages` maps the names of finished stages to their models; `out` receives rejected rows."""
+    stages = stages or {}
+    keep_pages()
+    device = choose_device(stage.device)
+    _deterministic(device)
+    dtype = choose_precision(stage.precision, device)
+    if stage.batch_size < processes.world_size:
+        raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
+
+    records, reports = _read(stage.data, stage, stages, out)
+    loaded = _load(stage, stages, records, dtype, device)
+    tokenizer = loaded.tokenizer
+    if stage.method.data == "conversation" and ensure_chat(tokenizer):
+        loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
+    template = Template(tokenizer)
+
+    train, reports = _prepare(stage, loaded, template, records, reports)
+    held_out: list[Group] = []
+    if stage.eval.data:
+        eval_records, eval_reports = _read(stage.eval.data, stage, stages, out)
+        held_out, _ = _prepare(stage, loaded, template, eval_records, eval_reports)
+    elif stage.eval.share:
+        train, held_out = split_eval(train, stage.eval.share, stage.seed)
+    steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs)
+
+    model = loaded.model
+    longest = max(g.length for g in [*train, *held_out])
+    layout = choose_layout(model, longest, stage.layout)
+    set_layout(model, layout.layout)
+    if stage.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
+    tokens, memory = _micro_batch(stage, loaded, device, dtype, max(g.num_tokens for g in [*train, *held_out]))
+    return Setup(
+        stage, device, dtype, loaded, template, train, held_out, reports, layout, steps, tokens, memory
+    )  # fmt: skip
+
+
+def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
+    """The facts a person wants to see before a run, in reading order."""
+    stage, mean = setup.stage, sum(g.num_tokens for g in setup.train) / len(setup.train)
+    per_epoch = len(setup.train) / stage.batch_size
+    precision = str(setup.dtype).removeprefix("torch.")
+    facts = {
+        "model": f"{setup.loaded.source} ({type(setup.loaded.model).__name__})",
+        "parameters": f"{setup.trained_parameters:,} of {setup.parameters:,} are trained",
+        "compute": f"{setup.device}, {precision}" + ("" if precision == "float32" else " with fp32 masters")
+        + f", {torch.get_num_threads()} threads" * (setup.device.type == "cpu")
+        + f", {processes} processes" * (processes > 1),
+        "layout": f"{setup.layout.layout}: {setup.layout.reason}",
+        "batch": f"{stage.batch_size} groups per update = about {stage.batch_size * mean:,.0f} tokens, in micro-batches "
+        f"of at most {setup.tokens_per_micro:,}",
+        "steps": f"{setup.steps:,} updates = {setup.steps / per_epoch:.2f} passes over {len(setup.train):,} groups",
+        "learning rate": f"{stage.learning_rate:g}, {stage.schedule}, warm-up {stage.warmup:g}",
+        "memory": _memory_line(setup),
+        "seed": str(stage.seed),
+    }  # fmt: skip
+    if setup.held_out:
+        facts["held out"] = f"{len(setup.held_out):,} groups"
+    if setup.loaded.new_tokens:
+        facts["new tokens"] = ", ".join(setup.loaded.new_tokens)
+    for i, report in enumerate(setup.reports):
+        facts[f"data {i + 1}" if len(setup.reports) > 1 else "data"] = "\n".join(report.lines())
+    return facts
+
+
+def example(setup: Setup, colour: bool) -> Any:
+    """One decoded training example with its mask, as rich text."""
+    return show_example(setup.train[0], setup.loaded.tokenizer, colour)
+
+
+def _memory_line(setup: Setup) -> str:
+    m, free = setup.memory, available_bytes(setup.device)
+
+    def gb(n: int) -> str:
+        return f"{n / 1e9:.2f}"
+
+    return (
+        f"about {gb(m.total)} GB: weights {gb(m.weights)}, optimiser {gb(m.optimizer)}, gradients {gb(m.gradients)}, "
+        f"activations {gb(m.activations)}; {gb(free)} GB free"
+    )
+
+
+def _deterministic(device: torch.device) -> None:
+    """Equal runs give equal bits. (Filling fresh memory with NaN, torch's companion of this switch, finds bugs but costs
+    a pass over every tensor.)"""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def _read(
+    sources: Sequence[Source], stage: Stage, stages: Mapping[str, Path], out: Path | None
+) -> tuple[list[list[Record]], list[DataReport]]:
+    records: list[list[Record]] = []
+    reports: list[DataReport] = []
+    for source in sources:
+        if source.path.startswith("lab/"):
+            found, report = _read_lab(source.path, stage)
+        else:
+            path = bundled_path(source.path) if source.path.startswith("bundled/") else Path(source.path)
+            loaded = load_records(
+                path,
+                wants=stage.method.data,
+                on_bad_row=stage.on_bad_row,
+                format=source.format,
+                columns=source.columns,
+                rejected_to=(out or Path(".")) / "rejected.jsonl" if stage.on_bad_row == "quarantine" else None,
+            )
+            found, report = loaded.records, replace(loaded.report, source=source.path)
+        records.append(found)
+        reports.append(report)
+    return records, reports
+
+
+def _read_lab(name: str, stage: Stage) -> tuple[list[Record], DataReport]:
+    """A data set of the lab. It is a pure function of its name, so its rows are its digest."""
+    from .lab.datasets import open_dataset
+
+    records = list(open_dataset(name))
+    kind = type(records[0]).__name__
+    wanted = "Text" if stage.method.data == "text" else "Conversation"
+    if kind != wanted:
+        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {wanted}.")
+    digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
+    return records, DataReport(name, "lab", len(records), len(records), sha256=digest)
+
+
+def _load(
+    stage: Stage, stages: Mapping[str, Path], records: list[list[Record]], dtype: torch.dtype, device: torch.device
+) -> LoadedModel:
+    if not isinstance(stage.model, FreshModel):
+        source = resolve_model(stage.model, stages)
+        return load_model(source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed)
+    tokenizer = stage.model.tokenizer
+    if isinstance(tokenizer, str):
+        spec: Any = str(resolve_model(tokenizer, stages))
+    else:
+        spec = tokenizer.model_dump()
+    texts = (_words(r) for rs in records for r in rs)
+    model = {"config": stage.model.config, "tokenizer": spec}
+    return load_model(model, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, texts=texts)
+
+
+def _words(record: Record) -> str:
+    """The plain text of a record, for a tokenizer to learn from."""
+    if isinstance(record, Text):
+        return record.text
+    messages = getattr(record, "messages", None)
+    if messages is not None:
+        return "\n".join(m.content for m in messages)
+    return f"{getattr(record, 'prompt', '')}\n{getattr(record, 'completion', '')}"
+
+
+def _prepare(
+    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
+) -> tuple[list[Group], list[DataReport]]:
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    if stage.max_length is not None and stage.max_length > context:
+        raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
+    groups: list[Group] = []
+    done: list[DataReport] = []
+    for some, report in zip(records, reports, strict=True):
+        prepared = prepare(
+            some,
+            template,
+            train_on=getattr(stage.method, "train_on", "assistant"),
+            max_length=stage.max_length or context,
+            on_long=stage.on_long,
+        )
+        groups += prepared.groups
+        done.append(prepared.report(report))
+    return groups, done
+
+
+def _micro_batch(
+    stage: Stage, loaded: LoadedModel, device: torch.device, dtype: torch.dtype, largest_group: int
+) -> tuple[int, Estimate]:
+    """The most tokens per pass that fit the memory (and at least the largest group), and what they will need."""
+
+    def needs(tokens: int) -> Estimate:
+        return estimate(
+            loaded.model.config,
+            parameters=parameter_count(loaded.model),
+            trained=sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+            itemsize=dtype.itemsize,
+            tokens=tokens,
+            checkpointing=stage.gradient_checkpointing,
+            chunk_bytes=CHUNK_BYTES,
+        )
+
+    if stage.tokens_per_micro is not None:
+        return stage.tokens_per_micro, needs(max(stage.tokens_per_micro, largest_group))
+    tokens = MICRO_TOKENS[device.type]
+    room = total_bytes(device) * MEMORY_SHARE
+    while tokens > 256 and needs(max(tokens, largest_group)).total > room:
+        tokens //= 2
+    return tokens, needs(max(tokens, largest_group))
+
+
+def config_json(stage: Stage) -> dict[str, Any]:
+    return json.loads(stage.model_dump_json())
