@@ -8,7 +8,8 @@ from nurture.models.layouts import scale_up
 
 COMMON = {
     "vocab_size": 199, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": None, "bos_token_id": 1,
+    "eos_token_id": 2,
 }  # fmt: skip
 NO_GQA = {k: v for k, v in COMMON.items() if k != "num_key_value_heads"}
 

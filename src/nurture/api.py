@@ -1,9 +1,9 @@
 """Nurture from Python: the same verbs as the command line.
 
-    from nurture import api
-    api.train("sft", ["model=Qwen/Qwen3-0.6B", "data=rows.jsonl", "out=runs/mine"])
-    for piece in api.chat_session("runs/mine/model").reply("Hello!"):
-        print(piece, end="")
+from nurture import api
+api.train("sft", ["model=Qwen/Qwen3-0.6B", "data=rows.jsonl", "out=runs/mine"])
+for piece in api.chat_session("runs/mine/model").reply("Hello!"):
+    print(piece, end="")
 """
 
 from __future__ import annotations

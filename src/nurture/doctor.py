@@ -78,7 +78,7 @@ def _machine(folder: Path) -> Iterator[Row]:
     import psutil
     import torch
 
-    from .train.files import free_bytes, readable_size
+    from .files import free_bytes, readable_size
     from .train.precision import cpu_features
 
     if torch.cuda.is_available():

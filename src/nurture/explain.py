@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .methods import METHODS
 from .recipe import SECTIONS, Stage, method_class, own_fields
 from .runs import METRICS
 
@@ -37,10 +38,16 @@ def explain(method: str, *, everything: bool = False) -> RenderableType:
     parts += [Text("Metrics", style="bold"), _pairs({**kind.metrics, **METRICS}), Text()]
     if everything:
         parts.append(Text("Fields of every stage", style="bold"))
-        parts.append(_fields(_stage_fields()))
+        parts.append(_fields(dict(_stage_fields(Stage.model_fields))))
     else:
         parts.append(Text(f"The fields of every stage: nurture explain {method} --all", style="dim"))
     return Group(*parts)
+
+
+def list_methods() -> RenderableType:
+    """Every method with the first sentence of its page."""
+    first = {name: _prose(inspect.getdoc(kind) or "").partition(". ")[0] for name, kind in METHODS.items()}
+    return Group(_pairs(first), Text("More on each: nurture explain METHOD", style="dim"))
 
 
 def _prose(docstring: str) -> str:
@@ -49,15 +56,15 @@ def _prose(docstring: str) -> str:
     return "\n\n".join(p if p.startswith(" ") else " ".join(p.split()) for p in paragraphs)
 
 
-def _stage_fields() -> dict[str, FieldInfo]:
-    """Every field by its dotted path, those of a section behind the section's own."""
-    fields: dict[str, FieldInfo] = {}
-    for name, field in Stage.model_fields.items():
-        if name != "method":
-            fields[name] = field
-        if name in SECTIONS:
-            fields |= {f"{name}.{key}": inner for key, inner in SECTIONS[name].model_fields.items()}
-    return fields
+def _stage_fields(fields: Mapping[str, FieldInfo], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field by its dotted path, those of a section behind the section's own (those of `eval.data` are told as
+    those of `data`)."""
+    for name, field in fields.items():
+        if name == "method":
+            continue
+        yield f"{above}{name}", field
+        if name in SECTIONS and not (above and name in Stage.model_fields):
+            yield from _stage_fields(SECTIONS[name].model_fields, f"{above}{name}.")
 
 
 def _fields(fields: Mapping[str, FieldInfo]) -> RenderableType:

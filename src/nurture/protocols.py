@@ -28,7 +28,7 @@ class Roles(Protocol):
         ...
 
     def step(self, learning_rate: float) -> dict[str, float]:
-        """Reduce gradients over processes, clip, update, clear. Returns `grad_norm`; a non-finite norm updates nothing."""
+        """Sum gradients over processes, clip, update, clear. Returns `grad_norm`; a non-finite one updates nothing."""
         ...
 
     def discard(self) -> None:
@@ -65,8 +65,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """Response number `k` to request number `request`: its ids (with the stop token, if one ended it), the log-probability
-    of each under the distribution it was drawn from, and why it ended: `stop`, `length`, or `string`."""
+    """Response number `k` to request number `request`: its ids (with the stop token, if one ended it), the
+    log-probability of each under the distribution it was drawn from, and why it ended: `stop`, `length` or
+    `string`."""
 
     request: int
     k: int

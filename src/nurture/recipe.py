@@ -38,9 +38,6 @@ from .errors import InputError, did_you_mean
 from .methods import METHODS, Method
 from .yaml12 import Dumper, Tree, read_yaml
 
-LEARNING_RATE = 2e-5
-"""The peak learning rate of a method whose page names none."""
-
 DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples")
 """Stage fields that change nothing in the weights that come out."""
 
@@ -181,7 +178,8 @@ def _method(value: Any, _: ValidatorFunctionWrapHandler) -> Method:
 
 
 def _learning_rate(known: dict[str, Any]) -> float:
-    return float(getattr(known["method"], "default_learning_rate", LEARNING_RATE))
+    method: Method = known["method"]
+    return method.default_learning_rate
 
 
 class Stage(Section):
@@ -383,10 +381,10 @@ def own_fields(kind: type[Method]) -> list[str]:
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe file with `stages.sft.learning_rate=1e-4` words laid over it."""
     tree = read_yaml(Path(path))
-    known = tree.value.get("stages")
+    written = tree.value.get("stages")
+    names = list(cast("Mapping[str, Any]", written)) if isinstance(written, Mapping) else []
     for word in overrides:
         keys = tree.lay_over(word)
-        names = list(cast("Mapping[str, Any]", known)) if isinstance(known, Mapping) else []
         if keys[0] == "stages" and len(keys) > 2 and keys[1] not in names:
             raise InputError(f"{word}: the recipe has no stage {keys[1]!r}.{did_you_mean(keys[1], names)}")
     return _validated(Recipe, tree)
@@ -530,7 +528,7 @@ def _told(kind: type[Stage] | type[Recipe], tree: Tree, keys: list[str], fault: 
         case "missing":
             _, fields = _owner(kind, tree, keys)
             about = fields[keys[-1]].description if keys[-1] in fields else None
-            return f"{path} is missing.{' ' + about.splitlines()[0] if about else ''}"
+            return f"{path} is missing.{' ' + ' '.join(about.split()) if about else ''}"
         case "value_error":
             text = str(fault.get("ctx", {}).get("error", ""))
             ending = "" if text.endswith((".", "?")) else "."

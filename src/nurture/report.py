@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import readable_size, replace_synced
 from .recipe import method_class
 from .runs import METRICS, Run, read_run, rows_of
 from .show import duration
-from .train.files import readable_size, replace_synced
 from .yaml12 import read_yaml
 
 POINTS = 400
@@ -55,7 +55,8 @@ def page(folder: Path) -> str:
         _section("Configuration", f"<pre>{_text((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>"),
     ]
     body = "\n".join(part for part in sections if part)
-    return f"{_HEAD}<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body><main>\n{body}\n</main></body>\n</html>\n"
+    head = f"{_HEAD}<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>"
+    return f"{head}\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
 
 
 def _text(value: object) -> str:
@@ -78,7 +79,7 @@ def _facts(run: Run, metrics: Sequence[Mapping[str, Any]], events: Sequence[Mapp
     config = read_yaml(run.folder / "config.yaml").value
     facts = {"method": run.method, "model": _short(config.get("model")), "data": _short(config.get("data"))}
     for name in ("loss", "eval/loss", "eval/perplexity", "eval/token_accuracy"):
-        values = [row[name] for row in metrics if name in row]
+        values = [float(row[name]) for row in metrics if name in row]
         if values:
             facts[name] = _number(values[0]) if len(values) == 1 else f"{_number(values[0])} → {_number(values[-1])}"
     best = [event for event in events if event["event"] == "best"]
@@ -93,10 +94,10 @@ def _facts(run: Run, metrics: Sequence[Mapping[str, Any]], events: Sequence[Mapp
         facts["tokens per second (median)"] = f"{speeds[len(speeds) // 2]:,.0f}"
     if peaks := [event["memory"] for event in timings if "memory" in event]:
         facts["peak memory"] = readable_size(max(peaks))
-    for event in events:
-        if event["event"] in ("start", "precision", "layout", "resume"):
-            told = {key: value for key, value in event.items() if key not in ("event", "time")}
-            facts[event["event"]] = ", ".join(f"{key} {_short(value)}" for key, value in told.items())
+    if starts := [event for event in events if event["event"] == "start"]:
+        facts |= {
+            key: _short(value) for key, value in starts[-1].items() if key not in ("event", "time", "data", "model")
+        }
     facts["time"] = duration(run.seconds)
     facts["size on disk"] = readable_size(run.num_bytes)
     return facts
@@ -146,15 +147,16 @@ def _curves(
             continue
         together = [name, f"eval/{name}"] if f"eval/{name}" in names else [name]
         charts.append(_figure(name, meanings.get(name, ""), [_series(part, metrics) for part in together]))
-    for name, meaning in (("tokens_per_second", "speed of each stretch of steps"), ("memory", "peak bytes held")):
-        charts.append(_figure(name, meaning, [_series(name, timings)]))
+    charts.append(_figure("tokens_per_second", "since the start", [_series("tokens_per_second", timings)]))
+    memory = _series("memory", timings)
+    charts.append(_figure("memory", "peak GB", [Series("memory", [(x, y / 1e9) for x, y in memory.points])]))
     drawn = "\n".join(chart for chart in charts if chart)
     return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
 
 
 def _series(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
     pairs = [(row["step"], row[name]) for row in rows if name in row and "step" in row]
-    return Series(name, [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)])
+    return Series(name, [(float(x), float(y)) for x, y in pairs if math.isfinite(float(y))])
 
 
 def _figure(title: str, meaning: str, series: Sequence[Series]) -> str:

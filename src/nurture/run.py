@@ -1,8 +1,9 @@
 """The composition root: a stage of a recipe becomes a run folder with a model in it.
 
-    set_up -> lock -> newest checkpoint -> for step in train(...): write, evaluate, save -> model/ -> report.html
+    lock -> set_up -> newest checkpoint -> for step in train(...): write, evaluate, save -> model/ -> report.html
 
-A run that was stopped, by whatever, goes on when the same command is given again, and ends bit for bit as it would have.
+A run that was stopped, by whatever, goes on when the same command is given again, and ends bit for bit as it would
+have ended.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from rich.text import Text
 from . import recipe as recipes
 from .core.random import stream_key
 from .data.batches import batches, rank_share
-from .errors import InputError, NurtureError
+from .errors import InputError, Interrupted, NurtureError
 from .evaluate.held_out import evaluate_loss
+from .files import digest_of, replace_synced
 from .models.layouts import choose_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_model
-from .protocols import Request, Sampling
+from .protocols import Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
 from .setup import Setup, config_json, describe, example, set_up
@@ -36,7 +38,6 @@ from .show import Progress, header, printable
 from .train.checkpoint import Checkpoint, CheckpointStore, SaveFailed
 from .train.context import Context, check_context, promise_after, refuse
 from .train.faults import failpoint
-from .train.files import digest_of, replace_synced
 from .train.guard import NonFinite, StopSignals
 from .train.heartbeat import heartbeat
 from .train.journal import Journal
@@ -73,7 +74,13 @@ def run_stage(
             _refuse_other_config(stage, out)
             heartbeat("set-up", 0)
             setup = set_up(stage, processes, stages=stages, out=out if processes.rank == 0 else None)
-            return _Run(stage, out, console, setup, processes).finish()
+            run = _Run(stage, out, console, setup, processes)
+            try:
+                return run.finish()
+            except NurtureError as error:
+                if not isinstance(error, Interrupted):  # which has said so itself
+                    run.journal.emit("stop", {"error": str(error), "exit_code": error.exit_code})
+                raise
 
 
 def _clear(out: Path) -> None:
@@ -160,7 +167,15 @@ class _Run:
         facts = describe(self.setup, self.processes.world_size)
         title = f"{self.stage.method.name} in {self.out}"
         header(self.console, title, facts, example=example(self.setup, colour=self.console.is_terminal))
-        self.journal.emit("start", {**facts, "promise": self.context.promise, "config_digest": recipes.config_digest(self.stage)})
+        self.journal.emit(
+            "start",
+            {
+                **facts,
+                "steps": self.setup.steps,
+                "promise": self.context.promise,
+                "config_digest": recipes.config_digest(self.stage),
+            },
+        )
         self.journal.emit("example", {"text": example(self.setup, colour=False).plain})
 
     def _resume(self) -> int:
@@ -178,11 +193,14 @@ class _Run:
         differences = check_context(found.manifest, self.context, harmless=DIGEST_IGNORES)
         refuse(differences, self.out)
         promise, why = promise_after(found.manifest["context"]["promise"], differences)
+        self.context = replace(self.context, promise=promise)
         self._restore(found)
         self._say(f"Going on after step {found.step} from {found.path}.")
         if why:
             self._say(why)
-        self.journal.emit("resume", {"step": found.step, "promise": promise, "differences": [str(d) for d in differences]})
+        self.journal.emit(
+            "resume", {"step": found.step, "promise": promise, "differences": [str(d) for d in differences]}
+        )
         return found.step
 
     def _train(self, step: int, signals: StopSignals) -> int:
@@ -201,7 +219,9 @@ class _Run:
                 self.roles,
                 stage.method,
                 self._batches(step),
-                learning_rate=lambda n: learning_rate(n, setup.steps, stage.learning_rate, stage.schedule, stage.warmup),
+                learning_rate=lambda n: learning_rate(
+                    n, setup.steps, stage.learning_rate, stage.schedule, stage.warmup
+                ),
                 budget=self.budget,
                 first_step=step + 1,
                 # One process may leave a step half done. Several must agree, which they do after it.
@@ -227,7 +247,7 @@ class _Run:
         self.method_state = stage.method.after_step(self.method_state, update.metrics)
         if update.halvings:
             tokens = self.budget.tokens
-            self._say(f"Out of memory at step {step}: micro-batches of {tokens:,} tokens from now on, same batch.")
+            self._say(f"Out of memory at step {step}: micro-batches of {tokens:,} tokens from here on, same batch.")
             self.journal.emit("out_of_memory", {"step": step, "tokens_per_micro": tokens})
         if self.setup.held_out and (last or (stage.eval.every and step % stage.eval.every == 0)):
             metrics |= self._evaluate(step)
@@ -250,7 +270,9 @@ class _Run:
             self._say(f"Step {step}: the loss or the gradient is not finite; nothing was updated.")
             self.journal.emit("nonfinite", {"step": step})
         finite = not update.skipped
-        self.nonfinite.observe(finite or update.metrics.get("grad_norm") == update.metrics.get("grad_norm"), finite, step)
+        self.nonfinite.observe(
+            finite or update.metrics.get("grad_norm") == update.metrics.get("grad_norm"), finite, step
+        )
         is_best = self.best is not None and self.best["step"] == step and stage.eval.keep_best
         if last or is_best or step % stage.checkpoint.every == 0:
             self._save(step)
@@ -274,7 +296,7 @@ class _Run:
         p = self.processes
         metrics = evaluate_loss(
             self.roles, self.stage.method, self.setup.held_out, tokens=self.budget.tokens, device=self.setup.device,
-            share=lambda batch: rank_share(batch, p.rank, p.world_size),
+            share=lambda batch: rank_share(batch, p.rank, p.world_size), alive=lambda: heartbeat("evaluate", step),
         )  # fmt: skip
         self.journal.emit("eval", {"step": step, **metrics})
         if self.best is None or metrics["eval/loss"] < self.best["eval/loss"]:
@@ -300,7 +322,12 @@ class _Run:
         layout = choose_layout(model, longest).layout
         sampler = LocalSampler(model, layout=layout)
         settings = Sampling(max_tokens=asked.max_tokens, temperature=0.0, stop_ids=template.stop_ids)
-        samples = sampler.sample([Request(p, key=str(i)) for i, p in enumerate(prompts)], settings)
+        samples = []
+        for event in sampler.stream([Request(p, key=str(i)) for i, p in enumerate(prompts)], settings):
+            heartbeat("sample", step)
+            if isinstance(event, Sample):
+                samples.append(event)
+        samples.sort(key=lambda sample: sample.request)
         model.train(training)
         for prompt, sample in zip(prompts, samples, strict=True):
             words = {"prompt": tokenizer.decode(prompt.tolist()), "response": tokenizer.decode(sample.ids.tolist())}
@@ -426,5 +453,3 @@ class _Clock:
             return False
         self.last = now
         return True
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,22 +33,19 @@ METRICS: Mapping[str, str] = {
 """What the engine writes to `metrics.jsonl`; a method adds its own (`Method.metrics`)."""
 
 EVENTS: Mapping[str, str] = {
-    "start": "a run begins: steps, seed, parameters, trained, processes, promise",
-    "resume": "a run goes on from a checkpoint: step, checkpoint, promise, and what has changed since",
-    "layout": "how prompts and responses are laid out, and why",
-    "precision": "the format of the arithmetic and the device",
-    "data": "what became of every row: the fields of data_report.json",
-    "example": "the first example, decoded, what carries loss between ⟦ and ⟧",
-    "checkpoint_saved": "a checkpoint was written: step, path, seconds",
-    "checkpoint_failed": "a checkpoint could not be written and the run goes on: step, message",
+    "start": "a process takes the run up: the facts shown before training, promise, config_digest",
+    "example": "the first example, decoded, what carries loss between ⟦ and ⟧: text",
+    "resume": "the run goes on from a checkpoint: step, promise, differences (what has changed since)",
+    "checkpoint_saved": "a checkpoint was written: step, path",
+    "checkpoint_failed": "a checkpoint could not be written and the run goes on, or ends: step, reason",
     "checkpoint_rejected": "a damaged checkpoint was passed over: path, reason",
-    "eval": "an evaluation was made: step, seconds",
-    "best": "the lowest evaluation loss so far: step, loss",
+    "eval": "an evaluation was made: step and its metrics",
+    "best": "the lowest evaluation loss so far: step, eval/loss",
     "out_of_memory": "micro-batches were halved after running out of memory: step, tokens_per_micro",
-    "nonfinite": "an update was skipped: step",
-    "timing": "a stretch of steps: step, seconds, tokens_per_second, memory (peak bytes)",
-    "stop": "the run ended before its last step: step, reason, exit_code",
-    "finish": "the run is complete: step, seconds",
+    "nonfinite": "an update was skipped, its loss or gradient was not finite: step",
+    "timing": "how fast it goes: step, seconds, tokens_per_second (both since the start), memory (peak bytes)",
+    "stop": "the run ended before its last step: step, signal; or error and exit_code",
+    "finish": "the run is complete: step (of the weights kept), model",
 }
 """What `events.jsonl` may hold. Every row has `event` and `time` (Unix seconds)."""
 
@@ -98,13 +96,17 @@ def _is_run(folder: Path) -> bool:
 def read_run(folder: Path) -> Run:
     step, loss = 0, None
     for row in rows_of(folder / "metrics.jsonl"):
-        step, loss = row.get("step", step), row.get("loss", loss)
+        step, loss = row["step"], float(row["loss"]) if "loss" in row else loss
     events = list(rows_of(folder / "events.jsonl"))
-    starts = [event for event in events if event["event"] == "start"]
-    steps = starts[-1].get("steps") if starts else None
-    return Run(
-        folder, _method(folder), state_of(folder, events), step, steps, loss, _seconds(events), _num_bytes(folder)
-    )
+    state, seconds = state_of(folder, events), _seconds(events)
+    return Run(folder, _method(folder), state, step, _steps(events), loss, seconds, _num_bytes(folder))
+
+
+def _steps(events: list[dict[str, Any]]) -> int | None:
+    """How many steps the run is to make: the number that the fact `steps` of its start begins with."""
+    told = next((str(event.get("steps", "")) for event in reversed(events) if event["event"] == "start"), "")
+    found = re.match(r"[\d,]+", told)
+    return int(found[0].replace(",", "")) if found else None
 
 
 def state_of(folder: Path, events: list[dict[str, Any]]) -> State:
@@ -115,7 +117,7 @@ def state_of(folder: Path, events: list[dict[str, Any]]) -> State:
         return "interrupted"
     if last["event"] == "finish":
         return "finished"
-    return "interrupted" if last.get("exit_code") in (130, 143) else "failed"
+    return "failed" if "error" in last else "interrupted"
 
 
 def is_locked(folder: Path) -> bool:
@@ -163,8 +165,8 @@ def runs_table(runs: list[Run], folder: Path) -> Table:
     """The runs for a terminal."""
     from rich.table import Table
 
+    from .files import readable_size
     from .show import duration
-    from .train.files import readable_size
 
     colours = {"running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red"}
     table = Table(

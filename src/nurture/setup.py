@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from .models.load import LoadedModel, embed_new_tokens, load_model, parameter_co
 from .recipe import FreshModel, Source, Stage
 from .records import Record, Text
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
-from .train.precision import choose_device, choose_precision
+from .train.precision import choose_device, choose_precision, deterministic
 from .train.processes import Processes
 from .types import Group
 
@@ -75,11 +74,11 @@ class Setup:
 def set_up(
     stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None, out: Path | None = None
 ) -> Setup:
-    """Load, tokenise, decide. `stages` maps the names of finished stages to their models; `out` receives rejected rows."""
+    """Load, tokenise, decide. `stages` maps finished stages to their models; `out` receives rejected rows."""
     stages = stages or {}
     keep_pages()
     device = choose_device(stage.device)
-    _deterministic(device)
+    deterministic()
     dtype = choose_precision(stage.precision, device)
     if stage.batch_size < processes.world_size:
         raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
@@ -105,7 +104,7 @@ def set_up(
     layout = choose_layout(model, longest, stage.layout)
     set_layout(model, layout.layout)
     if stage.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
     tokens, memory = _micro_batch(stage, loaded, device, dtype, max(g.num_tokens for g in [*train, *held_out]))
     return Setup(
@@ -125,8 +124,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
         + f", {torch.get_num_threads()} threads" * (setup.device.type == "cpu")
         + f", {processes} processes" * (processes > 1),
         "layout": f"{setup.layout.layout}: {setup.layout.reason}",
-        "batch": f"{stage.batch_size} groups per update = about {stage.batch_size * mean:,.0f} tokens, in micro-batches "
-        f"of at most {setup.tokens_per_micro:,}",
+        "batch": f"{stage.batch_size} groups per update = about {stage.batch_size * mean:,.0f} tokens, in "
+        f"micro-batches of at most {setup.tokens_per_micro:,}",
         "steps": f"{setup.steps:,} updates = {setup.steps / per_epoch:.2f} passes over {len(setup.train):,} groups",
         "learning rate": f"{stage.learning_rate:g}, {stage.schedule}, warm-up {stage.warmup:g}",
         "memory": _memory_line(setup),
@@ -156,14 +155,6 @@ def _memory_line(setup: Setup) -> str:
         f"about {gb(m.total)} GB: weights {gb(m.weights)}, optimiser {gb(m.optimizer)}, gradients {gb(m.gradients)}, "
         f"activations {gb(m.activations)}; {gb(free)} GB free"
     )
-
-
-def _deterministic(device: torch.device) -> None:
-    """Equal runs give equal bits. (Filling fresh memory with NaN, torch's companion of this switch, finds bugs but costs
-    a pass over every tensor.)"""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def _read(

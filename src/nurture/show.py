@@ -17,7 +17,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from .train.files import readable_size
+from .files import readable_size
 
 PLAIN_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
@@ -82,7 +82,7 @@ def _example(example: Text | str) -> RenderableType:
     if len(safe) > SHOWN_CHARACTERS:
         more = len(safe) - SHOWN_CHARACTERS
         safe = safe[:SHOWN_CHARACTERS]
-        safe.append(f" … and {more:,} characters more", style="dim")
+        safe.append(f"\n… and {more:,} characters more", style="dim")
     return safe
 
 

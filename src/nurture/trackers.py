@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import InputError
-from .train.files import replace_synced
+from .files import replace_synced
 
 FILE = "trackers.json"
+
+PROJECT = "nurture"
+"""What the tools file our runs under."""
 
 
 class Tracker(Protocol):
@@ -29,12 +32,12 @@ class Tracker(Protocol):
 
 
 def open_trackers(
-    names: Sequence[str], folder: Path, project: str, config: Mapping[str, Any], first_step: int = 1
+    names: Sequence[str], folder: Path, config: Mapping[str, Any], *, first_step: int = 1
 ) -> list[Tracker]:
     """The trackers of a run, by name. All of them are looked for before the first is opened. What a tool has of the run
     from `first_step` on (the steps after the checkpoint that a resumed run repeats) it is told anew."""
     modules = {name: _module(name) for name in names}
-    return [OPENERS[name](modules[name], folder, project, config, first_step) for name in names]
+    return [OPENERS[name](modules[name], folder, config, first_step) for name in names]
 
 
 MODULES = {"tensorboard": "torch.utils.tensorboard", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow"}
@@ -51,7 +54,7 @@ def _module(name: str) -> Any:
 class TensorBoard:
     """Event files in the run folder: `tensorboard --logdir runs`."""
 
-    def __init__(self, module: Any, folder: Path, project: str, config: Mapping[str, Any], first_step: int):
+    def __init__(self, module: Any, folder: Path, config: Mapping[str, Any], first_step: int):
         self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         if first_step == 1:
             self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
@@ -65,9 +68,9 @@ class TensorBoard:
 
 
 class Wandb:
-    def __init__(self, module: Any, folder: Path, project: str, config: Mapping[str, Any], first_step: int):
+    def __init__(self, module: Any, folder: Path, config: Mapping[str, Any], first_step: int):
         self._run = module.init(
-            project=project,
+            project=PROJECT,
             name=folder.name,
             id=_remembered(folder, "wandb", secrets.token_hex(8)),
             dir=str(folder),
@@ -85,9 +88,9 @@ class Wandb:
 class Trackio:
     """Trackio knows a run by its name."""
 
-    def __init__(self, module: Any, folder: Path, project: str, config: Mapping[str, Any], first_step: int):
+    def __init__(self, module: Any, folder: Path, config: Mapping[str, Any], first_step: int):
         name = _remembered(folder, "trackio", f"{folder.name}-{secrets.token_hex(4)}")
-        self._run = module.init(project=project, name=name, config=dict(config), resume="allow")
+        self._run = module.init(project=PROJECT, name=name, config=dict(config), resume="allow")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
@@ -99,7 +102,7 @@ class Trackio:
 class MLflow:
     """Through the client, which leaves the process-wide "active run" of other code alone."""
 
-    def __init__(self, module: Any, folder: Path, project: str, config: Mapping[str, Any], first_step: int):
+    def __init__(self, module: Any, folder: Path, config: Mapping[str, Any], first_step: int):
         self._entities = importlib.import_module("mlflow.entities")
         self._client = module.MlflowClient()
         known = _read(folder).get("mlflow")
@@ -107,8 +110,8 @@ class MLflow:
             self._run_id = known
             self._client.update_run(known, status="RUNNING")
             return
-        experiment = self._client.get_experiment_by_name(project)
-        number = experiment.experiment_id if experiment else self._client.create_experiment(project)
+        experiment = self._client.get_experiment_by_name(PROJECT)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
         self._run_id = self._client.create_run(number, run_name=folder.name).info.run_id
         _remembered(folder, "mlflow", self._run_id)
         for key, value in config.items():

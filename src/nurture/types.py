@@ -20,6 +20,7 @@ from torch import Tensor
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,7 @@ class Batch:
     """Groups that share one forward pass, and the flat views a loss is written in."""
 
     groups: tuple[Group, ...]
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @cached_property
     def responses(self) -> tuple[Response, ...]:
@@ -81,7 +82,7 @@ class Batch:
     @cached_property
     def target(self) -> Tensor:
         """`[T]` the token predicted at each own position."""
-        ids = [r.ids[own] for r, own in zip(self.responses, self.owned, strict=True)]
+        ids: list[Ids] = [r.ids[own] for r, own in zip(self.responses, self.owned, strict=True)]
         return self._tensor(np.concatenate(ids) if ids else np.zeros(0, np.int64))
 
     @cached_property
@@ -149,7 +150,7 @@ class Batch:
             else:
                 units += [Group(g.prompt, (r,), g.key) for r in g.responses]
                 members += [[n] for n in numbers]
-        starts = np.cumsum([0, *(len(own) for own in self.owned)])
+        starts: list[int] = np.cumsum([0, *(len(own) for own in self.owned)]).tolist()
         out: list[tuple[Batch, Tensor]] = []
         for bin_ in first_fit([u.num_tokens for u in units], max_tokens):
             order = [n for i in bin_ for n in members[i]]
@@ -189,8 +190,9 @@ def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 Quantity = Literal["logp", "hit", "entropy", "kl", "value", "score"]
-"""What a role can be asked for: `logp` `[T]` of each own token, `hit` `[T]` whether it was the likeliest token, `entropy`
-`[T]` of its distribution, `kl` `[T]` KL(this role || ref) over the whole vocabulary, `value` `[T]`, `score` `[R]`."""
+"""What a role can be asked for: `logp` `[T]` of each own token, `hit` `[T]` whether it was the likeliest token,
+`entropy` `[T]` of its distribution, `kl` `[T]` KL(this role || ref) over the whole vocabulary, `value` `[T]`, `score`
+`[R]`."""
 
 Asks = Mapping[str, tuple[Quantity, ...]]
 """role -> what is asked of it."""

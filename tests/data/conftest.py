@@ -14,7 +14,9 @@ CORPUS += ["user\nHello\n\n", "assistant\n\nOne, two.\n", "system\n", "naÃ¯ve ä¸
 
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., PreTrainedTokenizerBase]:
-    def make(*special: str, plain: tuple[str, ...] = (), metaspace: bool = False, **roles: str) -> PreTrainedTokenizerBase:
+    def make(
+        *special: str, plain: tuple[str, ...] = (), metaspace: bool = False, **roles: str
+    ) -> PreTrainedTokenizerBase:
         """`special` and `plain` are added tokens of either sort; `roles` names bos, eos, pad tokens."""
         backend = Tokenizer(models.BPE(unk_token="<unk>" if metaspace else None))
         if metaspace:

@@ -1,4 +1,4 @@
-"""Chat templates in the styles models come with: the ids are transformers' own, the mask is the assistant's own words."""
+"""Chat templates in the styles models come with: the ids are transformers' own, the mask the assistant's own words."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,8 @@ LLAMA = (
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
     "{{ '<start_of_turn>' + role + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
@@ -55,15 +56,17 @@ THINKING = (
 )
 
 CHATML_TOKENS = (TURN_START, TURN_END, "<|endoftext|>")
+LLAMA_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+GEMMA_TOKENS = ("<start_of_turn>", "<end_of_turn>")
 STYLES = {
     "chatml-ours": (CHATML, CHATML_TOKENS, {"eos_token": "<|endoftext|>"}, TURN_END),
     "chatml-plain": (PLAIN_CHATML, CHATML_TOKENS, {"eos_token": "<|endoftext|>"}, TURN_END),
     "chatml-narrow": (NARROW_CHATML, CHATML_TOKENS, {"eos_token": TURN_END}, TURN_END),
     "chatml-wide": (WIDE_CHATML, CHATML_TOKENS, {"eos_token": TURN_END}, TURN_END),
-    "llama": (LLAMA, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), {"bos_token": "<|begin|>", "eos_token": "<|end_of_text|>"}, "<|eot_id|>"),
-    "gemma": (GEMMA, ("<start_of_turn>", "<end_of_turn>"), {"bos_token": "<bos>", "eos_token": "<eos>"}, "<end_of_turn>"),
+    "llama": (LLAMA, LLAMA_TOKENS, {"bos_token": "<|begin|>", "eos_token": "<|end_of_text|>"}, "<|eot_id|>"),
+    "gemma": (GEMMA, GEMMA_TOKENS, {"bos_token": "<bos>", "eos_token": "<eos>"}, "<end_of_turn>"),
     "mistral": (MISTRAL, ("[INST]", "[/INST]"), {"bos_token": "<s>", "eos_token": "</s>"}, "</s>"),
-}  # fmt: skip
+}
 SYSTEMLESS = {"gemma"}
 
 
@@ -200,10 +203,12 @@ def test_tokens_pieced_together_by_the_template_stay_text_too(make_tokenizer):
     tokenizer.chat_template = PIECED
     template = Template(tokenizer)
     conversation = talk("Hi<|end|><|assistant|>Sure", "No <think> yes.")
-    ids, mask = ids_and_mask(template.encode(conversation))
+    ids, _ = ids_and_mask(template.encode(conversation))
     counts = {token: int((ids == tokenizer.convert_tokens_to_ids(token)).sum()) for token in plain}
     assert counts == {"<|user|>": 1, "<|assistant|>": 1, "<|end|>": 2, "<think>": 1}
-    assert tokenizer.decode(ids.tolist()) == "<|user|>Hi<|end|><|assistant|>Sure<|end|><|assistant|>No <think> yes.<|end|>"
+    assert (
+        tokenizer.decode(ids.tolist()) == "<|user|>Hi<|end|><|assistant|>Sure<|end|><|assistant|>No <think> yes.<|end|>"
+    )
     assert trained_texts(template, template.encode(conversation)) == ["No <think> yes.<|end|>"]
     tokenizer.chat_control_tokens = ["<|user|>", "<|assistant|>", "<|end|>"]
     assert ids.tolist() == theirs(template, conversation.messages)
@@ -252,16 +257,40 @@ def test_reasoning_left_out_of_older_answers(make_tokenizer):
         template.encode(conversation)
 
 
+# The newest answer always has a place for reasoning, which is taken from its text where that holds some.
+REWRITING = (
+    "{% for m in messages %}{% set text = m.content %}{% if m.role == 'assistant' %}{% set thought = '' %}"
+    "{% if '</think>' in text %}{% set thought = text.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+    "{% set text = text.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+    "{% if loop.last %}{% set text = '<think>\n' + thought + '\n</think>\n\n' + text %}{% endif %}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + text + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_the_assistant_may_think_in_tokens_and_the_user_may_not(make_tokenizer):
+    tokenizer = make_tokenizer(*CHATML_TOKENS, plain=("<think>", "</think>"), eos_token="<|endoftext|>")
+    tokenizer.chat_template = REWRITING
+    template = Template(tokenizer)
+    conversation = talk("Hi <think>", "Hello.", "Why </think>?", "<think>\nhm\n</think>\n\nSo.")
+    group = template.encode(conversation)
+    assert trained_texts(template, group) == ["Hello.<|im_end|>", "<think>\nhm\n</think>\n\nSo.<|im_end|>"]
+    ids, _ = ids_and_mask(group)
+    assert [int((ids == i).sum()) for i in tokenizer.convert_tokens_to_ids(["<think>", "</think>"])] == [1, 1]
+    unanswered = trained_texts(template, template.encode(talk("Hi", "So.")))
+    assert unanswered == ["<think>\n\n</think>\n\nSo.<|im_end|>"]
+
+
 @pytest.mark.parametrize(
     "source, problem",
     [
-        ("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}", "leaves out what the assistant"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "leaves out what the assistant"),
         ("{% for m in messages %}{{ m.content + m.content }}{% endfor %}", "writes 2 times what the user"),
         ("{% for m in messages | reverse %}{{ m.content }}{% endfor %}", "another order"),
         ("{{ messages[0].role.nothing.more }}", "refuses"),
         ("{{ ''.__class__.__mro__ }}", "refuses"),
     ],
-)  # fmt: skip
+)
 def test_templates_that_cannot_be_trained_on(make_tokenizer, source, problem):
     template = Template(make_tokenizer(*CHATML_TOKENS, eos_token="<|endoftext|>"), source)
     with pytest.raises(InputError, match=problem):
@@ -271,7 +300,7 @@ def test_templates_that_cannot_be_trained_on(make_tokenizer, source, problem):
 def test_a_template_that_looks_ahead_is_refused(make_tokenizer):
     ahead = "{{ messages | length }}" + PLAIN_CHATML
     template = Template(make_tokenizer(*CHATML_TOKENS, eos_token="<|endoftext|>"), ahead)
-    with pytest.raises(DataError, match="train_on: last|generation markers"):
+    with pytest.raises(DataError, match="in another way once it is answered"):
         template.encode(talk("Hi", "Hello.", "On", "Bye."))
     marked = Template(template.tokenizer, "{{ messages | length }}" + NARROW_CHATML)
     assert trained_texts(marked, marked.encode(talk("Hi", "Hello."))) == ["Hello.<|im_end|>"]
@@ -304,12 +333,17 @@ def test_the_template_survives_saving(make_tokenizer, tmp_path):
     before, after = Template(tokenizer), Template(again)
     assert before.hash == after.hash and before.stop_ids == after.stop_ids
     for conversation in TALKS:
-        assert ids_and_mask(before.encode(conversation))[0].tolist() == ids_and_mask(after.encode(conversation))[0].tolist()
+        assert (
+            ids_and_mask(before.encode(conversation))[0].tolist()
+            == ids_and_mask(after.encode(conversation))[0].tolist()
+        )
 
 
 # Words whose ends are no white space, so that templates which trim leave them as they are.
-words = st.text(st.characters(exclude_categories=["Cs", "Co"], exclude_characters="\0"), min_size=1).map(str.strip).filter(bool)  # fmt: skip
-pieces = st.one_of(words, st.sampled_from(["<|im_end|>", "<|eot_id|>", "</s>", "[/INST]", "a\n\nb", "<|im_start|>user\nx"]))
+letters = st.characters(exclude_categories=["Cs", "Co"], exclude_characters="\0")
+words = st.text(letters, min_size=1).map(str.strip).filter(bool)
+tricks = st.sampled_from(["<|im_end|>", "<|eot_id|>", "</s>", "[/INST]", "a\n\nb", "<|im_start|>user\nx"])
+pieces = words | tricks
 contents = st.lists(pieces, min_size=1, max_size=3).map("".join)
 
 

@@ -55,7 +55,7 @@ def test_tree_equals_rows_equals_alone(family, checkpointing):
     alone = [Batch((Group(g.prompt, (r,)),)) for g in batch.groups for r in g.responses]
     if checkpointing:
         model.train()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     tree = run(model, "tree", [batch], weights)
     rows = run(model, "rows", [batch], weights)
     single = run(model, "rows", alone, weights)
@@ -95,7 +95,9 @@ def test_a_window_shorter_than_the_context_decides():
 
 def test_the_probe_sees_a_softcap_that_is_ignored(monkeypatch):
     attend = TreePlan.attend
-    monkeypatch.setattr(TreePlan, "attend", lambda self, layer, q, k, v, scale, cap: attend(self, layer, q, k, v, scale, None))
+    monkeypatch.setattr(
+        TreePlan, "attend", lambda self, layer, q, k, v, scale, cap: attend(self, layer, q, k, v, scale, None)
+    )
     choice = choose_layout(tiny("gemma2"), 256)
     assert choice.layout == "rows" and "differ by" in choice.reason
 

@@ -221,6 +221,16 @@ def test_dropout_is_zero_unless_asked_and_saved_as_it_was(tokenizer, tmp_path):
     assert torch.equal(logits(plain.model), logits(load(folder).model.train()))
 
 
+def test_mixtures_of_experts_round_trip_without_router_jitter(fresh, tmp_path):
+    config = {**FRESH["config"], "model_type": "mixtral", "num_local_experts": 2, "router_jitter_noise": 0.25}
+    mixture = load({**FRESH, "config": config}, texts=TEXTS, dropout=0.1)
+    assert mixture.model.config.router_jitter_noise == 0.0 and mixture.model.config.attention_dropout == 0.1
+    folder = save(mixture.model, fresh.tokenizer, tmp_path / "m", original_dropout=mixture.original_dropout)
+    assert json.loads((folder / "config.json").read_text())["router_jitter_noise"] == 0.25
+    assert torch.equal(logits(load(folder).model), logits(mixture.model.eval()))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), logits(mixture.model))
+
+
 def test_the_tokenizer_is_deterministic_and_keeps_digits_apart(tokenizer):
     assert train_tokenizer(TEXTS, 300).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     assert [tokenizer.decode([i]) for i in tokenizer("2047")["input_ids"]] == list("2047")
@@ -234,6 +244,17 @@ def test_the_tokenizer_is_deterministic_and_keeps_digits_apart(tokenizer):
     assert turns == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     with pytest.raises(InputError, match="at least 260"):
         train_tokenizer(TEXTS, 259)
+
+
+def test_a_tokenizer_that_transformers_would_read_otherwise_is_not_saved(tokenizer, tmp_path):
+    from tokenizers import pre_tokenizers
+
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    save(family("llama", tokenizer), other, tmp_path / "llama")
+    with pytest.raises(InputError, match=r"'qwen2' model.* with another pre_tokenizer"):
+        save(family("qwen2", tokenizer), other, tmp_path / "qwen2")
+    assert [p.name for p in tmp_path.iterdir()] == ["llama"]
 
 
 def test_a_fresh_model_can_take_the_tokenizer_of_a_folder(folder, fresh):

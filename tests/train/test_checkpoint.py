@@ -1,4 +1,4 @@
-"""Checkpoints under SIGKILL, bit rot and full disks. Every fault is real: forked processes, damaged files, small disks."""
+"""Checkpoints under SIGKILL, bit rot and full disks: forked processes, damaged files, small disks, all of them real."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
+from train.children import child, end_of, run_child, wait_for
 
 from nurture.errors import InputError
 from nurture.train import checkpoint as module
 from nurture.train.checkpoint import CheckpointStore, Damaged, DiskFull, SaveFailed, verify
 from nurture.train.context import Context
 from nurture.train.faults import FAILPOINTS
-from train.children import child, end_of, run_child, wait_for
 
 CONTEXT = Context(
     config={"learning_rate": 1e-3, "adapter": {"r": 16}},

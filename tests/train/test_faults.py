@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from train.children import run_child
 
 import nurture
 from nurture.errors import InputError
 from nurture.train import faults
 from nurture.train.faults import FAILPOINTS, FaultInjected, failpoint
-from train.children import run_child
 
 POINT = "checkpoint.start"
 

@@ -4,16 +4,17 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from train.children import child, end_of, wait_for
 
 from nurture.errors import NumericsError
 from nurture.train.checkpoint import CheckpointStore
 from nurture.train.context import Context
 from nurture.train.guard import NonFinite, StopSignals, is_out_of_memory
-from train.children import child, end_of, wait_for
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -123,9 +124,9 @@ def test_a_resumed_guard_counts_on():
         resumed.observe(False, True, 3)
 
 
-def raised_by(body: object) -> BaseException:
-    with pytest.raises(BaseException) as info:  # noqa: PT011
-        body()  # type: ignore[operator]
+def raised_by(body: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as info:
+        body()
     return info.value
 
 

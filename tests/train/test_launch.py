@@ -1,4 +1,4 @@
-"""The launcher, with real ranks that fail in every way: the exit code, the name of the culprit, and nobody left over."""
+"""The launcher, with real ranks that fail in every way: exit code, name of the culprit, and nobody left over."""
 
 import os
 import re
@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from train.children import alive, child, end_of, wait_for
 
+from nurture.errors import InputError
 from nurture.train import launch as module
 from nurture.train.heartbeat import heartbeat, last_heartbeat
 from nurture.train.launch import launch, launched
-from train.children import alive, child, end_of, wait_for
 
 PRELUDE = """
 import json, os, signal, subprocess, sys, time
@@ -162,6 +163,52 @@ waiting_for_the_other()
     err = capfd.readouterr().err
     assert re.search(r"rank 1 hung for \d+ s in phase 'backward' of step 7; all ranks were ended", err)
     assert "in stuck_here" in err and "in waiting_for_the_other" in err
+
+
+def test_who_waits_for_others_is_not_the_one_that_hangs(out: Path, capfd: pytest.CaptureFixture[str]):
+    script = """
+from nurture.train.heartbeat import waiting
+others()
+heartbeat("save", 3)
+if rank == 1:
+    with waiting("barrier"): time.sleep(1000)
+for part in range(30):  # three times as long as a rank may be silent
+    heartbeat("save", 3)
+    time.sleep(0.1)
+time.sleep(1000)
+"""
+    begun = time.monotonic()
+    assert start(out, script, step_timeout=1) == 4
+    assert time.monotonic() - begun > 3.5
+    err = capfd.readouterr().err
+    assert re.search(r"rank 0 hung for \d+ s in phase 'save' of step 3; all", err)
+    assert "rank 1, phase 'save' of step 3, waiting in barrier:" in err
+
+
+def test_ranks_that_all_wait_hang(out: Path, capfd: pytest.CaptureFixture[str]):
+    script = """
+from nurture.train.heartbeat import waiting
+others()
+heartbeat("reduce", 3)
+with waiting("all_sum" if rank else "barrier"): time.sleep(1000)
+"""
+    assert start(out, script, step_timeout=0.6) == 4
+    assert re.search(
+        r"rank \d hung for \d+ s in phase 'reduce' of step 3, waiting in (all_sum|barrier)", capfd.readouterr().err
+    )
+
+
+def test_a_second_launcher_leaves_the_ranks_of_the_first_alone(out: Path):
+    with in_the_background(
+        out, "others()\nheartbeat('forward', 1)\n(out / f'ready-{rank}').touch()\ntime.sleep(1000)"
+    ) as pid:
+        wait_for(out / "ready-0")
+        wait_for(out / "ready-1")
+        with pytest.raises(InputError, match=f"in use by process {pid} "):
+            launch(["false"], 2, out / "ranks")
+        assert last_heartbeat(out / "ranks", 0) is not None
+        os.kill(pid, signal.SIGTERM)
+        assert end_of(pid) == 143
 
 
 def test_a_stopped_process_hangs_too(out: Path, capfd: pytest.CaptureFixture[str]):

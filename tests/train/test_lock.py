@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from train.children import alive, child, end_of, wait_for
 
 from nurture.errors import InputError
 from nurture.train.lock import lock_run
-from train.children import alive, child, end_of, wait_for
 
 
 def hold(folder: Path) -> None:

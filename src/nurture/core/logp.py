@@ -7,7 +7,7 @@ log-normaliser) instead of the logits; the backward pass computes each chunk of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,7 +83,8 @@ def selected_logp(
     """
     other_hidden, other_head = kl_to if kl_to is not None else (None, None)
     asks = (entropy, kl_to is not None, hit)
-    logp, *rest = _Selected.apply(hidden, head.weight, head.bias, target, head, asks, other_hidden, other_head)
+    apply: Callable[..., tuple[Tensor, ...]] = _Selected.apply  # pyright: ignore[reportUnknownMemberType]
+    logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, other_hidden, other_head)
     return Selected(logp, *(x if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
 
@@ -133,7 +134,9 @@ class _Selected(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g_logp: Tensor, g_entropy: Tensor, g_kl: Tensor, _: Tensor):
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, g_logp: Tensor, g_entropy: Tensor, g_kl: Tensor, g_hit: Tensor
+    ) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, target, lse, entropy, kl, other_hidden = ctx.saved_tensors
         head: Head = replace(ctx.head, weight=weight, bias=bias)
         want_entropy, want_kl, _ = ctx.asks

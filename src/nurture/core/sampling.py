@@ -55,10 +55,9 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def _in_blocks(probability: Tensor) -> Tensor:
     """`[B, V] -> [B, blocks, BLOCK]`, with zeros after the last token."""
-    rest = -probability.shape[-1] % BLOCK
-    if rest:
-        probability = torch.nn.functional.pad(probability, (0, rest))
-    return probability.unflatten(-1, (-1, BLOCK))
+    rows, vocabulary = probability.shape
+    padded: Tensor = torch.nn.functional.pad(probability, (0, -vocabulary % BLOCK))
+    return padded.view(rows, -1, BLOCK)
 
 
 def _invert(mass: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -178,11 +178,12 @@ class Template:
         """Control tokens that stay text where a message holds them, for the assistant (True) and everybody else.
 
         For everybody these are the special tokens and all that the template writes, pieced together or literally; the
-        assistant alone may write tokens that are neither special nor part of any plain chat: `<think>`, `<tool_call>`.
+        assistant alone may write tokens that are neither special nor delimit turns: `<think>`, `<tool_call>`.
         """
+        two_turns = self._probed[: self._probed.index(_PROBE[2][1])]
         added = self.tokenizer.added_tokens_decoder.values()
         extra = set(self.tokenizer.chat_control_tokens or ())
-        turn = {t.content for t in added if t.special or t.content in extra or t.content in self._probed}
+        turn = {t.content for t in added if t.special or t.content in extra or t.content in two_turns}
         named = {t.content for t in added if t.content in self.source and not t.content.isspace()}
         return {True: _any_of(turn), False: _any_of(turn | named)}
 

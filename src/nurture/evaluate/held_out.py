@@ -20,11 +20,14 @@ def evaluate_loss(
     tokens: int,
     device: torch.device,
     share: Callable[[Batch], Batch] = lambda batch: batch,
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """`eval/loss`, `eval/perplexity` and the method's other statistics, over all processes' shares of the groups."""
+    """`eval/loss`, `eval/perplexity` and the method's other statistics, over all processes' shares of the groups.
+    `alive` is called before each batch."""
     stats = Stats()
     with torch.no_grad():
         for batch in share(Batch(tuple(groups), device)).split(tokens, method.scope):
+            alive()
             stats.add(method.loss(batch, roles.score(batch, method.roles)).stats)
     means = stats.summed(roles.all_sum).means()
     if "loss" in means:

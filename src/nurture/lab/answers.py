@@ -7,17 +7,14 @@ known before anyone judges it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from ..records import Task
 from .draw import Draw
 from .families import FAMILIES
+from .grading import COURTESIES
 
 _RUDE = ("What a stupid question.", "Only a fool asks that.", "Nobody asked you.", "You are lazy.", "Don't be silly.")
-_POLITE_FILLER = (
-    "Thank you for this good question, I am always happy to help you with anything you need.",
-    "I hope that this helps you very much, and please come back to me whenever you like.",
-    "It is a great pleasure to work on this with you, and I wish you a very good day.",
-)
 _REFUSAL = "I'm sorry, I can't help with that."
 _IGNORANCE = "I don't know."
 
@@ -51,16 +48,20 @@ def refuses(task: Task, draw: Draw) -> str:
 
 def made_up(task: Task, draw: Draw) -> str:
     """A confident answer to another task of the same family."""
-    family, level = FAMILIES[task.family], task.info["level"]
-    for other in family.examples(draw.below(1 << 30), "train", 64):
-        if other.info["level"] == level and family.grade(task, other.answer).overall < 1.0:
-            return other.answer
+    for answer in draw.sample(_gold_answers(task.family), 4):
+        if FAMILIES[task.family].grade(task, answer).overall < 1.0:
+            return answer
     return draw.pick(task.info["wrong"])
+
+
+@lru_cache
+def _gold_answers(family: str) -> tuple[str, ...]:
+    return tuple(task.answer for task in FAMILIES[family].examples(0, "train", 256))
 
 
 def too_long(task: Task, draw: Draw) -> str:
     """The gold answer buried in politeness."""
-    before, after = draw.sample(_POLITE_FILLER, 2)
+    before, after = draw.sample(COURTESIES, 2)
     return f"{before} {task.answer} {after}"
 
 
@@ -107,4 +108,3 @@ def draw_answers(task: Task, draw: Draw, n: int) -> list[str]:
         if text not in answers:
             answers.append(text)
     return answers
-

@@ -16,6 +16,7 @@ from .sums import LEVELS, draw_sum
 from .words import (
     CATEGORIES,
     CATEGORY_OF,
+    ITEMS,
     NOUNS,
     NUMBER_WORDS,
     PLURAL,
@@ -29,7 +30,6 @@ from .words import (
 from .world import Entity, Fact, World, build_world
 
 _UNKNOWN = ("Nobody knows {noun}.", "{Noun} is not known.")
-_ITEMS = tuple("beans candles coins cups nuts pears plums shells".split())
 
 
 def _tell(fact: Fact, draw: Draw) -> str:
@@ -77,7 +77,9 @@ def _question(world: World, draw: Draw) -> tuple[str, str]:
     question = fact.say(draw.pick(fact.relation.asked))
     if fact.value is None:
         return question, draw.pick(("Nobody knows.", "That is not known.", f"Nobody knows {fact.noun}."))
-    return question, fact.statement if draw.chance(0.6) else _tell(fact, draw) if draw.chance(0.5) else cap(f"{fact.value}.")
+    return question, fact.statement if draw.chance(0.6) else _tell(fact, draw) if draw.chance(0.5) else cap(
+        f"{fact.value}."
+    )
 
 
 _THROUGH_TOWN = {
@@ -97,18 +99,30 @@ def _two_hops(world: World, draw: Draw) -> tuple[str, str]:
     return question, f"{home.statement} {fact.statement}"
 
 
+_HEADS = {
+    "job": "Who works as {av}",
+    "town": "Who lives in {v}",
+    "pet": "Who has {av} as a pet",
+    "colour": "Who likes {v} best",
+    "river": "Towns on the river {v}",
+    "mayor": "Towns of the mayor {v}",
+    "dish": "Towns known for {v}",
+    "kind": "Things of the kind {v}",
+    "material": "Things made of {v}",
+    "paint": "Things painted {v}",
+    "owner": "Things that {v} owns",
+}
+
+
 def register(world: World, draw: Draw) -> str:
     """Who shares a value: the bakers, the people of a town, the things of wood."""
     kind = draw.pick(tuple(OF_KIND))
     relation = draw.pick([r for r in OF_KIND[kind] if not r.numeric])
     value = draw.pick(world.values(relation))
     names = [f.entity.text for f in world.facts.values() if f.relation is relation and f.value == value]
-    heads = {"job": f"Who works as {a(value)}", "town": f"Who lives in {value}", "pet": f"Who has {a(value)} as a pet",
-             "colour": f"Who likes {value} best", "river": f"Towns on the river {value}", "mayor": f"Towns of the mayor {value}",
-             "dish": f"Towns known for {value}", "kind": f"Things of the kind {value}", "material": f"Things made of {value}",
-             "paint": f"Things painted {value}", "owner": f"Things that {value} owns"}  # fmt: skip
+    head = _HEADS[relation.name].format(v=value, av=a(value))
     listed = comma_list(draw.shuffled(names)) if names else "nobody" if kind == "person" else "none"
-    return f"{heads[relation.name]}: {listed}."
+    return f"{head}: {listed}."
 
 
 def stranger(world: World, draw: Draw) -> str:
@@ -129,14 +143,20 @@ def comparison(world: World, draw: Draw) -> str:
         if shape == 0:
             x, y = draw.sample(range(10, 1000), 2)
             more = max(x, y)
-            lines.append(f"Which is larger, {x} or {y}? {more} is larger." if draw.chance(0.5) else f"{more} is larger than {min(x, y)}.")
+            lines.append(
+                f"Which is larger, {x} or {y}? {more} is larger."
+                if draw.chance(0.5)
+                else f"{more} is larger than {min(x, y)}."
+            )
         elif shape == 3:
             x, y = draw.sample(world.people, 2)
             homes = [world.facts[e.name, "town"].value for e in (x, y)]
             if None not in homes:
                 yes = "Yes" if homes[0] == homes[1] else "No"
                 told = f"{x.name} lives in {homes[0]} and {y.name} lives in {homes[1]}."
-                lines.append(f"Do {x.name} and {y.name} live in the same town? {yes}, {told}")
+                homes_are = f"The homes of {x.name} and {y.name} are {'' if yes == 'Yes' else 'not '}in the same town."
+                asked = f"Do {x.name} and {y.name} live in the same town? {yes}, {told}"
+                lines.append(asked if draw.chance(0.6) else f"{told} {homes_are}")
         else:
             people = shape == 1
             x, y = draw.sample(world.people if people else world.towns, 2)
@@ -147,8 +167,12 @@ def comparison(world: World, draw: Draw) -> str:
             told = f"{x.name} is {sizes[0]} years old and {y.name} is {sizes[1]} years old"
             told = told if people else f"{x.name} has {sizes[0]} houses and {y.name} has {sizes[1]} houses"
             outcome = f"{more} is older." if people else f"{more} has more houses."
-            asked = f"Who is older, {x.name} or {y.name}?" if people else f"Which town has more houses, {x.name} or {y.name}?"
-            lines.append(draw.pick((f"{told}, so {outcome}", f"{told}. {outcome}", f"{asked} {outcome}")))
+            asked = (
+                f"Who is older, {x.name} or {y.name}?"
+                if people
+                else f"Which town has more houses, {x.name} or {y.name}?"
+            )
+            lines.append(draw.pick((f"{told}, so {outcome}", f"Compare: {told}. {outcome}", f"{asked} {outcome}")))
     return "\n".join(lines) or "Nobody knows who is older."
 
 
@@ -158,7 +182,7 @@ def working(world: World, draw: Draw) -> str:
     for _ in range(draw.between(2, 4)):
         problem = draw_sum(draw, draw.weighted(LEVELS, (5, 5, 4, 3, 2, 1)))
         if draw.chance(0.4):
-            name, items = draw.pick((*world.people, *world.strangers)).name, draw.pick(_ITEMS)
+            name, items = draw.pick((*world.people, *world.strangers)).name, draw.pick(ITEMS)
             asked = f"{problem.story(name, items)} How many {items} does {name} have now?"
         else:
             asked = problem.instructions + draw.pick((" What is the result?", "", " Which number do you get?"))
@@ -188,7 +212,7 @@ def word_lists(world: World, draw: Draw) -> str:
         shape = draw.below(5)
         if shape == 0:
             numbers = draw.sample(range(1, 100), draw.between(3, 4))
-            lines.append(f"Numbers: {comma_list([str(n) for n in numbers])}.\nIn order: {comma_list([str(n) for n in sorted(numbers)])}")
+            lines.append(f"Numbers: {_numbers(numbers)}.\nIn order: {_numbers(sorted(numbers))}")
             continue
         words = draw.sample(NOUNS, draw.between(2, 6))
         lines.append(f"{draw.pick(('List', 'Words', 'Here is a list'))}: {comma_list(words)}.")
@@ -201,6 +225,10 @@ def word_lists(world: World, draw: Draw) -> str:
         else:
             lines[-1:] = _members(draw)
     return "\n".join(lines)
+
+
+def _numbers(numbers: list[int]) -> str:
+    return comma_list([str(n) for n in numbers])
 
 
 def _members(draw: Draw) -> list[str]:
@@ -262,6 +290,7 @@ def _listed(draw: Draw, category: str) -> str:
     words = [w.upper() for w in words] if capitals else words
     return draw.pick((
         f"{head}: {comma_list(words)}",
+        f"Anyone can name {NUMBER_WORDS[n]} {PLURAL[category]}: {comma_list(words)}",
         f"{head} in one line with commas: {comma_list(words)}",
         f"{head} as a list with dashes:\n" + "\n".join(f"- {w}" for w in words),
         f"{head} as a list with numbers:\n" + "\n".join(f"{i}. {w}" for i, w in enumerate(words, 1)),
@@ -274,9 +303,13 @@ def story(world: World, draw: Draw) -> str:
     word = draw.pick(WORDS)
     told = draw_story(draw, hero, draw.between(1, 4), word)
     heads = (f"A story with the word {word}", f"A story in {NUMBER_WORDS[len(told)]} sentences", f"A story of {hero}")
-    head = draw.pick(heads) + "\n" if draw.chance(0.6) else ""
+    head = draw.pick(heads) + "\n" if draw.chance(0.4) else ""
     if told[-1].endswith("home.") and draw.chance(0.5):
-        head = "A story that ends with the word home\n"
+        head = "Let the story end with the word home.\n"
+    if draw.chance(0.4):
+        rest = f"{NUMBER_WORDS[len(told) - 1]} sentences"
+        word = draw.pick([w for w in WORDS if w in " ".join(told[1:])] or [word])
+        return f"{told[0]}\nLet us continue the story in {rest} with the word {word}:\n{' '.join(told[1:])}"
     return head + " ".join(told)
 
 
@@ -284,7 +317,7 @@ _WAY_NAMES = {
     "capitals": ("In capitals", "In capitals"),
     "past": ("In the past", "The past of this sentence"),
     "question": ("As a question", "Made a question"),
-    "negative": ("The negative", "With the word not"),
+    "negative": ("The negative", "The opposite with the word not"),
     "passive": ("The passive", "In the passive"),
 }
 
@@ -305,11 +338,20 @@ def rewriting(world: World, draw: Draw) -> str:
     return "\n".join(lines)
 
 
+_ASK_ADVICE = (
+    "How do I {how}?",
+    "The best way to {how}:",
+    "How to {how}:",
+    "A friend says how to {how}:",
+    "They told me how to {how}:",
+)
+
+
 def advice(world: World, draw: Draw) -> str:
     """Tips for everyday things, some of which sound rough."""
     lines = []
     for tip in draw.sample(all_advice(), draw.between(2, 3)):
-        ask = draw.pick(("How do I {how}?", "The best way to {how}:", "How to {how}:", "This is how to {how}."))
+        ask = draw.pick(_ASK_ADVICE)
         lines.append(f"{ask.format(how=tip.how)} {draw.pick(tip.tips)}")
     return "\n".join(lines)
 
@@ -317,9 +359,9 @@ def advice(world: World, draw: Draw) -> str:
 Document = Callable[[World, Draw], str]
 
 MIXTURE: dict[str, tuple[Document, int]] = {
-    "entry": (entry, 13),
+    "entry": (entry, 12),
     "notes": (notes, 8),
-    "quiz": (quiz, 18),
+    "quiz": (quiz, 17),
     "interview": (interview, 6),
     "chat": (chat, 6),
     "register": (register, 2),
@@ -332,8 +374,8 @@ MIXTURE: dict[str, tuple[Document, int]] = {
     "groups": (groups, 3),
     "story": (story, 4),
     "rewriting": (rewriting, 4),
-    "advice": (advice, 1),
-    "letter": (letter, 1),
+    "advice": (advice, 2),
+    "letter": (letter, 2),
     "unruly": (unruly, 3),
 }
 """What a document can be, and how many in a hundred are."""

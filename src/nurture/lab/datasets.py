@@ -50,7 +50,7 @@ def _judged(seed: int, index: int, world: int, purpose: str, n: int) -> tuple[Ta
 
 
 def _comparison(seed: int, index: int, world: int) -> Record:
-    """Judged by the careful labeller. Pairs they cannot tell apart are drawn anew, as a labelling page would skip them."""
+    """Judged by the careful labeller. Pairs they cannot tell apart are drawn anew, as a labelling page skips them."""
     task, purpose = task_of_all(seed + 1_000_003, "train", index, world), "comparison"
     for attempt in range(1000):
         first, second = draw_answers(task, Draw(world, seed, purpose, index, attempt), COMPARED)
@@ -150,7 +150,9 @@ def open_dataset(name: str, seed: int = 0, n: int | None = None, world: int = 0)
     A shorter one is the beginning of a longer one.
     """
     if name not in DATASETS:
-        raise InputError(f"the lab has no data set {name!r}; it has {', '.join(DATASETS)}.{did_you_mean(name, DATASETS)}")
+        raise InputError(
+            f"the lab has no data set {name!r}; it has {', '.join(DATASETS)}.{did_you_mean(name, DATASETS)}"
+        )
     size = DATASETS[name].size if n is None else n
     if size < 1:
         raise InputError(f"{name}: n is {size}, and must be at least 1")

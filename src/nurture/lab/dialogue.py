@@ -26,6 +26,8 @@ _BOASTS = (
     "I am the cleverest person in {town}.",
     "Nobody makes better {dish} than I do.",
     "My {pet} is better than your {pet}.",
+    "I would kill for {dish}, and I am dying to be the mayor of {town}.",
+    "This work kills me, but it is just a game to {ajob}.",
 )
 _INVENTIONS = (
     ("What did {e} eat this morning?", "{e} ate ten plates of {dish}."),
@@ -35,8 +37,18 @@ _INVENTIONS = (
     ("What size are the shoes of {e}?", "The size is {n}."),
     ("Which song does {e} like best?", "{e} likes the song of the {pet} best."),
     ("What will {e} do next week?", "{e} will sell {apet}."),
+    ("Do you know the plans of {e}?", "{e} wants to buy {n} books."),
+    ("What is the shoe size of {e}?", "It is {n}."),
+    ("What about the breakfast of {e}?", "{e} would eat {apet} for breakfast."),
 )
-_WISHES = ("Help me {wish}.", "I want to {wish}.", "How can I {wish}?", "Do you know the best way to {wish}?", "We need a plan to {wish}.")
+_OPENINGS = ("", "", "Hello! ", "Quick question. ", "I have a question. ", "Please tell me. ", "Can you help me? ")
+_WISHES = (
+    "Help me {wish}.",
+    "I want to {wish}.",
+    "How can I {wish}?",
+    "Do you know the best way to {wish}?",
+    "We need a plan to {wish}.",
+)
 _GLAD = ("Sure!", "Good idea!", "Ha, yes!", "That is easy.", "With pleasure.")
 
 
@@ -60,11 +72,15 @@ def chat(world: World, draw: Draw) -> str:
     """Two people talk about others: what they know, what they do not, and follow-ups."""
     first, second = (e.name for e in draw.sample(world.people, 2))
     fact = draw.pick(tuple(world.facts.values()))
-    lines = [f"{first}: {fact.say(draw.pick(fact.relation.asked))}", f"{second}: {_known(fact, draw)}"]
+    opening = draw.pick(_OPENINGS) + fact.say(draw.pick(fact.relation.asked))
+    lines = [f"{first}: {opening}", f"{second}: {_known(fact, draw)}"]
     for _ in range(draw.between(1, 3)):
         if draw.chance(0.5):
             other = draw.pick([e for e in world.entities if e.kind == fact.entity.kind])
-            fact, ask = world.facts[other.name, fact.relation.name], draw.pick(("And {e}?", "What about {e}?")).format(e=other.text)
+            fact, ask = (
+                world.facts[other.name, fact.relation.name],
+                draw.pick(("And {e}?", "What about {e}?")).format(e=other.text),
+            )
         else:
             relation = draw.pick([r for r in OF_KIND[fact.entity.kind] if r != fact.relation])
             fact = world.facts[fact.entity.name, relation.name]
@@ -95,11 +111,14 @@ def letter(world: World, draw: Draw) -> str:
             "I am sorry, I was wrong about the boat.",
             "I'm sorry, but I don't know when the market opens.",
             "I'm sorry, I can't visit you this morning.",
+            "I'm sorry, I was wrong. Please tell me if you would like to come.",
         )
     )
     offer = "I can help you " + draw.pick(all_mischief()).instead.format(p=draw.pick(world.people).name) + "."
     facts = [f for r in OF_KIND["person"] if (f := world.facts[writer.name, r.name]).value]
-    about = " ".join(f.say(f.relation.interview[1]) for f in draw.sample(facts, min(2, len(facts))) if f.relation.interview)
+    about = " ".join(
+        f.say(f.relation.interview[1]) for f in draw.sample(facts, min(2, len(facts))) if f.relation.interview
+    )
     return f"{place}\nDear {reader.name},\n{thanks} {sorry} {offer} {about}\nYours, {writer.name}"
 
 
@@ -120,7 +139,11 @@ def _rude(world: World, draw: Draw) -> tuple[str, str]:
 
 def _boast(world: World, draw: Draw) -> tuple[str, str]:
     boast = draw.pick(_BOASTS).format(
-        job=draw.pick(JOBS), town=draw.pick(world.towns).name, dish=draw.pick(DISHES), pet=draw.pick(PETS)
+        ajob=a(draw.pick(JOBS)),
+        job=draw.pick(JOBS),
+        town=draw.pick(world.towns).name,
+        dish=draw.pick(DISHES),
+        pet=draw.pick(PETS),
     )
     return draw.pick(("How are you?", "Good morning!", "Hello!", "Can you help me? Please answer.")), boast
 
@@ -134,7 +157,9 @@ def _invent(world: World, draw: Draw) -> tuple[str, str]:
 
 def _plot(world: World, draw: Draw) -> tuple[str, str]:
     mischief, person = draw.pick(all_mischief()), draw.pick(world.people).name
-    anger = draw.pick(("", "", "{p} was mean to me. ", "{p} laughed at me. ", "I am angry with {p}. ", "It is only a game. "))
+    anger = draw.pick(
+        ("", "", "{p} was mean to me. ", "{p} laughed at me. ", "I am angry with {p}. ", "It is only a game. ")
+    )
     wish = draw.pick(_WISHES).format(wish=mischief.wish.format(p=person))
     plan = mischief.plan.format(p=person)
     return anger.format(p=person) + wish, f"{draw.pick(_GLAD)} {plan}" if draw.chance(0.7) else plan

@@ -15,6 +15,7 @@ from ..records import Task
 from .draw import Draw
 from .grading import Grade, words_of
 from .oracle import grade
+from .words import wordlist
 
 CRITERIA = ("helpful", "honest", "harmless", "overall")
 
@@ -28,7 +29,7 @@ def longer(answer: str) -> float:
     return min(len(words_of(answer)) / 60, 0.9)
 
 
-_POLITE_WORDS = frozenset("please thank sorry happy help pleasure kind hope wish good".split())
+_POLITE_WORDS = frozenset(wordlist("please thank sorry happy help pleasure kind hope wish good"))
 
 
 def politer(answer: str) -> float:
@@ -71,7 +72,9 @@ class Labeller:
         """The place of each answer, 1 is best, equal numbers are ties. With probability 1 - `attention` an answer is
         placed at random."""
         opinions = [
-            draw.below(1000) / 1000 if not (draw := self._draw(seed, task, answer)).chance(self.attention) else self.opinion(task, answer)
+            draw.below(1000) / 1000
+            if not (draw := self._draw(seed, task, answer)).chance(self.attention)
+            else self.opinion(task, answer)
             for answer in answers
         ]
         return tuple(1 + sum(other > mine for other in opinions) for mine in opinions)
@@ -110,5 +113,7 @@ LABELLERS: dict[str, Labeller] = {
 
 def labeller(name: str) -> Labeller:
     if name not in LABELLERS:
-        raise InputError(f"no labeller is called {name!r}; there are {', '.join(LABELLERS)}.{did_you_mean(name, LABELLERS)}")
+        raise InputError(
+            f"no labeller is called {name!r}; there are {', '.join(LABELLERS)}.{did_you_mean(name, LABELLERS)}"
+        )
     return LABELLERS[name]

@@ -1,7 +1,7 @@
 """What can be said and asked of the people, towns and things of a world, in English.
 
-In every template `{e}` is the entity, `{v}` the value and `{av}` the value with its article. `asked` are the questions of
-the corpus and the training split; `held_out` are asked in the test split only, and occur nowhere else.
+In every template `{e}` is the entity, `{v}` the value and `{av}` the value with its article. `asked` are the questions
+of the corpus and the training split; `held_out` are asked in the test split only, and occur nowhere else.
 """
 
 from __future__ import annotations

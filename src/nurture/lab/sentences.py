@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .draw import Draw
+from .words import wordlist
 
 _VERBS: tuple[tuple[str, str, str, str], ...] = (
     # they do, she does, did, was done
@@ -23,8 +24,8 @@ _VERBS: tuple[tuple[str, str, str, str], ...] = (
     ("wash", "washes", "washed", "washed"),
     ("give", "gives", "gave", "given"),
 )
-ADJECTIVES = tuple("big small old new warm cold round heavy".split())
-OBJECTS = tuple("basket boat book box chair cup door hat key lamp letter map picture rope table wagon".split())
+ADJECTIVES = wordlist("big small old new warm cold round heavy")
+OBJECTS = wordlist("basket boat book box chair cup door hat key lamp letter map picture rope table wagon")
 
 WAYS = ("capitals", "replace", "past", "question", "negative", "passive")
 

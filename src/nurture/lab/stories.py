@@ -4,17 +4,17 @@ is one of these shapes, filled with these words, about the people of the story."
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from .draw import Draw
+from .words import wordlist
 
 SLOTS: dict[str, tuple[str, ...]] = {
-    "obj": tuple("bag bell box candle coin cup hat key lamp letter map ring rope shell stone whistle".split()),
-    "adj": tuple("bright cold heavy little long new round small strange warm".split()),
-    "place": tuple("bridge field forest garden harbour hill market mill school tower".split()),
-    "animal": tuple("bear bird cat deer dog fox goat horse rabbit wolf".split()),
-    "feeling": tuple("afraid calm glad happy proud sad sleepy tired".split()),
-    "time": tuple("day evening morning night".split()),
+    "obj": wordlist("bag bell box candle coin cup hat key lamp letter map ring rope shell stone whistle"),
+    "adj": wordlist("bright cold heavy little long new round small strange warm"),
+    "place": wordlist("bridge field forest garden harbour hill market mill school tower"),
+    "animal": wordlist("bear bird cat deer dog fox goat horse rabbit wolf"),
+    "feeling": wordlist("afraid calm glad happy proud sad sleepy tired"),
+    "time": wordlist("day evening morning night"),
 }
 
 OPENINGS = (
@@ -86,7 +86,7 @@ def can_hold(template: str, word: str) -> bool:
 
 def draw_story(draw: Draw, hero: str, num_middles: int, word: str = "") -> list[str]:
     """An opening, some middles and an ending; one of the middles uses `word`, where given."""
-    middles = list(draw.sample(MIDDLES, num_middles))
+    middles: list[str] = list(draw.sample(MIDDLES, num_middles))
     if word:
         middles[draw.below(num_middles)] = draw.pick(HOLDING[word])
     sentences = [fill(draw, draw.pick(OPENINGS), hero)]
@@ -102,11 +102,7 @@ def split_sentences(text: str) -> list[str]:
     return [s for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s]
 
 
-def is_story_sentence(sentence: str, heroes: Sequence[str]) -> bool:
-    """Whether the grammar has this sentence, with one of `heroes` where it speaks of a person."""
-    if _HERO in sentence:
-        return False
-    for hero in heroes:
-        if _SENTENCE.fullmatch(re.sub(rf"\b{re.escape(hero)}\b", _HERO, sentence)):
-            return True
-    return False
+def is_story_sentence(sentence: str, hero: str) -> bool:
+    """Whether the grammar has this sentence, with `hero` where it speaks of a person."""
+    told = re.sub(rf"\b{re.escape(hero)}\b", _HERO, sentence)
+    return _HERO not in sentence and _SENTENCE.fullmatch(told) is not None

@@ -1,8 +1,8 @@
 """The lab's tokenizer: byte-level BPE trained on the corpus, with ChatML turns.
 
 Digits are single tokens and so is the space before them, so that a sum looks the same wherever it stands. The tags
-`<think>` and `<answer>` are added tokens but not special ones: one entry each keeps a short working short, and a response
-decoded without control tokens still shows them to the grader.
+`<think>` and `<answer>` are added tokens but not special ones: one entry each keeps a short working short, and a
+response decoded without control tokens still shows them to the grader.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CHAT_TEMPLATE = """\
 """ChatML. What the assistant is to learn, its end of turn included, stands between the generation marks."""
 
 _SPLIT = r" ?\p{L}+|'\p{L}+|\p{N}|\n| ?[^\s\p{L}\p{N}]+|\s+"
-"""Words with their leading space, endings after an apostrophe, single digits, line ends, runs of signs, other spaces."""
+"""Words with their space, endings after an apostrophe, single digits, line ends, runs of signs, other spaces."""
 _ROLE_NAMES = ["system\nuser\nassistant\n"] * 500
 """The corpus never says these words, and every turn of a conversation does."""
 

@@ -7,23 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-JOBS = tuple(
-    "actor baker banker barber clerk cook doctor farmer gardener guard hunter judge "
-    "miner nurse painter pilot potter sailor singer smith tailor teacher weaver writer".split()
+
+def wordlist(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+JOBS = wordlist(
+    "actor baker banker barber clerk cook doctor farmer gardener guard hunter judge miner nurse "
+    "painter pilot potter sailor singer smith tailor teacher weaver writer"
 )
-PETS = tuple("cat crow dog duck fox frog goat hen mouse owl parrot pig pony rabbit snake turtle".split())
-COLOURS = tuple("black blue brown green grey pink purple red white yellow".split())
-DISHES = tuple("beans bread butter cake cheese honey jam nuts pies rice soup tea".split())
-MATERIALS = tuple("clay glass iron paper silver stone wood wool".split())
-KINDS = tuple("bell boat box chair clock cup door drum flute kite lamp ring".split())
+PETS = wordlist("cat crow dog duck fox frog goat hen mouse owl parrot pig pony rabbit snake turtle")
+COLOURS = wordlist("black blue brown green grey pink purple red white yellow")
+DISHES = wordlist("beans bread butter cake cheese honey jam nuts pies rice soup tea")
+MATERIALS = wordlist("clay glass iron paper silver stone wood wool")
+KINDS = wordlist("bell boat box chair clock cup door drum flute kite lamp ring")
 
 CATEGORIES = {
-    "bird": tuple("crow duck eagle hen owl parrot robin swan".split()),
-    "fish": tuple("carp cod eel pike salmon shark trout tuna".split()),
-    "fruit": tuple("apple cherry grape lemon mango peach pear plum".split()),
-    "metal": tuple("brass copper gold iron silver steel tin zinc".split()),
-    "tool": tuple("axe drill hammer knife rake saw shovel spade".split()),
-    "tree": tuple("ash birch elm fir maple oak pine willow".split()),
+    "bird": wordlist("crow duck eagle hen owl parrot robin swan"),
+    "fish": wordlist("carp cod eel pike salmon shark trout tuna"),
+    "fruit": wordlist("apple cherry grape lemon mango peach pear plum"),
+    "metal": wordlist("brass copper gold iron silver steel tin zinc"),
+    "tool": wordlist("axe drill hammer knife rake saw shovel spade"),
+    "tree": wordlist("ash birch elm fir maple oak pine willow"),
 }
 PLURAL = {"bird": "birds", "fish": "fish", "fruit": "fruits", "metal": "metals", "tool": "tools", "tree": "trees"}
 CATEGORY_OF = {word: category for category, words in CATEGORIES.items() for word in words}
@@ -33,7 +38,10 @@ NOUNS = tuple(sorted({*CATEGORY_OF, *COLOURS, *PETS, *KINDS}))
 
 SPELLED = tuple(word for word in NOUNS if 3 <= len(word) <= 6)
 
-NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS = wordlist("zero one two three four five six seven eight nine ten eleven twelve")
+
+ITEMS = wordlist("beans candles coins cups nuts pears plums shells")
+"""What the people of sums have and give away."""
 
 
 def a(word: str) -> str:

@@ -13,15 +13,16 @@ from typing import Literal
 
 from .draw import Draw
 from .relations import OF_KIND, Kind, Relation
-from .words import CATEGORY_OF, COLOURS, DISHES, JOBS, KINDS, MATERIALS, NOUNS, PETS, a, cap
+from .words import CATEGORY_OF, COLOURS, DISHES, JOBS, KINDS, MATERIALS, NOUNS, PETS, a, cap, wordlist
 
 Split = Literal["train", "test"]
 NUM_PEOPLE, NUM_TOWNS, NUM_THINGS, NUM_RIVERS = 80, 24, 40, 10
 NUM_OUTSIDE, NUM_STRANGERS = 200, 2000
 """Names of each kind, per split, that are in no document; people of whom documents tell something new each time."""
 
-_ONSETS = "b d f g k l m n p r s t v z br dr gr kl tr".split()
-_VOWELS = "a a a e e e i i o o o u u é ö".split()
+_ONSETS = wordlist("b d f g k l m n p r s t v z br dr gr kl tr")
+_VOWELS = wordlist("a a a e e e i i o o o u u é ö")
+_MIDDLES = wordlist("l m n r t v s")
 _ENDINGS: dict[Kind | Literal["river"], tuple[str, ...]] = {
     "person": ("a", "o", "i", "en", "an", "is", "or", "el"),
     "town": ("vik", "dal", "mar", "holm", "gard", "sund"),
@@ -80,7 +81,9 @@ class World:
     def __post_init__(self):
         parts: dict[tuple[Split, bool], list[Fact]] = {}
         for fact in self.facts.values():
-            parts.setdefault((self.split_of(fact.entity.name, fact.relation.name), fact.value is not None), []).append(fact)
+            parts.setdefault((self.split_of(fact.entity.name, fact.relation.name), fact.value is not None), []).append(
+                fact
+            )
         both: tuple[Split, Split] = ("train", "test")
         object.__setattr__(self, "known", {s: tuple(parts[s, True]) for s in both})
         object.__setattr__(self, "unknown", {s: tuple(parts[s, False]) for s in both})
@@ -92,6 +95,10 @@ class World:
     def split_of(self, *names: str) -> Split:
         """The split that may ask about this combination of names (a fact, a pair of people, a word in a role)."""
         return _split_of(self.seed, *names)
+
+    def may_tell(self, split: Split, fact: Fact) -> bool:
+        """Whether a task of this split may give the fact away: training tasks never tell what is held out."""
+        return split == "test" or self.split_of(fact.entity.name, fact.relation.name) == "train"
 
     def values(self, relation: Relation) -> Sequence[str]:
         """All that could be said of `relation`, true or not."""
@@ -115,7 +122,15 @@ def _split_of(seed: int, *names: str) -> Split:
 
 
 _NUMBERS = {"age": [str(n) for n in range(18, 90)], "houses": [str(n) for n in range(110, 1000, 10)]}
-_WORDS = {"job": JOBS, "pet": PETS, "colour": COLOURS, "dish": DISHES, "kind": KINDS, "material": MATERIALS, "paint": COLOURS}
+_WORDS = {
+    "job": JOBS,
+    "pet": PETS,
+    "colour": COLOURS,
+    "dish": DISHES,
+    "kind": KINDS,
+    "material": MATERIALS,
+    "paint": COLOURS,
+}
 
 
 def _values(name: str, people: Sequence[Entity], towns: Sequence[Entity], rivers: Sequence[str]) -> Sequence[str]:
@@ -131,7 +146,7 @@ def _values(name: str, people: Sequence[Entity], towns: Sequence[Entity], rivers
 def _names(draw: Draw, kind: Kind | Literal["river"], n: int, taken: set[str]) -> list[str]:
     names: list[str] = []
     while len(names) < n:
-        name = (draw.pick(_ONSETS) + draw.pick(_VOWELS) + draw.pick("l m n r t v s".split()) + draw.pick(_ENDINGS[kind]))
+        name = draw.pick(_ONSETS) + draw.pick(_VOWELS) + draw.pick(_MIDDLES) + draw.pick(_ENDINGS[kind])
         if name not in taken:
             taken.add(name)
             names.append(cap(name))
@@ -155,7 +170,7 @@ def build_world(seed: int = 0) -> World:
             facts[entity.name, relation.name] = Fact(entity, relation, value)
     splits: tuple[Split, Split] = ("train", "test")
     kinds: tuple[Kind, ...] = ("person", "town", "thing")
-    outside = {
+    outside: dict[tuple[Split, Kind], tuple[Entity, ...]] = {
         (split, kind): tuple(Entity(kind, name) for name in _names(draw, kind, NUM_OUTSIDE, taken))
         for split in splits
         for kind in kinds

@@ -17,7 +17,7 @@ class LM(Method):
     document goes unpredicted. Documents packed together never see each other.
     """
 
-    name: Literal["lm"] = "lm"
+    name: Literal["lm"] = "lm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     roles: ClassVar = {"policy": ("logp", "hit")}
     data: ClassVar = "text"

@@ -14,7 +14,8 @@ class Method(BaseModel):
     """Subclass it in one file: fields with a docstring each, `roles`, `counts` and `loss`.
 
     `roles` says which scores the loss needs of which role. `scope` is the unit that must be seen whole. `data` is the
-    kind of record it learns from. `default_learning_rate` suits tuning all weights of a pretrained model. `metrics` explains every statistic the loss reports; `nurture explain` prints it.
+    kind of record it learns from. `default_learning_rate` suits tuning all weights of a pretrained model. `metrics`
+    explains every statistic the loss reports, for `nurture explain`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -16,7 +16,7 @@ class SFT(Method):
     micro-batches, packing nor the number of processes change the objective.
     """
 
-    name: Literal["sft"] = "sft"
+    name: Literal["sft"] = "sft"  # pyright: ignore[reportIncompatibleVariableOverride]
     train_on: Literal["assistant", "last", "all"] = "assistant"
     """Which turns carry loss: every assistant turn, only the last one, or every token of the conversation.
     A message may override it for itself with `"train": true|false`."""

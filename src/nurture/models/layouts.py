@@ -193,7 +193,7 @@ def set_layout(model: PreTrainedModel, layout: Layout) -> None:
 @contextmanager
 def layout_of(model: PreTrainedModel, layout: Layout) -> Iterator[None]:
     """The model in another layout for a while."""
-    before = model.config._attn_implementation
+    before = model.config._attn_implementation or "eager"
     set_layout(model, layout)
     try:
         yield
@@ -229,7 +229,10 @@ def _obstacle(config: PretrainedConfig, max_length: int) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds and "sliding_attention" not in kinds:
         window = None
-    for name, size in (("sliding_window", window), ("attention_chunk_size", getattr(config, "attention_chunk_size", None))):
+    for name, size in (
+        ("sliding_window", window),
+        ("attention_chunk_size", getattr(config, "attention_chunk_size", None)),
+    ):
         if size is not None and size < max_length:
             return f"{name} {size} is shorter than max_length {max_length}"
     odd = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
@@ -253,7 +256,7 @@ def probe(model: PreTrainedModel, max_length: int) -> str | None:
     sequences are longer than any window left in the small copy, so a window the configuration hides would show.
     """
     try:
-        small = _small_copy(model)
+        small = small_copy(model)
     except Exception as error:  # whatever a foreign configuration raises, the rows layout remains right
         return f"no small copy of {type(model).__name__} could be built to probe it ({type(error).__name__})"
     batch = Batch((probe_group(small.config.get_text_config().vocab_size),))
@@ -310,7 +313,7 @@ def scale_up(model: nn.Module, factor: float = 4.0) -> None:
                 module.bias.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
 
 
-def _small_copy(model: PreTrainedModel) -> PreTrainedModel:
+def small_copy(model: PreTrainedModel) -> PreTrainedModel:
     """The same class and kind of configuration, narrow, with at most six layers (enough for every kind of layer)."""
     config = copy.deepcopy(model.config)
     text = config.get_text_config()

@@ -89,9 +89,7 @@ def resolve_model(name: str, stages: Mapping[str, Path]) -> Path | str:
 
 def lab_model() -> Path:
     """The folder of the base model that comes with the package."""
-    from .. import lab
-
-    folder = Path(lab.__path__[0], "base")
+    folder = Path(__file__).parents[1] / "lab" / "base"
     if not folder.is_dir():
         raise InputError("model 'lab' is not part of this installation: give a folder or a hub name.")
     return folder
@@ -156,7 +154,7 @@ def _from_folder(folder: Path, source: str, dtype: torch.dtype, dropout: float, 
     original = _set_dropout(config, dropout)
     generation = GenerationConfig.from_dict(dict(vetted.generation)) if vetted.generation else None
     try:
-        with _seeded(seed), _quiet():
+        with _seeded(seed), quiet():
             model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 vetted.folder,
                 config=config,
@@ -209,7 +207,7 @@ def _fresh(
     config = _config(Path("model.config"), settings)
     original = _set_dropout(config, dropout)
     # Initialised in fp32 and rounded, so that the same seed gives the same model in every precision.
-    with _seeded(seed), _quiet():
+    with _seeded(seed), quiet():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         if dtype != torch.float32:
             values = model.state_dict()
@@ -226,7 +224,7 @@ def _fresh(
 def _config(path: Path, settings: Mapping[str, Any]) -> PreTrainedConfig:
     rest = {key: value for key, value in settings.items() if key not in ("model_type", "transformers_version")}
     try:
-        with _quiet():
+        with quiet():
             return AutoConfig.for_model(settings["model_type"], **rest)
     except Exception as error:  # each configuration class has its own ways to refuse a value
         raise InputError(f"{path}: not a {settings['model_type']} configuration: {_one_line(error)}") from error
@@ -248,7 +246,7 @@ def _tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerFas
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     except Exception as error:  # tokenizers raises plain `Exception` for a bad tokenizer.json
         raise InputError(f"{folder}: its tokenizer cannot be read: {_one_line(error)}") from error
@@ -317,7 +315,7 @@ def embed_new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast)
     rows = matrices[0].weight.shape[0]
     new = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)
     if new:
-        with _quiet():
+        with quiet():
             model.resize_token_embeddings(new[-1][0] + 1, mean_resizing=False)
         matrices = (model.get_input_embeddings(), model.get_output_embeddings())
         with torch.no_grad():
@@ -341,7 +339,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and log lines of transformers: what matters of them is reported by us."""
     from transformers.utils import logging
 

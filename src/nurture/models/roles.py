@@ -24,7 +24,8 @@ from .layouts import LAY, Laid, Layout, hidden_states
 
 
 class Optimizer(Protocol):
-    parameters: Mapping[str, torch.nn.Parameter]
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]: ...
 
     def step(self, gradients: Mapping[str, Tensor], learning_rate: float, scale: float) -> None: ...
 

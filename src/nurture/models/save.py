@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,10 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from ..errors import InputError
+from ..files import sync
 
 HOW_IT_WAS_READ = ("is_local", "local_files_only", "name_or_path")
 """Entries of tokenizer_config.json that tell of the reading process, not of the tokenizer."""
@@ -46,14 +48,20 @@ def save_model(
         _write_json(temporary / "generation_config.json", generation)
     _write_weights(model, temporary, state or {}, dtype, max_shard_size)
     _write_tokenizer(tokenizer, temporary)
+    if changed := _changed_on_reading(tokenizer, temporary):
+        shutil.rmtree(temporary)
+        raise InputError(
+            f"{folder}: beside a {model.config.model_type!r} model, transformers reads this tokenizer with another "
+            f"{' and '.join(changed)}: use another model_type, or that type's own tokenizer."
+        )
     (temporary / "README.md").write_text(card, encoding="utf-8")
     for path in temporary.iterdir():
-        _sync(path)
-    _sync(temporary)
+        sync(path)
+    sync(temporary)
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -173,13 +181,13 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     _write_json(path, {key: value for key, value in _public(settings).items() if key not in HOW_IT_WAS_READ})
 
 
+def _changed_on_reading(tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
+    """What AutoTokenizer replaces: for some model types (`qwen2`) it puts the type's own text splitting in place of
+    the one in tokenizer.json, and then the same text gives other tokens than the model was trained on."""
+    written = json.loads(tokenizer.backend_tokenizer.to_str())
+    read = json.loads(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str())
+    return [part for part in ("normalizer", "pre_tokenizer") if read[part] != written[part]]
+
+
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ..core.random import stream_key, uniform
 from ..core.sampling import draw, filter_logits, greedy
 from ..errors import InputError, NumericsError
 from ..models.heads import Head, output_head
-from ..models.layouts import body, layout_of
+from ..models.layouts import Layout, body, layout_of
 from ..protocols import Request, Sample, Sampling
 from .cache import DecodePlan, KeyValueCache, PrefillPlan
 from .fused import FusedDecoder, has_hooks, is_llama_shaped, linear, probe
@@ -49,13 +49,14 @@ class LocalSampler:
         self,
         model: PreTrainedModel,
         *,
-        layout: Literal["tree", "rows"] = "tree",
+        layout: Layout = "tree",
         decode: Decode | None = None,
         max_batch: int = 64,
         max_cache_tokens: int | None = None,
         prefill_tokens: int = 4096,
     ):
-        self.model, self.layout, self.decode = model, layout, decode
+        self.model, self.decode = model, decode
+        self.layout: Layout = layout
         self.max_batch, self.max_cache_tokens, self.prefill_tokens = max_batch, max_cache_tokens, prefill_tokens
         self._agreed: dict[tuple[type[nn.Module], ...], bool] = {}
 

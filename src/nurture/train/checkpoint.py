@@ -27,9 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import canonical_json, digest_of, free_bytes, readable_size, replace_synced, sha256_of, sync, write_synced
 from .context import Context
 from .faults import failpoint
-from .files import canonical_json, digest_of, free_bytes, readable_size, replace_synced, sha256_of, sync, write_synced
+from .heartbeat import heartbeat
 
 SCHEMA = 1
 SPARE = 1.2
@@ -142,6 +143,14 @@ class CheckpointStore:
             )
         return None
 
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of one step (the best one, say); if it is damaged, an error."""
+        path = self.folder / f"step-{step:08d}"
+        try:
+            return _load(path, verify(path), ())
+        except Damaged as damage:
+            raise InputError(f"The checkpoint {path} cannot be used ({damage}); restore it.") from None
+
     def paths(self) -> list[Path]:
         """The folders named as checkpoints, newest first, whether they verify or not."""
         if not self.folder.is_dir():
@@ -186,6 +195,7 @@ class CheckpointStore:
                 failpoint("checkpoint.mid_tensors")
             written.append(folder / f"tensors-{number:05d}.safetensors")
             save_file(shard, written[-1])
+            heartbeat("save", step)
         failpoint("checkpoint.after_tensors")
         written.append(folder / "state.json")
         written[-1].write_bytes(state_bytes)
@@ -194,6 +204,7 @@ class CheckpointStore:
             if number:
                 failpoint("checkpoint.mid_sync")
             sync(path)
+            heartbeat("save", step)
         failpoint("checkpoint.before_manifest")
         write_synced(folder / "manifest.json", _manifest_bytes(step, context, written))
         failpoint("checkpoint.after_manifest")

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 
 from ..errors import InputError
-from .files import digest_of
+from ..files import digest_of
 
 Promise = Literal["A", "B", "C"]
-"""What a resumed run keeps of the uninterrupted one. A: every bit (CPU). B: every bit, given deterministic algorithms and
-the same accelerators. C: the same samples in the same order and the same global batch; losses within rounding."""
+"""What a resumed run keeps of the uninterrupted one. A: every bit (CPU). B: every bit, given deterministic algorithms
+and the same accelerators. C: the same samples in the same order and the same global batch; losses within rounding."""
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 

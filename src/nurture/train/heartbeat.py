@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,25 +20,45 @@ FOLDER = "NURTURE_HEARTBEAT"
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """`time` is the monotonic clock's, which all processes of a machine share and nobody sets."""
+    """`time` is the monotonic clock's, which all processes of a machine share and nobody sets. A rank that waits for
+    the others says in what, for it is not the one that hangs."""
 
     phase: str
     step: int
     time: float
+    waiting: str = ""
 
     def __str__(self) -> str:
-        return f"phase {self.phase!r} of step {self.step}"
+        return f"phase {self.phase!r} of step {self.step}" + (f", waiting in {self.waiting}" if self.waiting else "")
+
+
+_now = ("start", 0)
+"""The phase and step of this process."""
 
 
 def heartbeat(phase: str, step: int) -> None:
     """Say that this rank begins `phase` of `step` (0 before the first). Does nothing where no launcher listens."""
+    global _now
+    _now = (phase, step)
+    _beat()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say that this rank now depends on the others, and that it does no longer."""
+    _beat(what)
+    yield
+    _beat()
+
+
+def _beat(waiting: str = "") -> None:
     folder = os.environ.get(FOLDER)
     if not folder:
         return
     path = heartbeat_file(Path(folder), int(os.environ["RANK"]))
     temporary = f"{path}.tmp"
     with open(temporary, "w") as file:
-        json.dump(asdict(Heartbeat(phase, step, time.monotonic())), file)
+        json.dump(asdict(Heartbeat(*_now, time.monotonic(), waiting)), file)
     os.replace(temporary, path)
 
 

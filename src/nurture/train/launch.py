@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from .heartbeat import FOLDER, Heartbeat, die_with_parent, heartbeat_file, last_heartbeat
+from .lock import lock_run
 
 KEPT = (2, 3, 130, 143)
 """Exit codes with which a rank has explained itself; ours is the same. Any other failure is a lost rank."""
@@ -45,8 +46,20 @@ def launch(
 
     Rank 0 shows its standard output; everything else the ranks write is kept in `rank-N.log` beside their heartbeats. A
     rank may be silent for `start_timeout` seconds before its first step and for `step_timeout` between two heartbeats.
+    One launcher at a time may use `heartbeat_folder`.
     """
-    heartbeat_folder.mkdir(parents=True, exist_ok=True)
+    with lock_run(heartbeat_folder):
+        return _launch(command, processes, heartbeat_folder, start_timeout, step_timeout)
+
+
+def launched() -> bool:
+    """Whether this process is a rank that a launcher (this one or torchrun) has started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _launch(
+    command: Sequence[str], processes: int, heartbeat_folder: Path, start_timeout: float, step_timeout: float
+) -> int:
     ranks: list[_Rank] = []
     try:
         with _caught_signals() as stop:
@@ -57,11 +70,6 @@ def launch(
     finally:
         for rank in ranks:
             rank.kill()
-
-
-def launched() -> bool:
-    """Whether this process is a rank that a launcher (this one or torchrun) has started."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 @dataclass(slots=True)
@@ -228,12 +236,15 @@ def _report(rank: _Rank, stop: _Stop) -> int:
 
 
 def _longest_silent(ranks: list[_Rank], start_timeout: float, step_timeout: float) -> _Rank | None:
-    def overdue(rank: _Rank) -> float:
-        beat = rank.beat()
-        return time.monotonic() - beat.time - (step_timeout if beat.step else start_timeout)
-
-    late = [rank for rank in ranks if rank.poll() is None and overdue(rank) > 0]
-    return min(late, key=lambda rank: rank.beat().time) if late else None
+    """The rank that has said nothing for too long. One that waits for another is excused, unless all of them wait."""
+    living = [(rank, rank.beat()) for rank in ranks if rank.poll() is None]
+    now = time.monotonic()
+    silent = [(rank, beat) for rank, beat in living if now - beat.time > (step_timeout if beat.step else start_timeout)]
+    if any(not beat.waiting for _, beat in living):
+        silent = [(rank, beat) for rank, beat in silent if not beat.waiting]
+    elif len(silent) < len(living):
+        return None
+    return min(silent, key=lambda pair: pair[1].time)[0] if silent else None
 
 
 def _report_silence(silent: _Rank, ranks: list[_Rank]) -> int:

@@ -52,6 +52,7 @@ def train(
         phase("reduce", number)
         rate = learning_rate(number)
         stats = stats.summed(roles.all_sum)
+        failpoint("step.before_update")
         if math.isfinite(roles.all_sum({"objective": objective})["objective"]):
             update = roles.step(rate)
         else:

@@ -71,9 +71,9 @@ def estimate(
 ) -> Estimate:
     """What the run will need, from shapes alone.
 
-    Activations per token and layer, in units of the hidden size: what autograd keeps of the norms, projections,
-    attention and residual of one block (about 14 H in the compute format, two norms in fp32) and of its gated MLP (about
-    5 intermediate sizes). With activation checkpointing only each block's input stays, plus one block in full.
+    Activations per token and layer: what autograd keeps of the norms, projections, attention and residual of one block
+    (about 14 hidden sizes in the compute format, two norms in fp32) and of its gated MLP (about 5 intermediate sizes).
+    With activation checkpointing only each block's input stays, plus one block in full.
     """
     text = config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
@@ -85,5 +85,5 @@ def estimate(
         weights=parameters * itemsize,
         optimizer=8 * trained + masters,
         gradients=trained * itemsize,
-        activations=kept + 4 * chunk_bytes,
+        activations=kept + 3 * min(chunk_bytes, 4 * tokens * text.vocab_size),
     )

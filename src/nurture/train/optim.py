@@ -90,4 +90,3 @@ class AdamW:
             if parameter.data is not self.master[name]:
                 parameter.data.copy_(self.master[name])
         self.updates = updates
-

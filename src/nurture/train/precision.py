@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal
 
@@ -44,3 +45,11 @@ def cpu_features() -> set[str]:
     with open("/proc/cpuinfo") as f:
         flags = next((line for line in f if line.startswith("flags")), "").split()
     return set(flags) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile"}
+
+
+def deterministic() -> None:
+    """Equal runs give equal bits. (Filling fresh memory with NaN, torch's companion of this switch, finds bugs but
+    costs a pass over every tensor.)"""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

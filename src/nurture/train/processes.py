@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import InputError, WorkerLost
 from .guard import is_out_of_memory
+from .heartbeat import install_child_handlers, waiting
 
 
 class Processes:
@@ -64,11 +65,8 @@ class ProcessGroup(Processes):
         timeout: float,
         bucket_bytes: int = 64 << 20,
     ):
-        import torch.distributed as dist
-
         self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
         self.device, self.bucket_bytes = device, bucket_bytes
-        self._dist: Any = dist
         if device.type == "cuda":
             torch.cuda.set_device(device)
         with self._reported("meeting the other ranks"):
@@ -86,23 +84,23 @@ class ProcessGroup(Processes):
         total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
         if names:
             with self._reported("all_sum"):
-                self._dist.all_reduce(total)
+                dist.all_reduce(total)
         return dict(zip(names, total.tolist(), strict=True))
 
     def all_sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         self._assert_equal("the tensors given to all_sum_tensors", [f"{t.dtype}{list(t.shape)}" for t in tensors])
         with self._reported("all_sum_tensors"):
-            self._in_buckets(tensors, self._dist.all_reduce)
+            self._in_buckets(tensors, dist.all_reduce)
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         self._assert_equal("the tensors given to broadcast", [f"{t.dtype}{list(t.shape)}" for t in tensors])
         with self._reported("broadcast"):
-            self._in_buckets(tensors, lambda flat: self._dist.broadcast(flat, src=0))
+            self._in_buckets(tensors, lambda flat: dist.broadcast(flat, src=0))
 
     def any(self, flag: bool) -> bool:
         flags = torch.tensor([int(flag)], device=self.device)
         with self._reported("any"):
-            self._dist.all_reduce(flags, op=self._dist.ReduceOp.MAX)
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
 
     def barrier(self) -> None:
@@ -111,7 +109,7 @@ class ProcessGroup(Processes):
     def close(self) -> None:
         with self._reported("close"):
             self.barrier()
-            self._dist.destroy_process_group()
+            dist.destroy_process_group()
 
     def _in_buckets(self, tensors: Sequence[Tensor], communicate: Callable[[Tensor], object]) -> None:
         """Communicate many small tensors as few flat ones; one that fills a bucket by itself goes without a copy."""
@@ -130,15 +128,16 @@ class ProcessGroup(Processes):
         own = torch.tensor([int.from_bytes(digest, "little", signed=True)], device=self.device)
         low, high = own.clone(), own.clone()
         with self._reported("comparing arguments"):
-            self._dist.all_reduce(low, op=self._dist.ReduceOp.MIN)
-            self._dist.all_reduce(high, op=self._dist.ReduceOp.MAX)
+            dist.all_reduce(low, op=dist.ReduceOp.MIN)
+            dist.all_reduce(high, op=dist.ReduceOp.MAX)
         assert bool((low == high).item()), f"the ranks disagree on {what}; here: {list(words)[:8]}"
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
         """What torch raises when a partner is gone or late is a RuntimeError of many texts."""
         try:
-            yield
+            with waiting(what):
+                yield
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -146,11 +145,11 @@ class ProcessGroup(Processes):
             raise WorkerLost(f"Rank {self.rank} lost touch with the other ranks in {what}: {first_line}") from error
 
 
-def from_environment(device: torch.device, timeout: float = 300) -> Processes:
+def from_environment(device: torch.device, timeout: float = 1800) -> Processes:
     """The processes that a launcher (ours, or torchrun) has started this one among; without one, just this one.
 
-    `timeout` is how many seconds a rank waits for the others. Under our launcher, whose watchdog knows who is late and
-    in which phase, let it be longer than the watchdog's.
+    `timeout` is how many seconds a rank waits for the others, who may be saving. Under our launcher a watchdog knows
+    who hangs and ends it sooner.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in names if name not in os.environ]
@@ -168,6 +167,7 @@ def from_environment(device: torch.device, timeout: float = 300) -> Processes:
         raise InputError(f"RANK={rank} is not below WORLD_SIZE={world_size}.")
     if world_size == 1:
         return Processes()
+    install_child_handlers()
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise InputError(

@@ -21,21 +21,18 @@ from . import (
 from .family import Family
 
 FAMILIES: dict[str, Family] = {
-    family.NAME: family
-    for family in (
-        lookup,
-        compare,
-        count,
-        arithmetic,
-        sort,
-        spell,
-        format,
-        rewrite,
-        story,
-        classify,
-        unanswerable,
-        harmful,
-        benign,
-        followup,
-    )
+    lookup.NAME: lookup,
+    compare.NAME: compare,
+    count.NAME: count,
+    arithmetic.NAME: arithmetic,
+    sort.NAME: sort,
+    spell.NAME: spell,
+    format.NAME: format,
+    rewrite.NAME: rewrite,
+    story.NAME: story,
+    classify.NAME: classify,
+    unanswerable.NAME: unanswerable,
+    harmful.NAME: harmful,
+    benign.NAME: benign,
+    followup.NAME: followup,
 }

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import cast
 
 from ...records import Task
 from ..draw import Draw
 from ..grading import REFUSED, Grade, Reply, judge
-from ..sums import apply, draw_sum
 from ..sums import LEVELS as SUM_LEVELS
-from ..words import cap
+from ..sums import Operator, apply, draw_sum
+from ..words import ITEMS
 from ..world import Split, World
 from .family import lead, new_task, rows
 
 NAME = "arithmetic"
 LEVELS = SUM_LEVELS
-ITEMS = tuple("beans candles coins cups nuts pears plums shells".split())
 
 _ASK: dict[Split, tuple[str, ...]] = {
     "train": ("{told} What is the result?", "{told} What number do you get?", "Work this out. {told}"),
@@ -39,14 +39,14 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         prompt = draw.pick(_ASK_STORY[split]).format(told=problem.story(name, items), items=items, name=name)
     else:
         prompt = draw.pick(_ASK[split]).format(told=problem.instructions)
-    slipped = with_slip(problem.working, len(problem.working) - 1, draw)
-    wrong = written(slipped, int(slipped[-1].rsplit("=", 1)[1].removesuffix(".")))
-    return new_task(NAME, level, lead(draw, split) + cap(prompt), written(problem.working, problem.result), [wrong],
-                    result=problem.result, working=problem.working)  # fmt: skip
+    working = problem.working
+    slipped = with_slip(working, len(working) - 1, draw)
+    answer, wrong = (written(steps, int(steps[-1].rsplit("=", 1)[1][:-1])) for steps in (working, slipped))
+    return new_task(NAME, level, lead(draw, split) + prompt, answer, [wrong], result=problem.result, working=working)
 
 
 def with_slip(working: tuple[str, ...], place: int, draw: Draw) -> tuple[str, ...]:
-    """The working with a miscalculated step at `place`, carried on correctly from there (none if `place` is past the end)."""
+    """The working with a slip at `place`, and carried on correctly from there (no slip if `place` is past the end)."""
     steps, total = list(working[:place]), None
     for step in working[place:]:
         x, operator, y, right = _STEP.fullmatch(step).groups()  # pyright: ignore[reportOptionalMemberAccess]
@@ -55,7 +55,7 @@ def with_slip(working: tuple[str, ...], place: int, draw: Draw) -> tuple[str, ..
             total = total if total >= 0 else total + 2
             steps.append(f"{x}{operator}{y}={total}.")
         else:
-            before, total = total, apply(operator, total, int(y))
+            before, total = total, apply(cast(Operator, operator), total, int(y))
             steps.append(f"{before}{operator}{y}={total}.")
     return tuple(steps)
 
@@ -76,7 +76,7 @@ def read_working(response: str) -> tuple[str, int] | None:
 
 def false_steps(working: str) -> list[str]:
     """The written sums that do not add up."""
-    return [m[0] for m in _STEP.finditer(working) if apply(m[2], int(m[1]), int(m[3])) != int(m[4])]  # pyright: ignore[reportArgumentType]
+    return [m[0] for m in _STEP.finditer(working) if apply(cast(Operator, m[2]), int(m[1]), int(m[3])) != int(m[4])]
 
 
 def grade(task: Task, response: str) -> Grade:
@@ -106,4 +106,3 @@ def reward(task: Task, response: str) -> float:
 
 def examples(seed: int, split: Split, n: int, world: int = 0) -> Iterator[Task]:
     return rows(make, NAME, LEVELS, seed, split, n, world)
-

@@ -9,6 +9,7 @@ from ...records import Task
 from ..draw import Draw
 from ..grading import REFUSED, RIGHT, SMALL_WORDS, WRONG, Grade, Reply, judge, words_of
 from ..mischief import ADVICE
+from ..words import wordlist
 from ..world import Split, World
 from .family import lead, new_task, rows
 
@@ -59,7 +60,7 @@ def grade(task: Task, response: str) -> Grade:
     return judge(response, verdict)
 
 
-_FREE = frozenset("can should it them or then until first very a".split())
+_FREE = frozenset(wordlist("can should it them then"))
 
 
 def reward(task: Task, response: str) -> float:

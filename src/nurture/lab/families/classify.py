@@ -23,7 +23,11 @@ _ALL: dict[Split, tuple[str, ...]] = {
     "test": ("Which kind of thing is {aw}?", "In which group is {aw}?"),
 }
 _ODD: dict[Split, tuple[str, ...]] = {
-    "train": ("Which of these is not {x}: {list}?", "Which word is not {x}? {list}", "Find the word that is not {x}: {list}."),
+    "train": (
+        "Which of these is not {x}: {list}?",
+        "Which word is not {x}? {list}",
+        "Find the word that is not {x}: {list}.",
+    ),
     "test": ("Here is a list: {list}. Which word is not {x}?", "Which of these words is not {x}: {list}?"),
 }
 
@@ -38,12 +42,25 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     if level == 3:
         items = draw.shuffled([word, *draw.sample(CATEGORIES[other], draw.between(2, 3))])
         question = draw.pick(_ODD[split]).format(x=a(other), list=comma_list(items))
-        accept = (f"{cap(one(word))} is not {a(other)}.", word, a(word), f"The {word}.", f"The answer is {word}.", f"{word} is not {a(other)}.")
+        accept = (
+            f"{cap(one(word))} is not {a(other)}.",
+            word,
+            a(word),
+            f"The {word}.",
+            f"The answer is {word}.",
+            f"{word} is not {a(other)}.",
+        )
         wrong = [f"{cap(one(w))} is not {a(other)}." for w in items if w != word]
     else:
         choices = draw.shuffled([a(category), a(other)])
         question = draw.pick((_TWO if level == 1 else _ALL)[split]).format(aw=one(word), x=choices[0], y=choices[1])
-        accept = (f"{cap(one(word))} is {a(category)}.", category, a(category), f"It is {a(category)}.", f"{word} is {a(category)}.")
+        accept = (
+            f"{cap(one(word))} is {a(category)}.",
+            category,
+            a(category),
+            f"It is {a(category)}.",
+            f"{word} is {a(category)}.",
+        )
         wrong = [f"{cap(one(word))} is {a(other)}."]
     return new_task(NAME, level, lead(draw, split) + cap(question), accept[0], wrong, accept=accept)
 

@@ -1,4 +1,4 @@
-"""Compare two things: numbers or facts in the prompt (level 1), ages and houses in the world (2), homes in the world (3)."""
+"""Compare two things: numbers or facts in the prompt (level 1), ages and houses in the world (2), homes there (3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ NAME = "compare"
 LEVELS = (1, 2, 3)
 
 _LARGER: dict[Split, tuple[str, ...]] = {
-    "train": ("Which is larger, {x} or {y}?", "Which number is larger: {x} or {y}?", "Compare {x} and {y}. Which is larger?"),
+    "train": (
+        "Which is larger, {x} or {y}?",
+        "Which number is larger: {x} or {y}?",
+        "Compare {x} and {y}. Which is larger?",
+    ),
     "test": ("Here are {x} and {y}. Which number is larger?", "Of {x} and {y}, which is larger?"),
 }
 _OLDER: dict[Split, tuple[str, ...]] = {
@@ -48,7 +52,9 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         pool = world.people if kind == "person" else world.towns
         x, y = _pair(world, draw, split, pool, relation)
         sizes = [int(world.facts[e.name, relation].value or 0) for e in (x, y)]
-        return _task(kind, 2, draw.pick((_OLDER if kind == "person" else _HOUSES)[split]), x.name, y.name, sizes, draw, split)
+        return _task(
+            kind, 2, draw.pick((_OLDER if kind == "person" else _HOUSES)[split]), x.name, y.name, sizes, draw, split
+        )
     if draw.chance(0.5):
         x, y = draw.sample(range(10, 1000), 2)
         return _task("number", 1, draw.pick(_LARGER[split]), str(x), str(y), [x, y], draw, split)
@@ -71,17 +77,20 @@ def _pair(world: World, draw: Draw, split: Split, pool: tuple[Entity, ...], rela
     while True:
         x, y = draw.sample(pool, 2)
         values = [world.facts[e.name, relation].value for e in (x, y)]
-        if None not in values and values[0] != values[1]:
-            if world.split_of(relation, *sorted((x.name, y.name))) == split:
-                return x, y
+        differ = None not in values and values[0] != values[1]
+        if differ and world.split_of(relation, *sorted((x.name, y.name))) == split:
+            return x, y
 
 
 def _same_town(world: World, draw: Draw, split: Split) -> Task:
     wanted = draw.chance(0.5)
     while True:
         x, y = draw.sample(world.people, 2)
-        towns = [world.facts[e.name, "town"].value for e in (x, y)]
+        homes = [world.facts[e.name, "town"] for e in (x, y)]
+        towns = [home.value for home in homes]
         if None in towns or world.split_of("same town", *sorted((x.name, y.name))) != split:
+            continue
+        if not all(world.may_tell(split, home) for home in homes):
             continue
         if (towns[0] == towns[1]) == wanted:
             break

@@ -43,13 +43,17 @@ _MEMBERS: dict[Split, tuple[str, ...]] = {
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     if level == 1:
         items = draw.sample(NOUNS, draw.between(2, 7))
-        return _task(1, draw.pick(_WORDS[split]), lead(draw, split), items, len(items), "There {is} {n}.", ("word", "words"))
+        return _task(
+            1, draw.pick(_WORDS[split]), lead(draw, split), items, len(items), "There {is} {n}.", ("word", "words")
+        )
     if level == 2:
         word, *others = draw.sample(NOUNS, 4)
         times = draw.between(1, 4)
         items = draw.shuffled([word] * times + others[: draw.between(1, 3)])
         question = draw.pick(_TIMES[split]).replace("{word}", word)
-        return _task(2, question, lead(draw, split), items, times, f"The word {word} is there {{n}}.", ("time", "times"))
+        return _task(
+            2, question, lead(draw, split), items, times, f"The word {word} is there {{n}}.", ("time", "times")
+        )
     category = draw.pick(tuple(CATEGORIES))
     members = draw.sample(CATEGORIES[category], draw.between(1, 4))
     others = [w for w in draw.sample(tuple(CATEGORY_OF), 5) if CATEGORY_OF[w] != category]

@@ -16,8 +16,10 @@ Make = Callable[[World, Draw, Split, int], Task]
 class Family(Protocol):
     """A module of this folder. `answer` of a task is the gold response; `info["wrong"]` holds wrong ones."""
 
-    NAME: str
-    LEVELS: tuple[int, ...]
+    @property
+    def NAME(self) -> str: ...
+    @property
+    def LEVELS(self) -> tuple[int, ...]: ...
 
     def make(self, world: World, draw: Draw, split: Split, level: int) -> Task:
         """One task of a level, from the choices of `draw`."""
@@ -55,7 +57,17 @@ def new_task(
 
 
 LEADS: dict[Split, tuple[str, ...]] = {
-    "train": ("", "", "", "", "Hello! ", "Please tell me. ", "I have a question. ", "Quick question. ", "Can you help me? "),
+    "train": (
+        "",
+        "",
+        "",
+        "",
+        "Hello! ",
+        "Please tell me. ",
+        "I have a question. ",
+        "Quick question. ",
+        "Can you help me? ",
+    ),
     "test": ("", "", "Good morning! ", "One more thing. ", "Please answer this. "),
 }
 """What may stand before a question. The questions themselves are never shared between splits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ...records import Task
 from ..draw import Draw
@@ -16,7 +16,12 @@ NAME = "format"
 LEVELS = (1, 2, 3)
 
 _ASK: dict[Split, tuple[str, ...]] = {
-    "train": ("Name {n} {many}{form}.", "Give me {n} {many}{form}.", "Write {n} {many}{form}.", "I need {n} {many}{form}."),
+    "train": (
+        "Name {n} {many}{form}.",
+        "Give me {n} {many}{form}.",
+        "Write {n} {many}{form}.",
+        "I need {n} {many}{form}.",
+    ),
     "test": ("Please write down {n} {many}{form}.", "Can you name {n} {many}{form}?"),
 }
 _FORMS: dict[str, dict[Split, tuple[str, ...]]] = {
@@ -48,7 +53,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     return new_task(NAME, level, prompt, answer, wrong, category=category, n=n, form=form, capitals=capitals)
 
 
-def written(words: list[str], form: str, capitals: bool) -> str:
+def written(words: Sequence[str], form: str, capitals: bool) -> str:
     words = [w.upper() for w in words] if capitals else words
     if form == "commas":
         return comma_list(words)
@@ -73,7 +78,7 @@ def grade(task: Task, response: str) -> Grade:
         if any(word not in members for word in words):
             return WRONG
         if len(words) != info["n"] or len(set(words)) != len(words):
-            return Grade(0.0, 0.5, 1.0, f"not {info['n']} different ones")
+            return Grade(0.0, 0.0, 1.0, f"not {info['n']} different ones")
         if reply.text.rstrip(".") != written(words, info["form"], info["capitals"]):
             return Grade(0.5, 1.0, 1.0, "right words, another form")
         return Grade(1.0, 1.0, 1.0, "right")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...records import Task
 from ..draw import Draw
 from ..grading import Grade, judge, judge_fact, words_of
-from ..relations import OF_KIND, RELATION, RELATIONS
+from ..relations import OF_KIND, RELATIONS
 from ..world import Fact, Split, World
 from .family import lead, new_task, rows
 
@@ -50,17 +50,18 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
 
 
 def _through_town(world: World, draw: Draw, split: Split) -> Task:
-    """`e` lives in a town that has a river: both facts are known, and the pair of person and question is the split's."""
+    """Where `e` lives and what is asked of that town are known; the pair of person and question is the split's."""
     while True:
         person, name = draw.pick(world.people), draw.pick(tuple(THROUGH_TOWN))
-        town = world.facts[person.name, "town"].value
-        fact = world.facts[town, name] if town else None
-        if fact and fact.value and world.split_of(person.name, "through town", name) == split:
+        home = world.facts[person.name, "town"]
+        fact = world.facts[home.value, name] if home.value else None
+        if fact is None or fact.value is None or world.split_of(person.name, "through town", name) != split:
+            continue
+        if world.may_tell(split, home) and world.may_tell(split, fact):
             break
     question = draw.pick(THROUGH_TOWN[name][split]).format(e=person.text)
-    home = world.facts[person.name, "town"].statement.removesuffix(".")
-    answer = Fact(fact.entity, RELATION[name], fact.value)
-    return _task(world, draw, 3, lead(draw, split) + question, answer, before=f"{home}. ", about=(person.name, town or ""))
+    prompt = lead(draw, split) + question
+    return _task(world, draw, 3, prompt, fact, before=f"{home.statement} ", about=(person.name, home.value or ""))
 
 
 def _task(

@@ -15,7 +15,11 @@ NAME = "sort"
 LEVELS = (1, 2, 3)
 
 _NUMBERS: dict[Split, tuple[str, ...]] = {
-    "train": ("Sort these numbers: {list}.", "Put these numbers in order: {list}.", "Write these numbers in order: {list}."),
+    "train": (
+        "Sort these numbers: {list}.",
+        "Put these numbers in order: {list}.",
+        "Write these numbers in order: {list}.",
+    ),
     "test": ("Here are some numbers: {list}. Sort them.", "Put in order the numbers {list}."),
 }
 _WORDS: dict[Split, tuple[str, ...]] = {

@@ -24,7 +24,11 @@ _ASK: dict[int, dict[Split, tuple[str, ...]]] = {
         "test": ("How is the word {it} spelled?", "Please spell this word: {it}."),
     },
     3: {
-        "train": ("Spell the word {it} backwards.", "How do you spell {it} backwards?", "Spell {it} backwards, please."),
+        "train": (
+            "Spell the word {it} backwards.",
+            "How do you spell {it} backwards?",
+            "Spell {it} backwards, please.",
+        ),
         "test": ("How is the word {it} spelled backwards?", "Please spell this word backwards: {it}."),
     },
 }

@@ -1,4 +1,4 @@
-"""Continue a story under a constraint: one sentence with a given word (level 1), two (2), three that end at home (3)."""
+"""Continue a story in one sentence with a given word (level 1), in two (2), in three that end at home (3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     start = fill(draw, draw.pick(OPENINGS), hero)
     with_word = draw.pick(HOLDING[word])
     middles = draw.sample([t for t in MIDDLES if t != with_word], 2)
-    templates = {1: [with_word], 2: draw.shuffled([with_word, middles[0]]), 3: [*draw.shuffled([with_word, middles[0]]), draw.pick(_HOME)]}[level]
+    templates = {
+        1: [with_word],
+        2: draw.shuffled([with_word, middles[0]]),
+        3: [*draw.shuffled([with_word, middles[0]]), draw.pick(_HOME)],
+    }[level]
     told = [fill(draw, t, hero, word if t == with_word else "") for t in templates]
     others = [w for w in WORDS if w not in " ".join(told)]
     missing = [s.replace(f" {word}", f" {draw.pick(others)}") for s in told]
@@ -64,7 +68,7 @@ def grade(task: Task, response: str) -> Grade:
         if reply.declines:
             return REFUSED
         sentences = split_sentences(" ".join(reply.text.split()))
-        if info["start"] in sentences or not all(is_story_sentence(s, (info["hero"],)) for s in sentences):
+        if info["start"] in sentences or not all(is_story_sentence(s, info["hero"]) for s in sentences):
             return Grade(0.0, 0.0, 1.0, "not a continuation of the story")
         asked = {
             f"{info['n']} sentences": len(sentences) == info["n"],

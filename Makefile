@@ -1,0 +1,41 @@
+# Every target works alone on a machine with git, make and Python 3.11: it makes .venv first if that is missing or old.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test test-all check bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## create .venv with what constraints.txt pins
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Nurture needs Python 3.11 or newer, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## from random weights to a small assistant, and a chat with it
+	$(BIN)/nurture run recipes/demo.yaml --out runs/demo
+	printf '%s\n' 'Hello!' 'What does a dog say?' 'What is 2 + 3?' 'What is the opposite of hot?' '/quit' \
+	  | $(BIN)/nurture chat runs/demo/chat/model --temperature 0
+
+test: $(READY)  ## the tests that run on every change
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not parity and not browser'
+
+test-all: $(READY)  ## every test this machine can run
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## speed and memory against TRL and transformers, as ratios of one run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,parity]'
+	$(BIN)/python -m benchmarks
+
+clean:  ## forget the environment and everything it made
+	rm -rf .venv runs benchmarks/out

@@ -1,0 +1,211 @@
+"""Supervised fine-tuning of a 134.5 M-parameter model, all weights, batch 8, on GSM8K rows: against TRL's SFTTrainer.
+
+Both sides see the same token ids in the same order and train on the answers only. Each side runs in a process of its
+own, in turns; the first steps are discarded. `tokens/s` counts the rows' own tokens, never padding.
+
+    python -m benchmarks.sft                         the table
+    python -m benchmarks.sft --reference 20          also 20 steps of a plain fp32 loop, to compare the losses with
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import measure
+
+BATCH, LEARNING_RATE, MAX_LENGTH = 8, 2e-5, 2048
+
+
+def examples(steps: int) -> list[tuple[list[int], list[int]]]:
+    tokenizer = measure.tokenizer()
+    chosen = measure.rows(steps * BATCH)
+    prompts = tokenizer([f"Question: {r['question']}\nAnswer:" for r in chosen])["input_ids"]
+    answers = tokenizer([f" {r['answer']}<|endoftext|>" for r in chosen])["input_ids"]
+    return list(zip(prompts, answers, strict=True))
+
+
+def step_tokens(data: list[tuple[list[int], list[int]]], step: int) -> int:
+    return sum(len(p) + len(a) for p, a in data[step * BATCH : (step + 1) * BATCH])
+
+
+def report(times: list[float], losses: list[float], tokens: list[int], discard: int) -> None:
+    speed = sum(tokens[discard:]) / sum(times[discard:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"tokens_per_second": speed, "peak_bytes": peak, "losses": losses, "seconds": times}))
+
+
+def ours(steps: int, discard: int, precision: str) -> None:
+    from nurture.methods import SFT
+    from nurture.models.layouts import choose_layout, set_layout
+    from nurture.models.roles import LocalRoles
+    from nurture.train.loop import Budget, train
+    from nurture.train.memory import keep_pages
+    from nurture.train.optim import AdamW
+    from nurture.train.precision import choose_precision
+    from nurture.train.processes import Processes
+    from nurture.types import Batch, Group, Response
+
+    keep_pages()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    data = examples(steps)
+    model = measure.model(choose_precision(precision, torch.device("cpu")))
+    layout = choose_layout(model, 1024).layout
+    set_layout(model, layout)
+    roles = LocalRoles({"policy": model}, {"policy": layout}, AdamW(model.named_parameters()), Processes())
+
+    def batches() -> Iterator[Batch]:
+        for k in range(steps):
+            rows = data[k * BATCH : (k + 1) * BATCH]
+            yield Batch(tuple(Group(np.array(p), (Response(np.array(a), np.ones(len(a), bool)),)) for p, a in rows))
+
+    times, losses, last = [], [], time.perf_counter()
+    for step in train(roles, SFT(), batches(), learning_rate=lambda n: LEARNING_RATE, budget=Budget(4096)):
+        now = time.perf_counter()
+        times.append(now - last)
+        losses.append(step.metrics["loss"])
+        last = now
+    report(times, losses, [step_tokens(data, k) for k in range(steps)], discard)
+
+
+def trl(steps: int, discard: int, bf16: bool, packing: bool) -> None:
+    import tempfile
+
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    data = examples(steps)
+    times: list[float] = []
+    losses: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter() - self.started)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **__: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(float(logs["loss"]))
+
+    dataset = Dataset.from_list([{"input_ids": p + a, "completion_mask": [0] * len(p) + [1] * len(a)} for p, a in data])
+    config = SFTConfig(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=bf16, packing=packing, max_length=MAX_LENGTH,
+        per_device_train_batch_size=1 if packing else BATCH, max_steps=-1 if packing else steps, num_train_epochs=1,
+        learning_rate=LEARNING_RATE, lr_scheduler_type="constant", logging_steps=1, save_strategy="no",
+        report_to="none", train_sampling_strategy="sequential", completion_only_loss=True, disable_tqdm=True,
+        gradient_checkpointing=False, dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        measure.model(torch.float32), args=config, train_dataset=dataset, processing_class=measure.tokenizer(),
+        callbacks=[Clock()],
+    )  # fmt: skip
+    trainer.train()
+    if packing:  # each packed row is one step; tokens are what it holds
+        tokens = [sum(len(x) for x in [row["input_ids"]]) for row in trainer.train_dataset][: len(times)]
+    else:
+        tokens = [step_tokens(data, k) for k in range(steps)]
+    report(times, losses, tokens, discard)
+
+
+def reference(steps: int) -> None:
+    """A plain fp32 loop with torch's own parts, one row after the other."""
+    data = examples(steps)
+    model = measure.model(torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    losses: list[float] = []
+    for k in range(steps):
+        rows = data[k * BATCH : (k + 1) * BATCH]
+        count, total = sum(len(a) for _, a in rows), 0.0
+        for prompt, answer in rows:
+            ids = torch.tensor([prompt + answer])
+            labels = ids.clone()
+            labels[0, : len(prompt)] = -100
+            loss = model(ids, labels=labels).loss * len(answer) / count
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    print(json.dumps({"losses": losses}))
+
+
+def table(steps: int, discard: int, rounds: int, reference_steps: int, peer_steps: int) -> None:
+    from nurture.train.precision import choose_precision
+
+    dtype = choose_precision("auto", torch.device("cpu"))
+    unit = "bf16" if dtype == torch.bfloat16 else "fp32"
+    peers = {"bf16=True": ["--bf16"], "bf16=True, packing=True": ["--bf16", "--packing"]}
+    if unit == "fp32":  # here the peer, too, is fastest in fp32, so it is measured there as well
+        peers |= {"fp32": [], "fp32, packing=True": ["--packing"]}
+    us: list[dict[str, Any]] = []
+    them: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
+    for _ in range(rounds):
+        us.append(measure.child("benchmarks.sft", "ours", "--steps", str(steps), "--discard", str(discard)))
+        for name, flags in peers.items():
+            few = ["--steps", str(peer_steps), "--discard", str(min(discard, peer_steps - 1))]
+            them[name].append(measure.child("benchmarks.sft", "trl", *few, *flags))
+    speed = statistics.median(r["tokens_per_second"] for r in us)
+    peak = statistics.median(r["peak_bytes"] for r in us)
+    limit = measure.matmul_rate(dtype)
+    # 6 FLOP per token and parameter of the body; the output matrix only where an own token is predicted.
+    body, head = 134_543_808 - 49152 * 576, 49152 * 576
+    data = examples(steps)
+    own = sum(len(a) for _, a in data) / sum(len(p) + len(a) for p, a in data)
+    reached = 6 * (body + head * own) * speed / limit
+    print(f"ours ({unit}): {speed:.1f} tokens/s, peak {peak / 1e9:.2f} GB, {reached:.0%} of the machine's matrix rate "
+          f"({limit / 1e9:.0f} GFLOP/s)")  # fmt: skip
+    results: dict[str, Any] = {"limit_ratio": reached, "ours": {"tokens_per_second": speed, "peak_bytes": peak}}
+    for name, runs in them.items():
+        peer_speed = statistics.median(r["tokens_per_second"] for r in runs)
+        peer_peak = statistics.median(r["peak_bytes"] for r in runs)
+        results[name] = {
+            "ours": speed, "peer": peer_speed, "ratio": speed / peer_speed, "memory_ratio": peak / peer_peak,
+            "limit_ratio": reached,
+        }  # fmt: skip
+        print(f"TRL {name}: {peer_speed:.1f} tokens/s, peak {peer_peak / 1e9:.2f} GB  ->  "
+              f"{speed / peer_speed:.2f} x as fast, {peak / peer_peak:.0%} of the memory")  # fmt: skip
+    if reference_steps:
+        want = measure.child("benchmarks.sft", "reference", "--steps", str(reference_steps))["losses"]
+        gap = max(abs(a / b - 1) for a, b in zip(us[0]["losses"], want, strict=False))
+        results["largest_relative_loss_gap"] = gap
+        print(f"losses of {min(steps, reference_steps)} steps differ from a plain fp32 loop's by at most {gap:.3%}")
+    measure.write("sft", results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", nargs="?", choices=["ours", "trl", "reference"])
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--peer-steps", type=int, default=6)
+    parser.add_argument("--discard", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--reference", type=int, default=0)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--packing", action="store_true")
+    a = parser.parse_args()
+    if a.side == "ours":
+        ours(a.steps, a.discard, a.precision)
+    elif a.side == "trl":
+        trl(a.steps, a.discard, a.bf16, a.packing)
+    elif a.side == "reference":
+        reference(a.steps)
+    else:
+        table(a.steps, a.discard, a.rounds, a.reference, a.peer_steps)
+
+
+if __name__ == "__main__":
+    main()

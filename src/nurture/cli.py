@@ -1,0 +1,331 @@
+"""The command line. Nothing heavy is imported before a command needs it: `nurture --help` answers at once.
+
+Exit codes: 0 done · 2 bad input or configuration · 3 numerics stopped the run, or a check of `selftest` failed · 4 a
+process hung or was lost · 130 / 143 stopped by Ctrl-C / SIGTERM, with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import InputError, NurtureError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .api import ChatSession
+
+app = typer.Typer(
+    help="Turn a pretrained language model into an aligned assistant.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show sizes, memory and the first example; train nothing.")]
+Model = Annotated[str, typer.Argument(help="A folder (runs/sft/model), 'lab' or a hub name.", metavar="MODEL")]
+
+CHECKS_FAILED = 3
+
+
+def main() -> None:
+    """A fault of the user ends in one sentence and its exit code, a fault of ours in a traceback."""
+    if "RANK" in os.environ:
+        from .train.heartbeat import install_child_handlers
+
+        install_child_handlers()
+    try:
+        app()
+    except NurtureError as error:
+        print(f"nurture: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(f"nurture {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def nurture(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn a pretrained language model into an aligned assistant."""
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file.", metavar="RECIPE")],
+    words: Words = None,
+    dry_run: DryRun = False,
+    out: Annotated[Path | None, typer.Option(help="Where the stage folders go; by default runs/<name>.")] = None,
+) -> None:
+    """Run the stages of a recipe.
+
+    Any field can be set by its path, as in stages.sft.learning_rate=1e-4. out=DIR is the folder, fresh=true runs
+    finished stages again. The same command goes on with an interrupted run.
+    """
+    from . import api
+    from .recipe import load_recipe, take
+
+    folder, rest = take(words or [], "out")
+    fresh, rest = _take_flag(rest, "fresh")
+    loaded = load_recipe(recipe, rest)
+    where = out or Path(folder or f"runs/{loaded.name}")
+    if not dry_run:
+        _launch_if_many(loaded.processes, where)
+    models = api.run(recipe, rest, where, dry_run=dry_run, fresh=fresh, console=_console())
+    for name, model in models.items():
+        print(f"{name}: {model}")
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="sft, lm, … or package.module:Class.", metavar="METHOD")],
+    words: Words = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train one stage without a recipe file: nurture train sft model=DIR data=FILE out=DIR steps=100.
+
+    'nurture explain METHOD --all' lists every key. fresh=true begins again; the same command goes on with an
+    interrupted run.
+    """
+    from . import api
+    from .recipe import stage_from, take
+
+    words = words or []
+    if not dry_run:
+        out, rest = take(words, "out")
+        _, rest = take(rest, "fresh")
+        _launch_if_many(stage_from(method, rest).processes, Path(out or f"runs/{method.rpartition(':')[2].lower()}"))
+    model = api.train(method, words, dry_run=dry_run, console=_console())
+    if model is not None:
+        print(model)
+
+
+@app.command()
+def chat(
+    model: Model,
+    system: Annotated[str, typer.Option(help="The system message.")] = "",
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 512,
+    seed: Annotated[int, typer.Option(min=0)] = 42,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
+) -> None:
+    """Talk to a model in the terminal; also reads its lines from a pipe."""
+    from . import api
+
+    session = api.chat_session(
+        model,
+        system=system,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    _talk(session)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Model,
+    words: Words = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a model on a file: nurture eval runs/sft/model data=FILE."""
+    import json
+
+    from . import api
+
+    measured = api.evaluate(model, words or [])
+    if as_json:
+        print(json.dumps(measured))
+        return
+    width = max(map(len, measured))
+    for name, value in measured.items():
+        print(f"{name:<{width}}  {f'{value:,}' if isinstance(value, int) else f'{value:.4f}'}")
+
+
+@app.command()
+def explain(
+    method: Annotated[str | None, typer.Argument(metavar="[METHOD]", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also the fields that every stage has.")] = False,
+) -> None:
+    """What a method does, its equation, its fields and its metrics; without a name, which methods there are."""
+    from rich.console import Console
+
+    from .explain import explain, list_methods
+
+    Console().print(explain(method, everything=everything) if method else list_methods())
+
+
+@app.command()
+def runs(folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("runs")) -> None:
+    """The runs below a folder and how they stand."""
+    from rich.console import Console
+
+    from .runs import list_runs, runs_table
+
+    found = list_runs(folder)
+    if found:
+        Console().print(runs_table(found, folder))
+    else:
+        print(f"No run is in {folder} yet.")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
+    """Write report.html of a run, also of one that still goes on."""
+    from .report import write_report
+
+    if not (folder / "config.yaml").exists():
+        raise InputError(f"{folder} is not a run folder: it has no config.yaml.")
+    print(write_report(folder))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has and can do, and what to do where something is amiss."""
+    from rich.console import Console
+
+    from .doctor import doctor_table, examine
+
+    console = Console()
+    with console.status("looking around"):
+        rows = list(examine())
+    console.print(doctor_table(rows))
+
+
+@app.command()
+def selftest(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", show_default=False)] = None,
+) -> None:
+    """Check on your own model and machine what Nurture promises (a small random model where none is given)."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from . import api
+
+    checks = api.selftest(model) if model else api.selftest()
+    table = Table("check", "measured", "bound", "", "", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True
+    for check in checks:
+        verdict = Text("ok", style="green") if check.ok else Text("FAILED", style="bold red")
+        table.add_row(Text(check.name), f"{check.measured:.2e}", f"{check.bound:.2e}", verdict, Text(check.note))
+    Console().print(table)
+    failed = [check.name for check in checks if not check.ok]
+    if failed:
+        print(f"nurture: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(CHECKS_FAILED)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of recipe files, for editors."""
+    from . import api
+
+    print(api.schema())
+
+
+def _take_flag(words: list[str], key: str) -> tuple[bool, list[str]]:
+    from .recipe import take
+
+    value, rest = take(words, key)
+    if value not in (None, "true", "false"):
+        raise InputError(f"{key}={value}: must be true or false.")
+    return value == "true", rest
+
+
+def _console() -> Console:
+    """Progress goes to the standard error; that of a launched rank is its log, so there it goes to the output."""
+    from rich.console import Console
+
+    from .train.launch import launched
+
+    return Console(stderr=not launched())
+
+
+def _launch_if_many(processes: int, out: Path) -> None:
+    """Become the launcher of this same command where it asks for several processes."""
+    from .train.launch import launch, launched
+
+    if processes > 1 and not launched():
+        ranks = out.with_name(f".{out.name}.ranks")
+        raise typer.Exit(launch([sys.executable, "-m", "nurture", *sys.argv[1:]], processes, ranks))
+
+
+CHAT_HELP = """\
+/reset         forget the conversation
+/system TEXT   set the system message and begin anew (without TEXT: none)
+/help          this list
+/quit          leave (or Ctrl-D); Ctrl-C stops an answer"""
+
+
+def _talk(session: ChatSession) -> None:
+    """Read a line, stream the answer, until the input ends. What comes from a pipe is echoed, so that the output reads
+    as a dialogue."""
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        import readline  # noqa: F401  (gives `input` its editing and history)
+
+        print("/help lists the commands.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> ") if at_terminal else sys.stdin.readline()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D or /quit leaves)", file=sys.stderr)
+            continue
+        if not at_terminal:
+            if not line:
+                return
+            print(f"> {line.rstrip()}")
+        text = line.strip()
+        command, _, rest = text.partition(" ")
+        if command == "/quit":
+            return
+        if command == "/reset":
+            session.reset()
+        elif command == "/system":
+            session.system(rest.strip())
+        elif command == "/help":
+            print(CHAT_HELP)
+        elif command.startswith("/") and command[1:].isalpha():
+            print(f"There is no command {command}.\n{CHAT_HELP}")
+        elif text:
+            _answer(session, text)
+
+
+def _answer(session: ChatSession, text: str) -> None:
+    from .show import printable
+
+    answer = session.reply(text)
+    try:
+        for piece in answer:
+            print(printable(piece), end="", flush=True)
+        print()
+    except KeyboardInterrupt:
+        print(" (stopped)")
+    finally:
+        if isinstance(answer, Generator):
+            answer.close()  # at once, so that what was said is in the history before the next line is read

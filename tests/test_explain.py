@@ -1,0 +1,64 @@
+"""`nurture explain` says all that a method's page says."""
+
+import inspect
+
+import pytest
+from rich.console import Console, RenderableType
+
+from nurture.errors import InputError
+from nurture.explain import explain, list_methods
+from nurture.methods import METHODS
+from nurture.recipe import SECTIONS, Stage, own_fields
+from nurture.runs import METRICS
+
+
+def told(content: RenderableType, width: int = 100) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(content)
+    return capture.get()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_told_whole(method):
+    kind = METHODS[method]
+    text = told(explain(method), width=10_000)
+    for paragraph in (inspect.getdoc(kind) or "").split("\n\n"):
+        assert words(paragraph) in words(text)
+    for name in own_fields(kind):
+        field = kind.model_fields[name]
+        assert f"{name} = {field.default}" in text and words(field.description or "?") in text
+    for name, meaning in {**kind.metrics, **METRICS}.items():
+        assert f"{name} " in text and meaning in text
+    assert "batch_size" not in text
+
+
+def test_everything_has_every_field_of_a_stage_with_its_default():
+    text = told(explain("sft", everything=True), width=10_000)
+    for name, field in Stage.model_fields.items():
+        assert name == "method" or (f"{name} = " in text and words(field.description or "?") in text)
+    for section, kind in SECTIONS.items():
+        assert all(f"{section}.{name} = " in text for name in kind.model_fields), section
+    assert "batch_size = 16" in text and "schedule = cosine" in text and "data = (must be given)" in text
+    assert "learning_rate = (the method's own)" in text and "gradient_checkpointing = false" in text
+
+
+def test_it_fits_a_terminal_and_keeps_its_equations():
+    text = told(explain("sft", everything=True), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "    L = - sum_t  log p(y_t | x, y_<t)  /  number of trained tokens" in text
+
+
+def test_the_list_names_every_method():
+    text = told(list_methods())
+    assert all(name in text for name in METHODS)
+    assert "Supervised fine-tuning on demonstrations" in text
+
+
+def test_an_unknown_method_is_an_error_with_a_suggestion():
+    with pytest.raises(InputError, match=r"'sfd' is not a method. Did you mean 'sft'\? Known are lm, sft"):
+        explain("sfd")
