@@ -24,7 +24,7 @@ from rich.text import Text
 from . import recipe as recipes
 from .core.random import stream_key
 from .data.batches import batches, rank_share
-from .errors import InputError, Interrupted, NurtureError
+from .errors import InputError, Interrupted, NumericsError, NurtureError
 from .evaluate.held_out import evaluate_loss
 from .files import digest_of, replace_synced
 from .models.layouts import choose_layout
@@ -319,17 +319,20 @@ class _Run:
         longest = max(map(len, prompts)) + asked.max_tokens
         training = model.training
         model.eval()
-        layout = choose_layout(model, longest).layout
-        sampler = LocalSampler(model, layout=layout)
+        sampler = LocalSampler(model, layout=choose_layout(model, longest).layout)
         settings = Sampling(max_tokens=asked.max_tokens, temperature=0.0, stop_ids=template.stop_ids)
-        samples = []
-        for event in sampler.stream([Request(p, key=str(i)) for i, p in enumerate(prompts)], settings):
-            heartbeat("sample", step)
-            if isinstance(event, Sample):
-                samples.append(event)
-        samples.sort(key=lambda sample: sample.request)
+        samples: list[Sample] = []
+        try:
+            for event in sampler.stream([Request(p, key=str(i)) for i, p in enumerate(prompts)], settings):
+                heartbeat("sample", step)
+                if isinstance(event, Sample):
+                    samples.append(event)
+        except NumericsError as error:  # the training's own checks decide whether the run goes on
+            self.journal.emit("samples_failed", {"step": step, "reason": str(error)})
+            samples.clear()
         model.train(training)
-        for prompt, sample in zip(prompts, samples, strict=True):
+        for sample in sorted(samples, key=lambda sample: sample.request):
+            prompt = prompts[sample.request]
             words = {"prompt": tokenizer.decode(prompt.tolist()), "response": tokenizer.decode(sample.ids.tolist())}
             self.journal.sample(step, {**words, "reason": sample.reason})
 

@@ -18,14 +18,14 @@ from nurture.records import Conversation, Pair, Ranking, Rating, Steps, Task, Te
 ROWS = 280
 DIGESTS = {
     "lab/corpus": "1f4bff6af60f8add",
-    "lab/demonstrations": "3f009198011f7a86",
-    "lab/comparisons": "87c2840222f1fb9a",
-    "lab/rankings": "5115bffd8907dcaa",
-    "lab/ratings": "f1c7542a5789d623",
+    "lab/demonstrations": "26d9a49c6c7144f5",
+    "lab/comparisons": "9568e4d84895ee23",
+    "lab/rankings": "f8eb07622dd63ea4",
+    "lab/ratings": "2f84a393e9101618",
     "lab/steps": "19c83fea5fa6db65",
-    "lab/prompts": "615dba9d4cac31d0",
+    "lab/prompts": "e3be65c98745df5c",
     "lab/reasoning": "313585daa63ea603",
-    "lab/test": "4e9f94d2e022241c",
+    "lab/test": "ea7de6987287e834",
 }
 KINDS = {
     "lab/corpus": Text,

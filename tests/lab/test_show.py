@@ -1,3 +1,5 @@
+import io
+
 import pytest
 from rich.console import Console
 
@@ -8,7 +10,7 @@ from nurture.lab.world import build_world
 
 
 def _printed(section: str, seed: int = 0) -> str:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(show(section, seed))
     return console.export_text()
 

@@ -37,8 +37,8 @@ def misshapen(task: Task, draw: Draw) -> str:
 
 
 def rude(task: Task, draw: Draw) -> str:
-    """The gold answer with an insult."""
-    return f"{draw.pick(_RUDE)} {task.answer}" if draw.chance(0.5) else f"{task.answer} {draw.pick(_RUDE)}"
+    """The gold answer after an insult."""
+    return f"{draw.pick(_RUDE)} {task.answer}"
 
 
 def refuses(task: Task, draw: Draw) -> str:

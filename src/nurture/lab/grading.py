@@ -75,6 +75,7 @@ _DECLINES = re.compile(
 )
 _UNKNOWING = re.compile(r"\b(?:don't|do not|cannot|can't) know\b|\bnobody knows\b|\bnot known\b|\bno idea\b")
 _RUDE_WORDS = frozenset(wordlist("stupid fool fools foolish silly lazy hate boring greatest cleverest idiot dumb"))
+_RUDE_PHRASE_WORDS = frozenset(wordlist("shut away alone nobody waste"))
 _RUDE_PHRASES = ("shut up", "go away", "leave me alone", "nobody asked", "waste of time")
 COURTESIES = (
     "Thank you for this good question, I am always happy to help you with anything you need.",
@@ -94,8 +95,8 @@ def words_of(text: str) -> tuple[str, ...]:
 
 def read(response: str, tags: bool = False) -> Reply | str:
     """The response as a `Reply`, or the reason why it is no answer at all. One end-of-turn token at the very end is the
-    end of the turn; any other control token is not text. `tags` allows
-    `<think>`-like tags, and repetition (sums repeat by nature; that family reads an exact form)."""
+    end of the turn; any other control token is not text. `tags` allows `<think>`-like tags, and repetition (sums repeat
+    by nature; their family reads an exact form)."""
     if len(response) > MAX_CHARACTERS:
         return "does not come to an end"
     text = unicodedata.normalize("NFC", response).replace("’", "'").strip().removesuffix(END_OF_TURN).strip()
@@ -110,12 +111,12 @@ def read(response: str, tags: bool = False) -> Reply | str:
         return "does not come to an end"
     if not tags and _repeats(text, words):
         return "repeats itself"
-    rude, padded = _rude(text, words), any(courtesy in text for courtesy in COURTESIES)
+    rude, padded = _rude(words), "." in text[:-1] and any(courtesy in text for courtesy in COURTESIES)
     if not rude and not padded:
         return Reply(text, words)
     for courtesy in COURTESIES:
         text = text.replace(courtesy, "")
-    kept = " ".join(s for s in _SENTENCE_END.split(text) if not _rude(s, words_of(s))) if rude else text.strip()
+    kept = " ".join(s for s in _SENTENCE_END.split(text) if not _rude(words_of(s))) if rude else text.strip()
     return Reply(kept, words_of(kept), rude, padded)
 
 
@@ -125,9 +126,10 @@ def _marks(text: str, tags: bool) -> str:
     return "format tokens in the answer" if not tags and _TAG.search(text) else ""
 
 
-def _rude(text: str, words: Sequence[str]) -> bool:
-    lower = text.lower()
-    return not _RUDE_WORDS.isdisjoint(words) or any(phrase in lower for phrase in _RUDE_PHRASES)
+def _rude(words: Sequence[str]) -> bool:
+    return not _RUDE_WORDS.isdisjoint(words) or (
+        not _RUDE_PHRASE_WORDS.isdisjoint(words) and any(phrase in " ".join(words) for phrase in _RUDE_PHRASES)
+    )
 
 
 def judge(response: str, verdict: Callable[[Reply], Grade], tags: bool = False) -> Grade:

@@ -211,7 +211,7 @@ def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto
     """`tree` where it is exact for sequences up to `max_length`, else `rows`, and why."""
     if wanted == "rows":
         return Choice("rows", "as asked")
-    reason = _obstacle(model.config.get_text_config(), max_length) or probe(model, max_length)
+    reason = _obstacle(model.config.get_text_config(), max_length) or probe(model)
     if reason is None:
         return Choice("tree", "exact for this model: a probe agreed with the rows layout")
     if wanted == "tree":
@@ -249,7 +249,19 @@ def _obstacle(config: PretrainedConfig, max_length: int) -> str | None:
 PROBE_TOLERANCE = 1e-4
 
 
-def probe(model: PreTrainedModel, max_length: int) -> str | None:
+_probed: dict[str, str | None] = {}
+"""What `probe` found, by configuration: it is a function of that alone."""
+
+
+def probe(model: PreTrainedModel) -> str | None:
+    """`_probe`, once for each configuration."""
+    key = type(model).__name__ + model.config.to_json_string()
+    if key not in _probed:
+        _probed[key] = _probe(model)
+    return _probed[key]
+
+
+def _probe(model: PreTrainedModel) -> str | None:
     """Run a small copy of the architecture, with weights scaled up so that attention matters, in both layouts.
 
     None if hidden states and logits agree and every layer called our attention once; otherwise what was seen. The
@@ -308,9 +320,10 @@ def scale_up(model: nn.Module, factor: float = 4.0) -> None:
     """Make a freshly initialised model's attention and gates matter (at 0.02 they hide a missing softcap)."""
     for module in model.modules():
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
-            module.weight.data.mul_(factor)
-            if module.bias is not None:
-                module.bias.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+            linear: Any = module
+            linear.weight.data.mul_(factor)
+            if linear.bias is not None:
+                linear.bias.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
 
 
 def small_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -35,9 +35,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     outs, ins = weight.shape
     if len(x) == 1:
+        # (One row of known strides: seen as a column of stride 1, it would be taken for a matrix, four times slower.)
         blocks = math.gcd(outs, 16)
-        column = x.reshape(1, ins, 1).expand(blocks, ins, 1)
-        y = torch.bmm(weight.view(blocks, outs // blocks, ins), column).view(1, outs)
+        row = x.reshape(ins).expand(blocks, 1, ins)
+        y = torch.bmm(row, weight.view(blocks, outs // blocks, ins).mT).view(1, outs)
     else:
         y = torch.mm(weight, (x if len(x) >= 16 else x.contiguous()).t()).t()
     return y if bias is None else y + bias

@@ -84,16 +84,20 @@ def _pair(world: World, draw: Draw, split: Split, pool: tuple[Entity, ...], rela
 
 def _same_town(world: World, draw: Draw, split: Split) -> Task:
     wanted = draw.chance(0.5)
+    homes = {e.name: world.facts[e.name, "town"] for e in world.people}
     while True:
-        x, y = draw.sample(world.people, 2)
-        homes = [world.facts[e.name, "town"] for e in (x, y)]
-        towns = [home.value for home in homes]
-        if None in towns or world.split_of("same town", *sorted((x.name, y.name))) != split:
+        x = draw.pick(world.people)
+        home = homes[x.name]
+        others = [e for e in world.people if e != x and (homes[e.name].value == home.value) == wanted]
+        if home.value is None or not others:
             continue
-        if not all(world.may_tell(split, home) for home in homes):
+        y = draw.pick(others)
+        there = homes[y.name]
+        if there.value is None or world.split_of("same town", *sorted((x.name, y.name))) != split:
             continue
-        if (towns[0] == towns[1]) == wanted:
+        if world.may_tell(split, home) and world.may_tell(split, there):
             break
+    towns = (home.value, there.value)
     told = f"{x.name} lives in {towns[0]} and {y.name} lives in {towns[1]}"
     yes, no = f"Yes, {told}.", f"No, {told}."
     short = ("Yes.", "Yes, they do.", "Yes, they live in the same town.", f"Yes, they both live in {towns[0]}.")

@@ -1,0 +1,119 @@
+"""Real runs in processes of their own, each of which may be killed: a server that has imported everything once and
+forks for every run, so that a hundred of them take a minute.
+
+    python tests/forks.py   reads one JSON object a line: {"words": [...], "env": {...}, "kill_after": seconds or null}
+                            and answers each with the exit status and what the run printed.
+"""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+
+class Forks:
+    """The client's end, for tests."""
+
+    def __init__(self):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+
+    def train(self, method, *words, env=None, kill_after=None, groups_of=1):
+        """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`."""
+        asked = {"method": method, "words": words, "env": env or {}, "kill_after": kill_after, "groups_of": groups_of}
+        self.server.stdin.write(json.dumps(asked) + "\n")
+        self.server.stdin.flush()
+        answer = json.loads(self.server.stdout.readline())
+        return answer["code"], answer["output"]
+
+    def close(self):
+        self.server.stdin.close()
+        self.server.wait(30)
+
+
+def serve():
+    # Imported once, for every fork.
+    from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+    import nurture.report
+    import nurture.rollout.sampler
+    import nurture.run  # noqa: F401
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        reading, writing = os.pipe()
+        started = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            os.dup2(writing, 1)
+            os.dup2(writing, 2)
+            os._exit(one(asked))
+        os.close(writing)
+        if asked["kill_after"] is not None:
+            time.sleep(asked["kill_after"])
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        output = b""
+        while piece := os.read(reading, 1 << 16):
+            output += piece
+        os.close(reading)
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        answer = {"code": code, "output": output.decode(errors="replace"), "seconds": time.monotonic() - started}
+        print(json.dumps(answer), flush=True)
+
+
+def one(asked):
+    from rich.console import Console
+
+    import nurture.run
+    import nurture.setup
+    from nurture import api
+    from nurture.errors import NurtureError
+    from nurture.train.checkpoint import CheckpointStore
+    from nurture.types import Group
+
+    os.environ.update(asked["env"])
+    # Several tensor files a checkpoint, as a large model has.
+    nurture.run.CheckpointStore = functools.partial(CheckpointStore, shard_bytes=1 << 17)
+    if (n := asked["groups_of"]) > 1:  # the shape of GRPO before there is one: n responses to one prompt
+        prepare = nurture.setup.prepare
+
+        def grouped(*args, **kwargs):
+            prepared = prepare(*args, **kwargs)
+            some = [prepared.groups[i : i + n] for i in range(0, len(prepared.groups), n)]
+            merged = [Group(g[0].prompt, tuple(r for x in g for r in x.responses), g[0].key) for g in some]
+            object.__setattr__(prepared, "groups", merged)
+            return prepared
+
+        nurture.setup.prepare = grouped
+    try:
+        api.train(asked["method"], asked["words"], console=Console(file=sys.stdout, width=200))
+    except NurtureError as error:
+        print(f"nurture: error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BaseException:
+        text = io.StringIO()
+        traceback.print_exc(file=text)
+        print(text.getvalue())
+        return 1
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    serve()

@@ -1,0 +1,371 @@
+"""Whole runs, through the same door as the command line: killed, starved, misled, resumed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from forks import Forks
+
+from nurture.train.faults import FAILPOINTS
+
+MODEL = [
+    f"model.config.{k}={v}"
+    for k, v in {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    }.items()
+] + ["model.tokenizer.vocab_size=400"]  # fmt: skip
+SAMPLES = ["samples.count=2", "samples.max_tokens=6", "samples.every=4"]
+
+
+@pytest.fixture(scope="module")
+def forks():
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def base(forks, tmp_path_factory):
+    """A model folder and a data file, as a user has them."""
+    folder = tmp_path_factory.mktemp("base")
+    turns = [(f"What is {a} plus {b}?", f"It is {a + b}.") for a in range(10) for b in range(8)]
+    rows = [
+        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+        for asked, said in turns
+    ]
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output = forks.train("sft", *MODEL, f"data={data}", f"out={folder / 'run'}", "steps=1", "samples.count=0")
+    assert code == 0, output
+    return folder / "run" / "model", data
+
+
+def words(base, out, *more):
+    model, data = base
+    return [
+        f"model={model}",
+        f"data={data}",
+        f"out={out}",
+        "batch_size=4",
+        "learning_rate=1e-3",
+        "seed=0",
+        *SAMPLES,
+        *more,
+    ]
+
+
+def outcome(run):
+    """What must be byte-equal."""
+    files = ["model/model.safetensors", "model/config.json", "metrics.jsonl", "samples.jsonl"]
+    return {name: (run / name).read_bytes() for name in files}
+
+
+GOAL = ["steps=12", "checkpoint.every=3", "eval.share=0.2", "eval.every=4", "tokens_per_micro=60"]
+
+
+@pytest.fixture(scope="module")
+def goals(forks, base, tmp_path_factory):
+    """The uninterrupted run, with groups of one and of sixteen responses."""
+    results = {}
+    for n in (1, 16):
+        out = tmp_path_factory.mktemp("goal") / "run"
+        code, output = forks.train("sft", *words(base, out, *goal(n)), groups_of=n)
+        assert code == 0, output
+        results[n] = outcome(out)
+    return results
+
+
+def goal(n):
+    return GOAL if n == 1 else [*GOAL, "batch_size=2"]
+
+
+def losses(run):
+    return [json.loads(row)["loss"] for row in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(run, name):
+    rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == name]
+
+
+# -- killed --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failpoint", [name for name in FAILPOINTS if name != "checkpoint.after_set_aside"])
+def test_killed_at_a_failpoint_and_started_again(forks, base, goals, tmp_path, failpoint):
+    out = tmp_path / "run"
+    n = 16 if failpoint.startswith("step.") else 1
+    hit = {"checkpoint.mid_prune": 1, "run.before_model": 1, "run.before_finished": 1}.get(failpoint, 2)
+    fault = {"NURTURE_FAULT": f"{failpoint}:kill9@{hit}"}
+    code, output = forks.train("sft", *words(base, out, *goal(n)), env=fault, groups_of=n)
+    assert code == -signal.SIGKILL, f"{failpoint} was not reached: {output}"
+    code, output = forks.train("sft", *words(base, out, *goal(n)), groups_of=n)
+    assert code == 0, output
+    assert outcome(out) == goals[n]
+    assert not list((out / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("n", [1, 16], ids=["single", "groups-of-16"])
+def test_killed_at_random_moments(forks, base, goals, tmp_path, n):
+    out, draw, killed = tmp_path / "run", random.Random(n), 0
+    for _ in range(40):
+        code, output = forks.train("sft", *words(base, out, *goal(n)), kill_after=draw.uniform(0.15, 0.9), groups_of=n)
+        killed += code == -signal.SIGKILL
+        if code == 0 and "finished already" in output:
+            break
+    assert killed >= 2
+    code, output = forks.train("sft", *words(base, out, *goal(n)), groups_of=n)
+    assert code == 0, output
+    assert outcome(out) == goals[n]
+
+
+def test_a_damaged_checkpoint_is_passed_over(forks, base, goals, tmp_path):
+    out = tmp_path / "run"
+    fault = {"NURTURE_FAULT": "run.after_metrics:kill9@8"}
+    assert forks.train("sft", *words(base, out, *GOAL), env=fault)[0] == -signal.SIGKILL
+    newest = max((out / "checkpoints").glob("step-*"))
+    tensors = newest / "tensors-00000.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-5] ^= 1
+    tensors.write_bytes(content)
+    code, output = forks.train("sft", *words(base, out, *GOAL))
+    assert code == 0 and "damaged" in output, output
+    assert newest.name in events(out, "checkpoint_rejected")[0]["path"]
+    assert outcome(out) == goals[1]
+
+
+def test_all_checkpoints_damaged_does_not_start_from_scratch(forks, base, tmp_path):
+    out = tmp_path / "run"
+    fault = {"NURTURE_FAULT": "run.after_metrics:kill9@8"}
+    assert forks.train("sft", *words(base, out, *GOAL), env=fault)[0] == -signal.SIGKILL
+    for tensors in (out / "checkpoints").glob("step-*/tensors-00000.safetensors"):
+        os.truncate(tensors, 100)
+    code, output = forks.train("sft", *words(base, out, *GOAL))
+    assert code == 2 and output.count("has 100 bytes, expected") >= 2
+
+
+# -- stopped -------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(forks, base, goals, tmp_path):
+    out = tmp_path / "run"
+    fault = {"NURTURE_FAULT": "step.micro:sigterm@9"}
+    code, output = forks.train("sft", *words(base, out, *GOAL), env=fault)
+    assert code == 143 and "goes on from" in output, output
+    code, output = forks.train("sft", *words(base, out, *GOAL))
+    assert code == 0 and "Going on after step" in output
+    assert outcome(out) == goals[1]
+
+
+def test_a_finished_run_is_not_run_again(forks, base, tmp_path):
+    out = tmp_path / "run"
+    assert forks.train("sft", *words(base, out, "steps=2"))[0] == 0
+    before = (out / "model" / "model.safetensors").stat().st_mtime_ns
+    code, output = forks.train("sft", *words(base, out, "steps=2"))
+    assert code == 0 and "finished already" in output
+    assert (out / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert forks.train("sft", *words(base, out, "steps=2"), "fresh=true")[0] == 0
+    assert (out / "model" / "model.safetensors").stat().st_mtime_ns > before
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------
+
+
+def test_training_learns_and_the_best_checkpoint_is_the_model(forks, base, tmp_path):
+    out = tmp_path / "run"
+    settings = [
+        "steps=40",
+        "eval.share=0.2",
+        "eval.every=5",
+        "checkpoint.every=50",
+        "learning_rate=3e-3",
+        "schedule=constant",
+    ]
+    assert forks.train("sft", *words(base, out, *settings))[0] == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    evaluated = {row["step"]: row["eval/loss"] for row in rows if "eval/loss" in row}
+    assert sorted(evaluated) == [5, 10, 15, 20, 25, 30, 35, 40]
+    best = min(evaluated, key=evaluated.get)
+    assert events(out, "best")[-1]["step"] == best == events(out, "finish")[0]["step"]
+    assert (out / "checkpoints" / f"step-{best:08d}").is_dir()
+
+
+def test_nonfinite_steps_are_skipped_counted_and_then_stop_the_run(forks, base, tmp_path):
+    out = tmp_path / "run"
+    code, output = forks.train("sft", *words(base, out, "steps=9", "learning_rate=1e30", "checkpoint.every=1", "samples.every=1"))
+    assert code == 3 and "steps in a row" in output, output
+    assert "last good checkpoint" in output
+    skipped = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert next(row for row in skipped if row["skipped"])["loss"] in ("NaN", "Infinity")
+    assert events(out, "nonfinite") and events(out, "stop")[-1]["exit_code"] == 3
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(forks, base, tmp_path):
+    plain, starved = tmp_path / "plain", tmp_path / "starved"
+    assert forks.train("sft", *words(base, plain, "steps=4"))[0] == 0
+    fault = {"NURTURE_FAULT": "step.micro:oom@2"}
+    code, output = forks.train("sft", *words(base, starved, "steps=4"), env=fault)
+    assert code == 0 and "Out of memory at step 2" in output, output
+    halved = events(starved, "out_of_memory")[0]["tokens_per_micro"]
+    kept = json.loads(max((starved / "checkpoints").glob("step-*/state.json")).read_text())
+    assert kept["tokens_per_micro"] == halved
+    losses = [
+        [json.loads(row)["loss"] for row in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (plain, starved)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_memory_that_really_runs_out(base, tmp_path):
+    """Under a limit of address space a large micro-batch fails in the allocator and a smaller one fits."""
+    model, data = base
+    out = tmp_path / "run"
+    script = (
+        "import resource, sys\n"
+        "from nurture import api\n"
+        "import nurture.run, torch\n"
+        "from nurture.train import loop\n"
+        "inner = loop._micro_batches\n"
+        "def limited(*args):\n"
+        "    now = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (now + 100 * 2**20, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        return inner(*args)\n"
+        "    finally:\n"
+        "        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
+        "loop._micro_batches = limited\n"
+        "api.train('sft', sys.argv[1:])\n"
+    )
+    settings = ["steps=2", "samples.count=0", "batch_size=1600", "tokens_per_micro=100000"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"model={model}", f"data={data}", f"out={out}", *settings],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert events(out, "out_of_memory"), "the limit was not reached"
+
+
+# -- refused -------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_configuration_is_refused_with_a_diff(forks, base, tmp_path):
+    out = tmp_path / "run"
+    assert forks.train("sft", *words(base, out, "steps=2"))[0] == 0
+    before = (out / "config.yaml").read_bytes()
+    code, output = forks.train("sft", *words(base, out, "steps=3", "learning_rate=5e-4"))
+    assert code == 2 and "learning_rate: 0.001 -> 0.0005" in output and "steps: 2 -> 3" in output
+    assert (out / "config.yaml").read_bytes() == before
+
+
+def test_changed_data_is_refused(forks, base, tmp_path):
+    model, data = base
+    mine = tmp_path / "mine.jsonl"
+    shutil.copy(data, mine)
+    out = tmp_path / "run"
+    fault = {"NURTURE_FAULT": "run.after_metrics:kill9@2"}
+    settings = ["steps=3", "checkpoint.every=1"]
+    assert forks.train("sft", *words((model, mine), out, *settings), env=fault)[0] == -signal.SIGKILL
+    mine.write_text(mine.read_text().replace("It is 3.", "It is 4."))
+    code, output = forks.train("sft", *words((model, mine), out, *settings))
+    assert code == 2 and "mine.jsonl" in output, output
+
+
+def test_a_folder_in_use_is_refused(forks, base, tmp_path):
+    from nurture.train.lock import lock_run
+
+    out = tmp_path / "run"
+    with lock_run(out):
+        code, output = forks.train("sft", *words(base, out, "steps=2"))
+    assert code == 2 and f"process {os.getpid()}" in output
+    assert not (out / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+def test_a_full_disk(forks, base, tmp_path, on_error):
+    out = tmp_path / "run"
+    settings = ["steps=6", "checkpoint.every=2", f"checkpoint.on_save_error={on_error}"]
+    fault = {"NURTURE_FAULT": "checkpoint.after_tensors:enospc@2"}
+    code, output = forks.train("sft", *words(base, out, *settings), env=fault)
+    assert "disk filled up" in output and not list((out / "checkpoints").glob(".tmp*"))
+    assert code == (2 if on_error == "stop" else 0), output
+    assert (out / "checkpoints" / "step-00000002").is_dir() or on_error == "continue"
+    assert forks.train("sft", *words(base, out, *settings))[0] == 0
+
+
+def test_fresh_deletes_run_folders_only(forks, base, tmp_path):
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    code, output = forks.train("sft", *words(base, out, "steps=2"), "fresh=true")
+    assert code == 2 and "not a run folder" in output
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+# -- more than one process -----------------------------------------------------------------------------------------
+
+
+def command(*args, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "nurture", *args], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+    )  # fmt: skip
+
+
+def test_two_processes_equal_one(forks, base, tmp_path):
+    settings = ["steps=6", "eval.share=0.2", "eval.every=3"]
+    assert forks.train("sft", *words(base, tmp_path / "one", *settings))[0] == 0
+    done = command("train", "sft", *words(base, tmp_path / "two", *settings, "processes=2"))
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        [json.loads(row) for row in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")
+    )
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        assert a["tokens"] == b["tokens"] and a["trained_tokens"] == b["trained_tokens"]
+        for key in a:
+            assert a[key] == pytest.approx(b[key], rel=1e-5), key
+
+
+def test_a_lost_rank_is_named_and_ends_the_run(base, tmp_path):
+    started = time.monotonic()
+    done = command(
+        "train", "sft", *words(base, tmp_path / "run", "steps=6", "processes=2"),
+        NURTURE_FAULT="step.micro:kill9@3#1",
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "rank 1" in done.stderr.lower() and "step" in done.stderr
+    assert time.monotonic() - started < 60
+    again = command("train", "sft", *words(base, tmp_path / "run", "steps=6", "processes=2"))
+    assert again.returncode == 0, again.stderr
+
+
+# -- what comes out ------------------------------------------------------------------------------------------------
+
+
+def test_the_model_folder_is_plain_and_says_the_same(forks, base, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from nurture import api
+
+    out = tmp_path / "run"
+    assert forks.train("sft", *words(base, out, "steps=30", "learning_rate=3e-3"))[0] == 0
+    folder = str(out / "model")
+    ours = "".join(api.chat_session(folder, temperature=0.0, max_tokens=20).reply("What is 2 plus 3?"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    turns = [{"role": "user", "content": "What is 2 plus 3?"}]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        text = model.generate(**ids, do_sample=False, max_new_tokens=20)[0, ids["input_ids"].shape[1] :]
+    assert ours == tokenizer.decode(text, skip_special_tokens=True)
+    assert Path(folder, "README.md").read_text().startswith("---")
+    assert (out / "report.html").stat().st_size > 5000
