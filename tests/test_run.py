@@ -201,7 +201,9 @@ def test_training_learns_and_the_best_checkpoint_is_the_model(forks, base, tmp_p
 
 def test_nonfinite_steps_are_skipped_counted_and_then_stop_the_run(forks, base, tmp_path):
     out = tmp_path / "run"
-    code, output = forks.train("sft", *words(base, out, "steps=9", "learning_rate=1e30", "checkpoint.every=1", "samples.every=1"))
+    code, output = forks.train(
+        "sft", *words(base, out, "steps=9", "learning_rate=1e30", "checkpoint.every=1", "samples.every=1")
+    )
     assert code == 3 and "steps in a row" in output, output
     assert "last good checkpoint" in output
     skipped = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

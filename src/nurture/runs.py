@@ -112,13 +112,13 @@ def _steps(events: list[dict[str, Any]]) -> int | None:
 
 
 def state_of(folder: Path, events: list[dict[str, Any]]) -> State:
+    last = next((e for e in reversed(events) if e["event"] in ("start", "resume", "stop", "finish")), None)
+    if last is not None and last["event"] == "finish":
+        return "finished"
     if is_locked(folder):
         return "running"
-    last = next((e for e in reversed(events) if e["event"] in ("start", "resume", "stop", "finish")), None)
     if last is None or last["event"] in ("start", "resume"):
         return "interrupted"
-    if last["event"] == "finish":
-        return "finished"
     return "failed" if "error" in last else "interrupted"
 
 

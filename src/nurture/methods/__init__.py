@@ -1,8 +1,4 @@
-"""One method, one page. The union below is the registry: YAML, command line, JSON schema and forms come from it."""
-
-from typing import Annotated
-
-from pydantic import Field
+"""One method, one page. The table below is the registry: YAML, command line, JSON schema and forms come from it."""
 
 from .lm import LM
 from .method import Method
@@ -10,6 +6,4 @@ from .sft import SFT
 
 METHODS: dict[str, type[Method]] = {"lm": LM, "sft": SFT}
 
-AnyMethod = Annotated[LM | SFT, Field(discriminator="name")]
-
-__all__ = ["LM", "METHODS", "SFT", "AnyMethod", "Method"]
+__all__ = ["LM", "METHODS", "SFT", "Method"]
