@@ -22,7 +22,7 @@ demo: $(READY)  ## from random weights to a small assistant, and a chat with it
 	  | $(BIN)/nurture chat runs/demo/chat/model --temperature 0
 
 test: $(READY)  ## the tests that run on every change
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not parity and not browser'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not parity and not browser'
 
 test-all: $(READY)  ## every test this machine can run
 	$(BIN)/python -m pytest

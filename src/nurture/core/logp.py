@@ -83,7 +83,7 @@ def selected_logp(
     """
     other_hidden, other_head = kl_to if kl_to is not None else (None, None)
     asks = (entropy, kl_to is not None, hit)
-    apply: Callable[..., tuple[Tensor, ...]] = _Selected.apply  # pyright: ignore[reportUnknownMemberType]
+    apply: Callable[..., tuple[Tensor, ...]] = _Selected.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, other_hidden, other_head)
     return Selected(logp, *(x if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
