@@ -95,6 +95,7 @@ def test_a_window_shorter_than_the_context_decides():
 
 def test_the_probe_sees_a_softcap_that_is_ignored(monkeypatch):
     attend = TreePlan.attend
+    monkeypatch.setattr(layouts, "_probed", {})
     monkeypatch.setattr(
         TreePlan, "attend", lambda self, layer, q, k, v, scale, cap: attend(self, layer, q, k, v, scale, None)
     )
@@ -111,6 +112,7 @@ def test_the_probe_sees_a_prompt_that_leaks(monkeypatch):
         laid.plan.parent[-1] = len(laid.plan.parent) - 2
         return laid
 
+    monkeypatch.setattr(layouts, "_probed", {})
     monkeypatch.setattr(layouts, "lay_tree", leaky)
     assert choose_layout(tiny("llama"), 256).layout == "rows"
 
