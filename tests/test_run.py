@@ -303,6 +303,22 @@ def test_a_full_disk(forks, base, tmp_path, on_error):
     assert forks.train("sft", *words(base, out, *settings))[0] == 0
 
 
+@pytest.mark.parametrize("wrong", ["data=nowhere.jsonl", "model=./no/such/model", "max_length=9999"])
+def test_a_refused_run_leaves_nothing_behind(forks, base, tmp_path, wrong):
+    out = tmp_path / "run"
+    code, output = forks.train("sft", *words(base, out, "steps=2", wrong))
+    assert code == 2 and "nurture: error: " in output and "Traceback" not in output
+    assert not out.exists()
+
+
+def test_stopped_before_the_first_step(forks, base, goals, tmp_path):
+    out = tmp_path / "run"
+    code, output = forks.train("sft", *words(base, out, *GOAL), env={"NURTURE_FAULT": "step.micro:sigterm@1"})
+    assert code == 143 and "step-00000000" in output
+    assert forks.train("sft", *words(base, out, *GOAL))[0] == 0
+    assert outcome(out) == goals[1]
+
+
 def test_fresh_deletes_run_folders_only(forks, base, tmp_path):
     out = tmp_path / "precious"
     out.mkdir()

@@ -9,7 +9,7 @@ for piece in api.chat_session("runs/mine/model").reply("Hello!"):
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +167,7 @@ class ChatSession:
         self.system_text = text
         self.reset()
 
-    def reply(self, text: str) -> Iterator[str]:
+    def reply(self, text: str) -> Generator[str, None, None]:
         """The answer, piece by piece as it is drawn. A reply that is not read to its end stays in the history as far as
         it was read."""
         import numpy as np

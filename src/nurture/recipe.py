@@ -218,7 +218,8 @@ class Stage(Section):
     """The probability in the model's own dropout layers."""
 
     max_length: Count | None = None
-    """The most tokens of a prompt with its response; by default what the model's positions allow."""
+    """The most tokens of a prompt with its response, or of a window of text; by default what the model's positions
+    allow, for text at most 2048."""
     on_long: Literal["drop", "cut", "error"] = "drop"
     """A longer row is left out and counted, or cut at its end and counted, or it ends the run."""
     on_bad_row: Literal["error", "quarantine"] = "error"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -73,7 +74,12 @@ def run_stage(
             processes.barrier()
             _refuse_other_config(stage, out)
             heartbeat("set-up", 0)
-            setup = set_up(stage, processes, stages=stages, out=out if processes.rank == 0 else None)
+            try:
+                setup = set_up(stage, processes, stages=stages, out=out if processes.rank == 0 else None)
+            except NurtureError:
+                if processes.rank == 0:
+                    _leave_no_trace(out)
+                raise
             run = _Run(stage, out, console, setup, processes)
             try:
                 return run.finish()
@@ -81,6 +87,13 @@ def run_stage(
                 if not isinstance(error, Interrupted):  # which has said so itself
                     run.journal.emit("stop", {"error": str(error), "exit_code": error.exit_code})
                 raise
+
+
+def _leave_no_trace(out: Path) -> None:
+    """A run that was refused before it began leaves no folder behind."""
+    if [path.name for path in out.iterdir()] == [".lock"]:
+        (out / ".lock").unlink()
+        out.rmdir()
 
 
 def _clear(out: Path) -> None:
@@ -186,6 +199,7 @@ class _Run:
         found = self.store.load_newest()
         if found is None:
             self.journal.cut_back({})
+            self._samples(0)
             return 0
         for rejected in found.rejected:
             self._say(f"Passing over a damaged checkpoint: {rejected}")
@@ -206,8 +220,6 @@ class _Run:
     def _train(self, step: int, signals: StopSignals) -> int:
         stage, setup, alone = self.stage, self.setup, self.processes.world_size == 1
         trackers = self._trackers(step)
-        if step == 0:
-            self._samples(0)
         clock = _Clock(self.tokens_seen)
         with contextlib.ExitStack() as open_:
             for tracker in trackers:
@@ -255,9 +267,7 @@ class _Run:
         failpoint("run.after_metrics")
         for tracker in trackers:
             tracker.log(step, metrics)
-        if stage.samples.every and step % stage.samples.every == 0 and not last:
-            self._samples(step)
-        if last:
+        if last or (stage.samples.every and step % stage.samples.every == 0):
             self._samples(step)
         rate = clock.rate(self.tokens_seen)
         memory = peak_bytes(self.setup.device)
@@ -269,10 +279,8 @@ class _Run:
         if update.skipped:
             self._say(f"Step {step}: the loss or the gradient is not finite; nothing was updated.")
             self.journal.emit("nonfinite", {"step": step})
-        finite = not update.skipped
-        self.nonfinite.observe(
-            finite or update.metrics.get("grad_norm") == update.metrics.get("grad_norm"), finite, step
-        )
+        # A loss that is not finite leaves no gradient to look at: the norm is NaN. An infinite norm is the gradient's.
+        self.nonfinite.observe(not math.isnan(update.metrics["grad_norm"]), not update.skipped, step)
         is_best = self.best is not None and self.best["step"] == step and stage.eval.keep_best
         if last or is_best or step % stage.checkpoint.every == 0:
             self._save(step)
@@ -299,8 +307,9 @@ class _Run:
             share=lambda batch: rank_share(batch, p.rank, p.world_size), alive=lambda: heartbeat("evaluate", step),
         )  # fmt: skip
         self.journal.emit("eval", {"step": step, **metrics})
-        if self.best is None or metrics["eval/loss"] < self.best["eval/loss"]:
-            self.best = {"step": step, "eval/loss": metrics["eval/loss"]}
+        loss = metrics["eval/loss"]
+        if math.isfinite(loss) and (self.best is None or loss < self.best["eval/loss"]):
+            self.best = {"step": step, "eval/loss": loss}
             self.journal.emit("best", self.best)
         return metrics
 
@@ -402,7 +411,7 @@ class _Run:
             results={k: v for k, v in (self.best or {}).items() if k != "step"},
         )
         save_model(
-            loaded.model, loaded.tokenizer, folder, state=weights, dtype=_saved_dtype(setup), card=card,
+            loaded.model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
             original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
         )  # fmt: skip
         failpoint("run.before_finished")
@@ -429,12 +438,6 @@ class _Run:
         if json.loads(path.read_text()) == self._inputs():
             return True
         raise InputError(f"{self.out} was made from other data or another model; start again with fresh=true.")
-
-
-def _saved_dtype(setup: Setup) -> torch.dtype:
-    """A model is saved in the format it came in; a fresh one as it was computed."""
-    declared = getattr(setup.loaded.model.config, "dtype", None)
-    return declared if isinstance(declared, torch.dtype) else setup.dtype
 
 
 class _Clock:

@@ -32,6 +32,9 @@ from .types import Group
 MICRO_TOKENS = {"cpu": 4096, "cuda": 32768, "mps": 8192}
 """Tokens in one pass beyond which a pass gets no faster, by device."""
 
+TEXT_WINDOW = 2048
+"""Tokens of a window of text where nothing else is asked for: a model with 100,000 positions would fill the memory."""
+
 MEMORY_SHARE = 0.6
 """How much of the machine's memory a run plans to use. (Of all of it, not of what is free at the moment: the size of a
 micro-batch decides how sums are rounded, and a run started again must round the same.)"""
@@ -49,6 +52,7 @@ class Setup:
     train: list[Group]
     held_out: list[Group]
     reports: list[DataReport]
+    eval_reports: list[DataReport]
     layout: Choice
     steps: int
     tokens_per_micro: int
@@ -68,7 +72,9 @@ class Setup:
 
     def data_digests(self) -> dict[str, str]:
         """What the run's numbers depend on besides its configuration."""
-        return {"model": self.loaded.digest} | {f"{i}:{r.source}": r.sha256 for i, r in enumerate(self.reports)}
+        reports = {"data": self.reports, "eval": self.eval_reports}
+        rows = {f"{kind}.{i}:{r.source}": r.sha256 for kind, some in reports.items() for i, r in enumerate(some)}
+        return {"model": self.loaded.digest} | rows
 
 
 def set_up(
@@ -92,9 +98,10 @@ def set_up(
 
     train, reports = _prepare(stage, loaded, template, records, reports)
     held_out: list[Group] = []
+    eval_reports: list[DataReport] = []
     if stage.eval.data:
         eval_records, eval_reports = _read(stage.eval.data, stage, stages, out)
-        held_out, _ = _prepare(stage, loaded, template, eval_records, eval_reports)
+        held_out, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
     steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs)
@@ -108,7 +115,7 @@ def set_up(
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
     tokens, memory = _micro_batch(stage, loaded, device, dtype, max(g.num_tokens for g in [*train, *held_out]))
     return Setup(
-        stage, device, dtype, loaded, template, train, held_out, reports, layout, steps, tokens, memory
+        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, layout, steps, tokens, memory
     )  # fmt: skip
 
 
@@ -226,6 +233,7 @@ def _prepare(
     context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
     if stage.max_length is not None and stage.max_length > context:
         raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
+    default = context if stage.method.data == "conversation" else min(context, TEXT_WINDOW)
     groups: list[Group] = []
     done: list[DataReport] = []
     for some, report in zip(records, reports, strict=True):
@@ -233,7 +241,7 @@ def _prepare(
             some,
             template,
             train_on=getattr(stage.method, "train_on", "assistant"),
-            max_length=stage.max_length or context,
+            max_length=stage.max_length or default,
             on_long=stage.on_long,
         )
         groups += prepared.groups

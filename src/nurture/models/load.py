@@ -49,6 +49,8 @@ class LoadedModel:
     """Tokens of the tokenizer that the checkpoint had no embedding for; each starts as the mean of the others."""
     unexpected: tuple[str, ...] = ()
     """Tensors in the checkpoint that this architecture has no place for."""
+    saved_dtype: torch.dtype = torch.float32
+    """The format the weights came in, and so are saved in; of a fresh model, the one it computes in."""
     original_dropout: Mapping[str, float] | None = None
     """The model's own dropout fields, by dotted path; `save_model` writes them back."""
 
@@ -151,6 +153,7 @@ def _from_folder(folder: Path, source: str, dtype: torch.dtype, dropout: float, 
 
     vetted = vet(folder)
     config = _config(vetted.folder / "config.json", vetted.config)
+    saved_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     original = _set_dropout(config, dropout)
     generation = GenerationConfig.from_dict(dict(vetted.generation)) if vetted.generation else None
     try:
@@ -176,7 +179,7 @@ def _from_folder(folder: Path, source: str, dtype: torch.dtype, dropout: float, 
     tokenizer = _tokenizer(vetted.folder, config)
     new_tokens = embed_new_tokens(model, tokenizer)
     unexpected = tuple(sorted(report["unexpected_keys"]))
-    return LoadedModel(model, tokenizer, source, vetted.digest, new_tokens, unexpected, original)
+    return LoadedModel(model, tokenizer, source, vetted.digest, new_tokens, unexpected, saved_dtype, original)
 
 
 def _fresh(
@@ -218,7 +221,7 @@ def _fresh(
         model.generation_config.eos_token_id = [i for i in dict.fromkeys(ends) if i is not None]
     identity = json.dumps([settings, seed, tokenizer.backend_tokenizer.to_str()], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()
-    return LoadedModel(model, tokenizer, f"fresh {model_type}", digest, original_dropout=original)
+    return LoadedModel(model, tokenizer, f"fresh {model_type}", digest, saved_dtype=dtype, original_dropout=original)
 
 
 def _config(path: Path, settings: Mapping[str, Any]) -> PreTrainedConfig:
