@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from nurture import cli
 from nurture.recipe import stage_from, to_yaml
@@ -247,3 +248,10 @@ def test_several_processes_start_through_the_launcher_whose_exit_code_is_ours(tm
     words = ["train", "sft", "data=x", "processes=2", "out=runs/mine"]
     assert run_here(*words) == code
     assert started == [(["-m", "nurture", *words], 2, Path("runs/.mine.ranks"))]
+
+
+def test_the_lab_can_be_looked_at():
+    shown = CliRunner().invoke(cli.app, ["lab", "show", "families"])
+    assert shown.exit_code == 0 and "arithmetic" in shown.output
+    wrong = CliRunner().invoke(cli.app, ["lab", "show", "familes"])
+    assert "Did you mean 'families'?" in str(wrong.exception)

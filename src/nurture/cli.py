@@ -245,6 +245,25 @@ def schema() -> None:
     print(api.schema())
 
 
+lab = typer.Typer(help="The lab: a small invented world with an exact grader.", no_args_is_help=True)
+app.add_typer(lab, name="lab")
+
+
+@lab.command("show")
+def lab_show(
+    section: Annotated[
+        str, typer.Argument(help="world, families, grades, corpus, labellers, datasets, or one family.")
+    ] = "world",
+    seed: Annotated[int, typer.Option(min=0, help="Which world.")] = 0,
+) -> None:
+    """Look at the world, the families of tasks, and graded answers."""
+    from rich.console import Console
+
+    from .lab.show import show
+
+    Console().print(show(section, seed))
+
+
 def _take_flag(words: list[str], key: str) -> tuple[bool, list[str]]:
     from .recipe import take
 

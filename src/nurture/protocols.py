@@ -42,7 +42,7 @@ class Roles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw a response. `temperature=0` is greedy; its log-probabilities are the model's own, at temperature 1."""
+    """How to draw a response. Temperature 0 is greedy; log-probabilities are then the model's own, at temperature 1."""
 
     max_tokens: int = 256
     temperature: float = 1.0

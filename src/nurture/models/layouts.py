@@ -76,7 +76,9 @@ class TreePlan:
     def _segment(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, softcap: float | None) -> Tensor:
         length, context = q.shape[2], k.shape[2]
         if softcap is not None:
-            return _softcapped(q, k, v, scaling, softcap, self._mask(length, context, q.device))
+            hidden = ~self._mask(length, context, q.device)
+            mask = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill(hidden, -torch.inf)
+            return softcapped(q, k, v, scaling, softcap, mask)
         gqa = q.shape[1] != k.shape[1]
         if length == context:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=gqa)
@@ -90,12 +92,15 @@ class TreePlan:
         return self.masks[length, context]
 
 
-def _softcapped(q: Tensor, k: Tensor, v: Tensor, scaling: float, softcap: float, mask: Tensor) -> Tensor:
-    """Attention with capped scores (Gemma 2); no fused kernel has it. Softmax in fp32, as the model's own code."""
+def softcapped(q: Tensor, k: Tensor, v: Tensor, scaling: float, softcap: float, mask: Tensor | None) -> Tensor:
+    """Attention with capped scores (Gemma 2), which no fused kernel has; `mask` is added to them. Softmax in fp32, as
+    in the model's own code."""
     groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = softcap * torch.tanh(q @ k.transpose(2, 3) * scaling / softcap)
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = softcap * torch.tanh(q @ k.mT * (scaling / softcap))
+    if mask is not None:
+        scores = scores + mask
     return scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype) @ v
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..models.layouts import TreePlan, softcapped
+
 
 @dataclass(slots=True)
 class PrefillPlan:
@@ -25,6 +27,10 @@ class PrefillPlan:
     lengths: Sequence[int]
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    chains: TreePlan = field(init=False)
+
+    def __post_init__(self):
+        self.chains = TreePlan(list(self.lengths), [-1] * len(self.lengths))
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -37,8 +43,7 @@ class PrefillPlan:
         assert layer == len(self.keys), "layers attend once each, in order"
         self.keys.append(key[0])
         self.values.append(value[0])
-        out = [_causal(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], scaling, softcap) for a, b in self.spans]
-        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+        return self.chains.attend(layer, query, key, value, scaling, softcap)
 
 
 class KeyValueCache:
@@ -106,7 +111,11 @@ class DecodePlan:
         values = self._append(self.cache.values[layer], value)
         # Heads that share a key head become queries of one sequence: nothing is repeated.
         grouped = query.reshape(self.rows, key.shape[1], -1, query.shape[-1])
-        return _attend(grouped, keys, values, self._mask, scaling, softcap).reshape(self.rows, -1, 1, value.shape[-1])
+        if softcap is not None:
+            out = softcapped(grouped, keys, values, scaling, softcap, self._mask)
+        else:
+            out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling)
+        return out.reshape(self.rows, -1, 1, value.shape[-1])
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         heads, width = new.shape[1], new.shape[-1]
@@ -121,26 +130,3 @@ class DecodePlan:
             head = torch.arange(heads, device=device)
             self._places[heads] = ((row * heads + head) * self.cache.capacity + self.positions).flatten()
         return self._places[heads]
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None) -> Tensor:
-    grouped = query.shape[1] != key.shape[1]
-    if softcap is None:
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
-    if grouped:
-        times = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
-    tokens = query.shape[2]
-    mask = torch.full((tokens, tokens), -torch.inf, dtype=query.dtype, device=query.device).triu_(1)
-    return _attend(query, key, value, mask, scaling, softcap)
-
-
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, softcap: float | None
-) -> Tensor:
-    if softcap is None:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    scores = torch.tanh(query @ key.mT * (scaling / softcap)) * softcap
-    if mask is not None:
-        scores = scores + mask
-    return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value

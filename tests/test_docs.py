@@ -1,0 +1,50 @@
+"""What the pages say can be typed: every command in them parses, every file and link they name exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nurture.cli import app
+from nurture.methods import METHODS
+from nurture.recipe import stage_from, take
+
+PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md")), Path("benchmarks/README.md")]
+COMMANDS = sorted(
+    {
+        (page.name, re.split(r" {2,}| · ", line.strip())[0].partition("#")[0].strip())
+        for page in PAGES
+        for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in block.splitlines()
+        if line.strip().startswith("nurture ")
+    }
+)
+
+
+@pytest.mark.parametrize("page, command", COMMANDS, ids=lambda x: str(x)[:60])
+def test_a_command_of_the_pages_parses(page, command):
+    name, *words = shlex.split(command)[1:]
+    shown = CliRunner().invoke(app, [name, "--help"])
+    assert shown.exit_code == 0, f"{page}: nurture {name} is no command"
+    for option in (w for w in words if w.startswith("--")):
+        assert option in shown.output, f"{page}: {command}: {option}"
+    settings = [w for w in words if re.fullmatch(r"[\w.]+=[^…]+", w)]
+    if name == "train" and words[0] in METHODS and settings:
+        _, settings = take(settings, "out")
+        _, settings = take(settings, "fresh")
+        stage_from(words[0], settings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_files_of_ours_that_are_named_exist(page):
+    for name in re.findall(r"`((?:src|tests|docs|recipes|benchmarks)/[\w./-]+)", page.read_text()):
+        assert Path(name).exists(), f"{page}: {name}"
