@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## from random weights to a small assistant, and a chat with it
 	$(BIN)/nurture run recipes/demo.yaml --out runs/demo
-	printf '%s\n' 'Hello!' 'What does a dog say?' 'What is 2 + 3?' 'What is the opposite of hot?' '/quit' \
+	printf '%s\n' 'Hello!' 'What does a dog say?' 'What is two plus three?' 'What is the opposite of hot?' '/quit' \
 	  | $(BIN)/nurture chat runs/demo/chat/model --temperature 0
 
 test: $(READY)  ## the tests that run on every change

@@ -33,6 +33,7 @@ class Forks:
         self.server.stdin.write(json.dumps(asked) + "\n")
         self.server.stdin.flush()
         answer = json.loads(self.server.stdout.readline())
+        self.seconds = answer["seconds"]
         return answer["code"], answer["output"]
 
     def close(self):

@@ -80,6 +80,7 @@ def goals(forks, base, tmp_path_factory):
         code, output = forks.train("sft", *words(base, out, *goal(n)), groups_of=n)
         assert code == 0, output
         results[n] = outcome(out)
+        results[n, "seconds"] = forks.seconds
     return results
 
 
@@ -116,8 +117,10 @@ def test_killed_at_a_failpoint_and_started_again(forks, base, goals, tmp_path, f
 @pytest.mark.parametrize("n", [1, 16], ids=["single", "groups-of-16"])
 def test_killed_at_random_moments(forks, base, goals, tmp_path, n):
     out, draw, killed = tmp_path / "run", random.Random(n), 0
-    for _ in range(40):
-        code, output = forks.train("sft", *words(base, out, *goal(n)), kill_after=draw.uniform(0.15, 0.9), groups_of=n)
+    for attempt in range(40):
+        share = draw.uniform(0.1, 0.6 if attempt < 2 else 1.1)
+        moment = share * goals[n, "seconds"]
+        code, output = forks.train("sft", *words(base, out, *goal(n)), kill_after=moment, groups_of=n)
         killed += code == -signal.SIGKILL
         if code == 0 and "finished already" in output:
             break
@@ -197,6 +200,63 @@ def test_training_learns_and_the_best_checkpoint_is_the_model(forks, base, tmp_p
     best = min(evaluated, key=evaluated.get)
     assert events(out, "best")[-1]["step"] == best == events(out, "finish")[0]["step"]
     assert (out / "checkpoints" / f"step-{best:08d}").is_dir()
+
+
+def test_evaluation_has_no_dropout(forks, base, tmp_path):
+    evaluated = []
+    for dropout in (0, 0.5):
+        out = tmp_path / str(dropout)
+        settings = ["steps=1", "learning_rate=0", "eval.share=0.2", f"dropout={dropout}"]
+        code, output = forks.train("sft", *words(base, out, *settings))
+        assert code == 0, output
+        evaluated.append(json.loads((out / "metrics.jsonl").read_text())["eval/loss"])
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-6)
+
+
+def test_dropout_resumes_exactly(forks, base, tmp_path):
+    settings = ["steps=6", "checkpoint.every=2", "dropout=0.3"]
+    assert forks.train("sft", *words(base, tmp_path / "straight", *settings))[0] == 0
+    fault = {"NURTURE_FAULT": "run.after_metrics:kill9@5"}
+    assert forks.train("sft", *words(base, tmp_path / "killed", *settings), env=fault)[0] == -signal.SIGKILL
+    assert forks.train("sft", *words(base, tmp_path / "killed", *settings))[0] == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")
+
+
+def test_a_best_checkpoint_that_could_not_be_saved_is_not_the_best(forks, base, tmp_path):
+    out = tmp_path / "run"
+    settings = ["steps=6", "eval.share=0.2", "eval.every=2", "learning_rate=1e-2", "checkpoint.on_save_error=continue"]
+    fault = {"NURTURE_FAULT": "checkpoint.after_tensors:enospc@1"}
+    code, output = forks.train("sft", *words(base, out, *settings), env=fault)
+    assert code == 0 and "Training goes on" in output, output
+    assert all(event["step"] > 2 for event in events(out, "best"))
+
+
+def test_a_line_of_events_that_a_crash_left_half_written(forks, base, tmp_path):
+    out = tmp_path / "run"
+    settings = ["steps=3", "checkpoint.every=1"]
+    fault = {"NURTURE_FAULT": "run.after_metrics:kill9@2"}
+    assert forks.train("sft", *words(base, out, *settings), env=fault)[0] == -signal.SIGKILL
+    with (out / "events.jsonl").open("a") as f:
+        f.write('{"event": "timi')
+    assert forks.train("sft", *words(base, out, *settings))[0] == 0
+    assert events(out, "finish")
+
+
+def test_rows_set_aside_are_written_once_for_all_sources(forks, base, tmp_path):
+    model, data = base
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(data.read_text() + '{"messages": []}\n')
+    sources = f"data=[{tmp_path / 'a.jsonl'}, {tmp_path / 'b.jsonl'}]"
+    out = tmp_path / "run"
+    code, output = forks.train("sft", f"model={model}", sources, f"out={out}", "steps=1", "on_bad_row=quarantine")
+    assert code == 2 and "may not be set aside" in output, output
+    assert not out.exists()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(data.read_text() * 2 + '{"messages": []}\n')
+    code, output = forks.train("sft", f"model={model}", sources, f"out={out}", "steps=1", "on_bad_row=quarantine")
+    assert code == 0, output
+    rejected = [json.loads(row)["where"] for row in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [Path(where).name for where in rejected] == ["a.jsonl:161", "b.jsonl:161"]
 
 
 def test_nonfinite_steps_are_skipped_counted_and_then_stop_the_run(forks, base, tmp_path):
@@ -351,6 +411,20 @@ def test_two_processes_equal_one(forks, base, tmp_path):
         assert a["tokens"] == b["tokens"] and a["trained_tokens"] == b["trained_tokens"]
         for key in a:
             assert a[key] == pytest.approx(b[key], rel=1e-5), key
+
+
+def test_two_stages_on_two_processes_with_a_single_row_to_evaluate(base, tmp_path):
+    model, data = base
+    one = tmp_path / "one.jsonl"
+    one.write_text(data.read_text().splitlines(True)[0])
+    settings = f"data: {data}, steps: 2, batch_size: 4, processes: 2, samples: {{count: 0}}, eval: {{data: {one}}}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: two\nstages:\n  a: {{method: sft, model: {model}, {settings}}}\n"
+        f"  b: {{method: sft, model: a, {settings}}}\n"
+    )
+    done = command("run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "b" / "model" / "model.safetensors").exists()
 
 
 def test_a_lost_rank_is_named_and_ends_the_run(base, tmp_path):

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
-from .recipe import Recipe, Stage, load_recipe, stage_from, take
+from .recipe import Recipe, Stage, load_recipe, stage_from, take, take_flag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,22 +49,18 @@ def train(
     """One stage without a file: `train("sft", ["model=…", "data=…", "out=…"])`; returns the finished model."""
     from .run import run_stage
 
-    out, words = take(overrides, "out")
-    again, words = take(words, "fresh")
-    stage = stage_from(method, words)
-    folder = Path(out or f"runs/{method.rpartition(':')[2].lower()}")
+    stage, folder, fresh = read_words(method, overrides)
     if dry_run:
         _show_setup(stage, str(folder), {}, console or _console())
         return None
-    return run_stage(stage, folder, console or _console(), fresh=_is_true(again))
+    return run_stage(stage, folder, console or _console(), fresh=fresh)
 
 
-def _is_true(word: str | None) -> bool:
-    if word in (None, "false", "False", "no"):
-        return False
-    if word in ("true", "True", "yes"):
-        return True
-    raise InputError(f"fresh={word} must be true or false.")
+def read_words(method: str, words: Sequence[str]) -> tuple[Stage, Path, bool]:
+    """The words after `nurture train METHOD`: the stage, its folder (`out=`), and whether to begin again (`fresh=`)."""
+    out, rest = take(words, "out")
+    fresh, rest = take_flag(rest, "fresh")
+    return stage_from(method, rest), Path(out or f"runs/{method.rpartition(':')[2].lower()}"), fresh
 
 
 def _console() -> Console:
@@ -92,8 +87,6 @@ def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: C
     from .show import header
     from .train.processes import Processes
 
-    if stage.on_bad_row == "quarantine":  # a dry run writes nothing, so it cannot set rows aside
-        stage = stage.model_copy(update={"on_bad_row": "error"})
     setup = set_up(stage, Processes(), stages=stages)
     facts = describe(setup, stage.processes) | {"dry run": "nothing was trained or written"}
     header(console, f"{stage.method.name} in {title}", facts, example=example(setup, colour=console.is_terminal))

@@ -79,10 +79,10 @@ def run(
     finished stages again. The same command goes on with an interrupted run.
     """
     from . import api
-    from .recipe import load_recipe, take
+    from .recipe import load_recipe, take, take_flag
 
     folder, rest = take(words or [], "out")
-    fresh, rest = _take_flag(rest, "fresh")
+    fresh, rest = take_flag(rest, "fresh")
     loaded = load_recipe(recipe, rest)
     where = out or Path(folder or f"runs/{loaded.name}")
     if not dry_run:
@@ -104,13 +104,11 @@ def train(
     interrupted run.
     """
     from . import api
-    from .recipe import stage_from, take
 
     words = words or []
     if not dry_run:
-        out, rest = take(words, "out")
-        _, rest = take(rest, "fresh")
-        _launch_if_many(stage_from(method, rest).processes, Path(out or f"runs/{method.rpartition(':')[2].lower()}"))
+        stage, out, _ = api.read_words(method, words)
+        _launch_if_many(stage.processes, out)
     model = api.train(method, words, dry_run=dry_run, console=_console())
     if model is not None:
         print(model)
@@ -264,15 +262,6 @@ def lab_show(
     Console().print(show(section, seed))
 
 
-def _take_flag(words: list[str], key: str) -> tuple[bool, list[str]]:
-    from .recipe import take
-
-    value, rest = take(words, key)
-    if value not in (None, "true", "false"):
-        raise InputError(f"{key}={value}: must be true or false.")
-    return value == "true", rest
-
-
 def _console() -> Console:
     """Progress goes to the standard error; that of a launched rank is its log, so there it goes to the output."""
     from rich.console import Console
@@ -288,7 +277,9 @@ def _launch_if_many(processes: int, out: Path) -> None:
 
     if processes > 1 and not launched():
         ranks = out.with_name(f".{out.name}.ranks")
-        raise typer.Exit(launch([sys.executable, "-m", "nurture", *sys.argv[1:]], processes, ranks))
+        command = [sys.executable, "-m", "nurture", *sys.argv[1:]]
+        # Reading and tokenising a large file may take many minutes before the first step.
+        raise typer.Exit(launch(command, processes, ranks, start_timeout=1800, step_timeout=300))
 
 
 CHAT_HELP = """\
@@ -345,6 +336,8 @@ def _answer(session: ChatSession, text: str) -> None:
         print()
     except KeyboardInterrupt:
         print(" (stopped)")
+    except InputError as error:  # a conversation longer than the model's positions, say
+        print(f"{error} /reset begins a new conversation.", file=sys.stderr)
     finally:
         if isinstance(answer, Generator):
             answer.close()  # at once, so that what was said is in the history before the next line is read

@@ -93,7 +93,7 @@ class Source(Section):
     """Where rows come from."""
 
     path: Text
-    """A file, a folder, an earlier stage, `lab/<name>` or a hub name."""
+    """A file (JSON, JSONL, Parquet), `lab/<name>` or `bundled/<name>`."""
     format: Text | None = None
     """The form of the rows; by default it is recognised from their keys."""
     columns: dict[str, str] = {}
@@ -190,7 +190,7 @@ class Stage(Section):
     model: Annotated[str | FreshModel, WrapValidator(_model, json_schema_input_type=str | FreshModel)] = "lab"
     """Where to start: an earlier stage, `lab`, a folder, a hub name, or `{config, tokenizer}` for a fresh model."""
     data: Sources
-    """What to learn from: a file, an earlier stage or `lab/<name>`; a list of these; or `{path, format, columns}`."""
+    """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`."""
 
     steps: Count | None = None
     """How many updates to make. Instead of `epochs`."""
@@ -303,7 +303,7 @@ class Recipe(Section):
     name: Name
     """Names the run; its folder is `runs/<name>` unless `out` says otherwise."""
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
-    """The stages by name. A stage's `model` or `data` may name an earlier one."""
+    """The stages by name. A stage's `model` may name an earlier one."""
     compare: list[Text] = []
     """Models to compare at the end: stages, `lab`, folders or hub names."""
 
@@ -411,6 +411,14 @@ def take(words: Sequence[str], key: str) -> tuple[str | None, list[str]]:
     """Take the word `key=...` out of the words of a command: its value (the last one given), and the other words."""
     taken = [word for word in words if word.partition("=")[0] == key]
     return (taken[-1].partition("=")[2] if taken else None), [word for word in words if word not in taken]
+
+
+def take_flag(words: Sequence[str], key: str) -> tuple[bool, list[str]]:
+    """`take` for a word that is true or false (and false where it is absent)."""
+    value, rest = take(words, key)
+    if value not in (None, "true", "false"):
+        raise InputError(f"{key}={value}: must be true or false.")
+    return value == "true", rest
 
 
 def to_yaml(section: Stage | Recipe) -> str:

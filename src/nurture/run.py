@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.text import Text
@@ -25,6 +26,7 @@ from rich.text import Text
 from . import recipe as recipes
 from .core.random import stream_key
 from .data.batches import batches, rank_share
+from .data.load import write_rejected
 from .errors import InputError, Interrupted, NumericsError, NurtureError
 from .evaluate.held_out import evaluate_loss
 from .files import digest_of, replace_synced
@@ -34,12 +36,14 @@ from .models.save import finish_replacing, model_card, save_model
 from .protocols import Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
+from .report import write_report
 from .setup import Setup, config_json, describe, example, set_up
 from .show import Progress, header, printable
+from .trackers import open_trackers, require_trackers
 from .train.checkpoint import Checkpoint, CheckpointStore, SaveFailed
 from .train.context import Context, check_context, promise_after, refuse
 from .train.faults import failpoint
-from .train.guard import NonFinite, StopSignals
+from .train.guard import NonFinite, StopSignals, is_out_of_memory
 from .train.heartbeat import heartbeat
 from .train.journal import Journal
 from .train.lock import lock_run
@@ -56,9 +60,12 @@ TIMING_SECONDS = 10.0
 
 def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = False) -> dict[str, Path]:
     """Every stage in order, each in its own folder under `out`; returns the models by stage name."""
+    if recipe.compare:
+        raise InputError("compare: comparing models is not built yet; leave it out of the recipe.")
     models: dict[str, Path] = {}
-    for name, stage in recipe.stages.items():
-        models[name] = run_stage(stage, out / name, console, stages=models, fresh=fresh)
+    with from_environment(choose_device(next(iter(recipe.stages.values())).device)) as processes:
+        for name, stage in recipe.stages.items():
+            models[name] = _run_locked(stage, out / name, console, processes, models, fresh)
     return models
 
 
@@ -67,33 +74,62 @@ def run_stage(
 ) -> Path:
     """Train one stage in the folder `out` and return its `model/`."""
     with from_environment(choose_device(stage.device)) as processes:
-        console = console if processes.rank == 0 else Console(quiet=True)
-        with lock_run(out) if processes.rank == 0 else contextlib.nullcontext():
-            if fresh and processes.rank == 0:
+        return _run_locked(stage, out, console, processes, stages or {}, fresh)
+
+
+def _run_locked(
+    stage: Stage, out: Path, console: Console, processes: Processes, stages: Mapping[str, Path], fresh: bool
+) -> Path:
+    writes = processes.rank == 0
+    console = console if writes else Console(quiet=True)
+    with lock_run(out) if writes else contextlib.nullcontext():
+        try:
+            require_trackers(stage.track)
+            if fresh and writes:
                 _clear(out)
             processes.barrier()
             _refuse_other_config(stage, out)
             heartbeat("set-up", 0)
-            try:
-                setup = set_up(stage, processes, stages=stages, out=out if processes.rank == 0 else None)
-            except NurtureError:
-                if processes.rank == 0:
-                    _leave_no_trace(out)
+            setup = set_up(stage, processes, stages=stages)
+        except NurtureError:
+            if writes:
+                _leave_no_trace(out)
+            raise
+        run = _Run(stage, out, console, setup, processes)
+        try:
+            return run.finish()
+        except Exception as error:
+            ending = _as_sentence(error, out)
+            if ending is None:
                 raise
-            run = _Run(stage, out, console, setup, processes)
-            try:
-                return run.finish()
-            except NurtureError as error:
-                if not isinstance(error, Interrupted):  # which has said so itself
-                    run.journal.emit("stop", {"error": str(error), "exit_code": error.exit_code})
+            if not isinstance(error, Interrupted):  # which has said so itself
+                with contextlib.suppress(OSError):  # the disk may be what failed
+                    run.journal.emit("stop", {"error": str(ending), "exit_code": ending.exit_code})
+            if ending is error:
                 raise
+            raise ending from error
+
+
+def _as_sentence(error: Exception, out: Path) -> NurtureError | None:
+    """The error of the machine (a full disk, no memory) as one of ours; None for a fault of the program."""
+    if isinstance(error, NurtureError):
+        return error
+    if is_out_of_memory(error):
+        return InputError(
+            "Out of memory outside a micro-batch; try precision: bf16 or a smaller model. What was saved is intact."
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        where = error.filename or out
+        return InputError(f"{where}: {error.strerror}. What was saved before is intact; the same command goes on.")
+    return None
 
 
 def _leave_no_trace(out: Path) -> None:
-    """A run that was refused before it began leaves no folder behind."""
-    if [path.name for path in out.iterdir()] == [".lock"]:
-        (out / ".lock").unlink()
-        out.rmdir()
+    """A run that was refused before it began leaves nothing behind."""
+    if not (out / "config.yaml").exists():
+        (out / ".lock").unlink(missing_ok=True)
+        if not any(out.iterdir()):
+            out.rmdir()
 
 
 def _clear(out: Path) -> None:
@@ -161,7 +197,9 @@ class _Run:
         if self._is_finished():
             self._say(f"{self.out} is finished already; fresh=true runs it again.")
             return model
-        finish_replacing(model)
+        if self.processes.rank == 0:
+            finish_replacing(model)
+        self.processes.barrier()
         self._begin()
         with StopSignals() as signals:
             step = self._resume()
@@ -175,7 +213,9 @@ class _Run:
     def _begin(self) -> None:
         if self.processes.rank == 0:
             replace_synced(self.out / "config.yaml", recipes.to_yaml(self.stage).encode())
-            reports = [r.to_json() for r in self.setup.reports]
+            if self.setup.rejected:
+                write_rejected(self.out / "rejected.jsonl", self.setup.rejected)
+            reports = [r.to_json() for r in [*self.setup.reports, *self.setup.eval_reports]]
             replace_synced(self.out / "data_report.json", (json.dumps(reports, indent=1) + "\n").encode())
         facts = describe(self.setup, self.processes.world_size)
         title = f"{self.stage.method.name} in {self.out}"
@@ -247,26 +287,26 @@ class _Run:
                     break
         self.progress = None
         if step < setup.steps:
-            path = self._save(step, must=True)
+            self._save(step, must=True)
             self.journal.emit("stop", {"step": step, "signal": signals.requested.name if signals.requested else None})
-            raise signals.interrupted(path or self.out)
+            raise signals.interrupted(self.nonfinite.last_checkpoint or self.out)
         return step
 
     def _after_update(self, update: Step, clock: _Clock, trackers: list[Any]) -> None:
         step, stage, last = update.number, self.stage, update.number == self.setup.steps
         self.tokens_seen += int(update.metrics["tokens"])
-        metrics: dict[str, float] = {**update.metrics, "skipped": int(update.skipped)}
+        metrics: dict[str, float] = {**update.metrics, "skipped": int(bool(update.skipped))}
+        best_before = self.best
         self.method_state = stage.method.after_step(self.method_state, update.metrics)
-        if update.halvings:
-            tokens = self.budget.tokens
+        if self.processes.any(update.halvings > 0):
+            tokens = self.budget.tokens = self._least(self.budget.tokens)
             self._say(f"Out of memory at step {step}: micro-batches of {tokens:,} tokens from here on, same batch.")
             self.journal.emit("out_of_memory", {"step": step, "tokens_per_micro": tokens})
         if self.setup.held_out and (last or (stage.eval.every and step % stage.eval.every == 0)):
             metrics |= self._evaluate(step)
         self.journal.metrics(step, metrics)
         failpoint("run.after_metrics")
-        for tracker in trackers:
-            tracker.log(step, metrics)
+        self._track(trackers, step, metrics)
         if last or (stage.samples.every and step % stage.samples.every == 0):
             self._samples(step)
         rate = clock.rate(self.tokens_seen)
@@ -277,13 +317,16 @@ class _Run:
         if self.progress:
             self.progress.update(step, metrics, tokens_per_second=rate, memory=memory)
         if update.skipped:
-            self._say(f"Step {step}: the loss or the gradient is not finite; nothing was updated.")
+            self._say(f"Step {step}: the {update.skipped} is not finite; nothing was updated.")
             self.journal.emit("nonfinite", {"step": step})
-        # A loss that is not finite leaves no gradient to look at: the norm is NaN. An infinite norm is the gradient's.
-        self.nonfinite.observe(not math.isnan(update.metrics["grad_norm"]), not update.skipped, step)
-        is_best = self.best is not None and self.best["step"] == step and stage.eval.keep_best
-        if last or is_best or step % stage.checkpoint.every == 0:
-            self._save(step)
+        self.nonfinite.observe(update.skipped != "loss", not update.skipped, step)
+        is_best = self.best is not best_before
+        if last or (is_best and stage.eval.keep_best) or step % stage.checkpoint.every == 0:
+            saved = self._save(step)
+            if is_best and stage.eval.keep_best and not saved:
+                self.best = best_before  # best is only what can be loaded again
+        if self.best is not best_before:
+            self.journal.emit("best", self.best)
         heartbeat("between steps", step)
 
     # -- pieces -------------------------------------------------------------------------------------------------
@@ -301,16 +344,18 @@ class _Run:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         heartbeat("evaluate", step)
-        p = self.processes
+        p, model = self.processes, self.setup.loaded.model
+        training = model.training
+        model.eval()  # no dropout
         metrics = evaluate_loss(
             self.roles, self.stage.method, self.setup.held_out, tokens=self.budget.tokens, device=self.setup.device,
             share=lambda batch: rank_share(batch, p.rank, p.world_size), alive=lambda: heartbeat("evaluate", step),
         )  # fmt: skip
+        model.train(training)
         self.journal.emit("eval", {"step": step, **metrics})
         loss = metrics["eval/loss"]
         if math.isfinite(loss) and (self.best is None or loss < self.best["eval/loss"]):
             self.best = {"step": step, "eval/loss": loss}
-            self.journal.emit("best", self.best)
         return metrics
 
     def _samples(self, step: int) -> None:
@@ -322,7 +367,10 @@ class _Run:
 
         heartbeat("sample", step)
         template, tokenizer, model = self.setup.template, self.setup.loaded.tokenizer, self.setup.loaded.model
-        prompts = [template.encode_prompt([Message("user", text)]) for text in asked.prompts]
+        if self.stage.method.data == "text":
+            prompts = [np.asarray(tokenizer(text)["input_ids"]) for text in asked.prompts]
+        else:
+            prompts = [template.encode_prompt([Message("user", text)]) for text in asked.prompts]
         for group in (self.setup.held_out or self.setup.train)[: asked.count]:
             prompts.append(group.prompt if len(group.prompt) > 1 else group.responses[0].ids[:8])
         longest = max(map(len, prompts)) + asked.max_tokens
@@ -336,7 +384,7 @@ class _Run:
                 heartbeat("sample", step)
                 if isinstance(event, Sample):
                     samples.append(event)
-        except NumericsError as error:  # the training's own checks decide whether the run goes on
+        except (NumericsError, InputError) as error:  # the training's own checks decide whether the run goes on
             self.journal.emit("samples_failed", {"step": step, "reason": str(error)})
             samples.clear()
         model.train(training)
@@ -348,14 +396,12 @@ class _Run:
     def _trackers(self, step: int) -> list[Any]:
         if self.processes.rank != 0 or not self.stage.track:
             return []
-        from .trackers import open_trackers
-
         return open_trackers(self.stage.track, self.out, config_json(self.stage), first_step=step + 1)
 
     # -- saving and restoring -----------------------------------------------------------------------------------
 
-    def _save(self, step: int, must: bool = False) -> Path | None:
-        """A checkpoint of everything, by rank 0; the others wait."""
+    def _save(self, step: int, must: bool = False) -> bool:
+        """A checkpoint of everything, by rank 0; the others wait. Whether it was written."""
         heartbeat("save", step)
         path = None
         if self.processes.rank == 0:
@@ -369,8 +415,21 @@ class _Run:
                 if must or self.stage.checkpoint.on_save_error == "stop":
                     raise
                 self._say(f"{error} Training goes on without this checkpoint.")
-        self.processes.barrier()
-        return path
+        return self.processes.any(path is not None)
+
+    def _least(self, tokens: int) -> int:
+        """The least of all ranks' numbers."""
+        ranks = {str(rank): 0.0 for rank in range(self.processes.world_size)}
+        return int(min(self.processes.all_sum(ranks | {str(self.processes.rank): float(tokens)}).values()))
+
+    def _track(self, trackers: list[Any], step: int, metrics: dict[str, float]) -> None:
+        """Send metrics elsewhere. What goes wrong there is said once and does not end the training."""
+        for tracker in list(trackers):
+            try:
+                tracker.log(step, metrics)
+            except Exception as error:
+                trackers.remove(tracker)
+                self._say(f"{type(tracker).__name__} failed and gets no more metrics: {error}")
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -416,10 +475,9 @@ class _Run:
         )  # fmt: skip
         failpoint("run.before_finished")
         self.journal.emit("finish", {"step": step, "model": str(folder)})
-        replace_synced(self.out / "finished.json", (json.dumps(self._inputs(), indent=1) + "\n").encode())
-        from .report import write_report
-
+        heartbeat("report", step)
         write_report(self.out)
+        replace_synced(self.out / "finished.json", (json.dumps(self._inputs(), indent=1) + "\n").encode())
 
     def _say(self, sentence: str) -> None:
         if self.progress:

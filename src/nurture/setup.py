@@ -1,5 +1,5 @@
-"""Everything a stage needs before its first step: model, data, layout, memory. Building it trains nothing and writes
-nothing but rejected rows, so a dry run is exactly this."""
+"""Everything a stage needs before its first step: model, data, layout, memory. Building it trains and writes
+nothing, so a dry run is exactly this."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from .data.batches import steps_in
 from .data.bundled import bundled_path
 from .data.load import load_records
 from .data.prepare import prepare, show_example, split_eval
+from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
 from .models.layouts import Choice, choose_layout, set_layout
 from .models.load import LoadedModel, embed_new_tokens, load_model, parameter_count, resolve_model
+from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Record, Text
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
@@ -53,6 +55,8 @@ class Setup:
     held_out: list[Group]
     reports: list[DataReport]
     eval_reports: list[DataReport]
+    rejected: list[BadRow]
+    """Rows of all sources that were set aside."""
     layout: Choice
     steps: int
     tokens_per_micro: int
@@ -77,10 +81,8 @@ class Setup:
         return {"model": self.loaded.digest} | rows
 
 
-def set_up(
-    stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None, out: Path | None = None
-) -> Setup:
-    """Load, tokenise, decide. `stages` maps finished stages to their models; `out` receives rejected rows."""
+def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None) -> Setup:
+    """Load, tokenise, decide. `stages` maps finished stages to their models."""
     stages = stages or {}
     keep_pages()
     device = choose_device(stage.device)
@@ -89,18 +91,20 @@ def set_up(
     if stage.batch_size < processes.world_size:
         raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
 
-    records, reports = _read(stage.data, stage, stages, out)
+    records, reports, rejected = _read(stage.data, stage)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
     if stage.method.data == "conversation" and ensure_chat(tokenizer):
         loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
+    refuse_changed_tokenizer(loaded.model, tokenizer)
     template = Template(tokenizer)
 
     train, reports = _prepare(stage, loaded, template, records, reports)
     held_out: list[Group] = []
     eval_reports: list[DataReport] = []
     if stage.eval.data:
-        eval_records, eval_reports = _read(stage.eval.data, stage, stages, out)
+        eval_records, eval_reports, eval_rejected = _read(stage.eval.data, stage)
+        rejected += eval_rejected
         held_out, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
@@ -113,9 +117,11 @@ def set_up(
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
-    tokens, memory = _micro_batch(stage, loaded, device, dtype, max(g.num_tokens for g in [*train, *held_out]))
+    largest = max(g.num_tokens for g in [*train, *held_out])
+    tokens, memory = _micro_batch(stage, loaded, device, dtype, largest, processes.world_size)
     return Setup(
-        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, layout, steps, tokens, memory
+        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
+        memory,
     )  # fmt: skip
 
 
@@ -164,11 +170,11 @@ def _memory_line(setup: Setup) -> str:
     )
 
 
-def _read(
-    sources: Sequence[Source], stage: Stage, stages: Mapping[str, Path], out: Path | None
-) -> tuple[list[list[Record]], list[DataReport]]:
+def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], list[DataReport], list[BadRow]]:
+    """The records and the report of each source, and the rows of all that were set aside."""
     records: list[list[Record]] = []
     reports: list[DataReport] = []
+    rejected: list[BadRow] = []
     for source in sources:
         if source.path.startswith("lab/"):
             found, report = _read_lab(source.path, stage)
@@ -180,12 +186,12 @@ def _read(
                 on_bad_row=stage.on_bad_row,
                 format=source.format,
                 columns=source.columns,
-                rejected_to=(out or Path(".")) / "rejected.jsonl" if stage.on_bad_row == "quarantine" else None,
             )
             found, report = loaded.records, replace(loaded.report, source=source.path)
+            rejected += loaded.rejected
         records.append(found)
         reports.append(report)
-    return records, reports
+    return records, reports, rejected
 
 
 def _read_lab(name: str, stage: Stage) -> tuple[list[Record], DataReport]:
@@ -250,7 +256,7 @@ def _prepare(
 
 
 def _micro_batch(
-    stage: Stage, loaded: LoadedModel, device: torch.device, dtype: torch.dtype, largest_group: int
+    stage: Stage, loaded: LoadedModel, device: torch.device, dtype: torch.dtype, largest_group: int, processes: int
 ) -> tuple[int, Estimate]:
     """The most tokens per pass that fit the memory (and at least the largest group), and what they will need."""
 
@@ -269,6 +275,8 @@ def _micro_batch(
         return stage.tokens_per_micro, needs(max(stage.tokens_per_micro, largest_group))
     tokens = MICRO_TOKENS[device.type]
     room = total_bytes(device) * MEMORY_SHARE
+    if device.type == "cpu":  # whose memory all processes share
+        room /= processes
     while tokens > 256 and needs(max(tokens, largest_group)).total > room:
         tokens //= 2
     return tokens, needs(max(tokens, largest_group))

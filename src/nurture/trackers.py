@@ -40,6 +40,12 @@ def open_trackers(
     return [OPENERS[name](modules[name], folder, config, first_step) for name in names]
 
 
+def require_trackers(names: Sequence[str]) -> None:
+    """Before anything is begun: every tracker that is asked for is installed."""
+    for name in names:
+        _module(name)
+
+
 MODULES = {"tensorboard": "torch.utils.tensorboard", "trackio": "trackio", "wandb": "wandb", "mlflow": "mlflow"}
 
 

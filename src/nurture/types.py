@@ -136,6 +136,8 @@ class Batch:
 
     def pieces(self, max_tokens: int, scope: Scope = "response") -> list[tuple[Batch, Tensor]]:
         """`split`, and for each piece where its own tokens stand in this batch's flat order."""
+        if not self.groups:
+            return []
         if self.num_tokens <= max_tokens:
             return [(self, torch.arange(self.num_own, device=self.device))]
         units: list[Group] = []
@@ -271,7 +273,7 @@ class Step:
 
     number: int
     metrics: Mapping[str, float]
-    skipped: bool = False
-    """The loss or the gradient was not finite, so nothing was updated."""
+    skipped: Literal["", "loss", "gradient"] = ""
+    """What was not finite, so that nothing was updated."""
     halvings: int = 0
     """How often memory ran out in this step and the micro-batches were halved."""

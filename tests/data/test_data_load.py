@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nurture.data.formats import FORMATS
-from nurture.data.load import BadRows, load_records
+from nurture.data.load import BadRows, load_records, write_rejected
 from nurture.errors import DataError, InputError
 from nurture.records import Completion, Conversation, Message, Text
 
@@ -82,8 +82,10 @@ def test_a_bad_row_is_an_error_with_its_code_and_line(tmp_path, good, bad, code)
 @pytest.mark.parametrize("good, bad, code", BAD)
 def test_a_quarantined_row_is_kept_aside_as_it_was_written(tmp_path, good, bad, code):
     path = write(tmp_path / "rows.jsonl", [good, good, bad, good])
+    loaded = load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=0.25)
+    assert list(tmp_path.iterdir()) == [path]
     aside = tmp_path / "out" / "rejected.jsonl"
-    loaded = load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=0.25, rejected_to=aside)
+    write_rejected(aside, loaded.rejected)
     (rejected,) = map(json.loads, aside.read_text().splitlines())
     assert json.loads(rejected["raw"]) == bad
     assert (rejected["where"], rejected["code"]) == (f"{path}:3", code)
@@ -106,15 +108,13 @@ def test_twenty_are_listed_and_all_are_counted(tmp_path):
 
 def test_too_many_bad_rows_are_not_set_aside(tmp_path):
     path = write(tmp_path / "rows.jsonl", [GOOD] * 98 + ["nonsense"] * 2)
-    aside = tmp_path / "rejected.jsonl"
     with pytest.raises(BadRows, match=r"max_bad_fraction=0\.01"):
-        load_records(path, wants="conversation", on_bad_row="quarantine", rejected_to=aside)
-    assert not aside.exists()
-    loaded = load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=0.02, rejected_to=aside)
+        load_records(path, wants="conversation", on_bad_row="quarantine")
+    loaded = load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=0.02)
     assert len(loaded.records) == 98 and loaded.report.rejected == {"BAD_JSON": 2}
     write(path, ["nonsense"])
     with pytest.raises(BadRows, match="No row can be read"):
-        load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=1.0, rejected_to=aside)
+        load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=1.0)
 
 
 def test_a_misspelt_role_gets_a_suggestion(tmp_path):

@@ -188,7 +188,12 @@ def test_the_held_out_split_depends_on_keys_and_seed_alone():
 
 
 def test_windows_of_one_text_are_on_one_side():
-    groups = numbered([f"doc:{i}#{k}" for i in range(20) for k in range(3)])
+    groups = numbered([f"doc#1.jsonl:{i}#{k}" for i in range(20) for k in range(3)])
     train, held_out = split_eval(groups, 0.25, seed=0)
     assert len(held_out) == 15
-    assert not {g.key.partition("#")[0] for g in train} & {g.key.partition("#")[0] for g in held_out}
+    assert not {g.key.rpartition("#")[0] for g in train} & {g.key.rpartition("#")[0] for g in held_out}
+
+
+def test_rows_of_a_file_with_a_hash_in_its_name_are_told_apart():
+    train, held_out = split_eval(numbered([f"notes #2.jsonl:{i}" for i in range(20)]), 0.25, seed=0)
+    assert (len(train), len(held_out)) == (15, 5)

@@ -1,7 +1,10 @@
 """The strict readers: every fault has its code and its place, and good rows come back as they were written."""
 
+import errno
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -155,6 +158,44 @@ def test_what_is_wrong_with_the_file_itself(tmp_path):
     assert faults(tmp_path / "rows.jsonl.gz")[0][1] in ("BAD_GZIP", "BAD_JSON")
     (tmp_path / "rows.parquet").write_bytes(b"PAR1garbage")
     assert faults(tmp_path / "rows.parquet") == [("", "BAD_PARQUET")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="this system has no file that fails when it is read")
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.jsonl.gz", "rows.parquet"])
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name):
+    (tmp_path / name).symlink_to("/proc/self/mem")  # nothing is mapped at its beginning
+    assert faults(tmp_path / name) == [("", "UNREADABLE")]
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(GOOD)
+    path.chmod(0)
+    if os.geteuid() == 0:  # whom the mode does not stop
+
+        def refuse(self, mode):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"rows\.jsonl UNREADABLE cannot be read \(Permission denied\)"):
+        list(scan(path))
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+def test_damaged_parquet_pages_are_an_error(tmp_path, checksum):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "rows.parquet"
+    rows = [{"text": f"Row {i}, of the number {i * i}."} for i in range(500)]
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", write_page_checksum=checksum)
+    whole = path.read_bytes()
+    found = []
+    for at in range(4, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:at] + bytes(255 - b for b in whole[at : at + 24]) + whole[at + 24 :])
+        found += faults(path) or [(at, "unnoticed")]
+    codes = {code for _, code in found}
+    assert codes == {"BAD_PARQUET"} if checksum else "BAD_PARQUET" in codes
 
 
 def test_parquet_rows_are_numbered(tmp_path):

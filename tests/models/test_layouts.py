@@ -1,12 +1,16 @@
 """Tree = padded rows = each response alone, in values and gradients, for every family."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from families import ROWS, TREE, tiny
+import transformers as t
+from families import COMMON, NO_GQA, ROWS, TREE, tiny
 
 from nurture.core.logp import selected_logp
 from nurture.core.reduce import global_norm
+from nurture.errors import InputError
 from nurture.models import layouts
 from nurture.models.heads import output_head
 from nurture.models.layouts import TreePlan, choose_layout, lay_rows, lay_tree, set_layout
@@ -71,19 +75,102 @@ def test_families_the_tree_cannot_serve_use_rows(family):
     assert choice.layout == "rows" and choice.reason
 
 
-def test_rows_are_right_where_the_tree_is_not():
-    """In the rows layout a sliding-window model equals transformers' own logits, response by response."""
-    model = tiny("mistral-window")
+@pytest.mark.parametrize("family", ROWS)
+def test_rows_equal_each_row_alone_in_transformers(family):
+    """Values and gradients. Rows on either side of 64 and 256, where the frequencies of longrope and of dynamic rotary
+    embeddings change, share a pass; the model alone is new for every row, as dynamic ones remember the longest."""
+    draw = np.random.default_rng(0)
+    shapes = [(9, (12,)), (20, (75, 20)), (0, (14,)), (190, (85, 70))]
+    batch = Batch(tuple(group(draw, prompt, lengths) for prompt, lengths in shapes))
+    weights = torch.randn(batch.num_own, generator=torch.Generator().manual_seed(1))
+    ours, gradients = run(tiny(family), "rows", [batch], weights)
+    want, summed = [], {}
+    for i, (prompt, r) in enumerate((g.prompt, r) for g in batch.groups for r in g.responses):
+        model = tiny(family)
+        ids = torch.as_tensor(np.concatenate([prompt, r.ids]))
+        own = batch.owned[i] + len(prompt)
+        want.append(model(ids[None]).logits[0].log_softmax(-1)[own - 1, ids[own]])
+        start = sum(map(len, want[:-1]))
+        (want[-1] * weights[start : start + len(own)]).sum().backward()
+        for n, p in model.named_parameters():
+            if p.grad is not None:
+                summed[n] = summed.get(n, 0) + p.grad
+    want = torch.cat(want).detach()
+    torch.testing.assert_close(ours, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+    assert gradients.keys() == summed.keys()
+    assert gap(gradients, summed) < 1e-5
+
+
+HEADS = {
+    "granite": lambda: t.GraniteConfig(**COMMON, logits_scaling=3.0),
+    "cohere": lambda: t.CohereConfig(**COMMON, logit_scale=0.25),
+    "gemma2": TREE["gemma2"],
+    "hyperclovax": lambda: t.HyperCLOVAXConfig(**COMMON, logits_scaling=3.0),
+    "falcon_h1": lambda: t.FalconH1Config(**COMMON, lm_head_multiplier=0.3, mamba_d_ssm=32, mamba_n_heads=4,
+                                          mamba_d_state=8, mamba_chunk_size=8),
+    "minicpm3": lambda: t.MiniCPM3Config(**NO_GQA, num_key_value_heads=4, dim_model_base=16, q_lora_rank=24,
+                                         kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8),
+}  # fmt: skip
+
+
+def built(config):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = t.AutoModelForCausalLM.from_config(config).float().eval()
+    layouts.scale_up(model)
+    return model
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_known_heads_give_the_models_own_logits(family):
+    model = built(HEADS[family]())
+    layout = choose_layout(model, 64).layout
     batch = mixed_batch()
-    ours, _ = run(model, "rows", [batch], torch.ones(batch.num_own))
-    want = []
     with torch.no_grad():
+        set_layout(model, layout)
+        laid = layouts.LAY[layout](batch)
+        hidden = layouts.hidden_states(model, laid).index_select(0, laid.at)
+        ours = selected_logp(hidden, output_head(model), batch.target).logp
+        set_layout(model, "rows")
+        want = []
         for i, (prompt, r) in enumerate((g.prompt, r) for g in batch.groups for r in g.responses):
             ids = torch.as_tensor(np.concatenate([prompt, r.ids]))
-            logp = model(ids[None]).logits[0].log_softmax(-1)
             own = batch.owned[i] + len(prompt)
-            want.append(logp[own - 1, ids[own]])
+            want.append(model(ids[None]).logits[0].log_softmax(-1)[own - 1, ids[own]])
     torch.testing.assert_close(ours, torch.cat(want), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "tree", "rows"])
+def test_an_unknown_head_is_refused_whatever_the_layout(wanted):
+    """RecurrentGemma caps its logits under a name of its own, and its layers already rule the tree out."""
+    model = built(t.RecurrentGemmaConfig(**COMMON, logits_soft_cap=2.0))
+    with pytest.raises(InputError, match="RecurrentGemmaForCausalLM scales or changes its logits"):
+        choose_layout(model, 64, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_itself_is_asked_where_no_small_copy_can_be_built(monkeypatch, dtype):
+    def small_copy(model):
+        raise ValueError
+
+    monkeypatch.setattr(layouts, "small_copy", small_copy)
+    monkeypatch.setattr(layouts, "_heads_checked", set())
+    monkeypatch.setattr(layouts, "_probed", {})
+    model = built(HEADS["granite"]()).to(dtype).train()
+    set_layout(model, "tree")
+    layouts.check_head(model)
+    assert model.training and model.config._attn_implementation == "nurture"
+    monkeypatch.setattr(layouts, "_heads_checked", set())
+    monkeypatch.setattr(layouts, "output_head", lambda m: dataclasses.replace(output_head(m), scale=1.0))
+    with pytest.raises(InputError, match="Granite"):
+        choose_layout(model, 64, "rows")
+
+
+def test_a_head_that_is_not_linear_is_refused():
+    model = tiny("llama")
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+    with pytest.raises(InputError, match="LlamaForCausalLM is not a linear layer but Sequential"):
+        choose_layout(model, 64, "rows")
 
 
 def test_a_window_shorter_than_the_context_decides():
@@ -109,6 +196,7 @@ def test_the_probe_sees_a_prompt_that_leaks(monkeypatch):
 
     def leaky(batch):
         laid = lay(batch)
+        assert laid.plan is not None
         laid.plan.parent[-1] = len(laid.plan.parent) - 2
         return laid
 

@@ -121,7 +121,7 @@ def test_saving_is_deterministic_and_says_its_dtype(fresh, tmp_path):
     b = save(copy.deepcopy(fresh.model), train_tokenizer(TEXTS, 300), tmp_path / "b", dtype=torch.bfloat16)
     assert {p.name for p in a.iterdir()} == {p.name for p in b.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "README.md",
+        "README.md",
     }  # fmt: skip
     assert all((b / p.name).read_bytes() == p.read_bytes() for p in a.iterdir())
     assert model_digest(a) == model_digest(b)
@@ -238,10 +238,7 @@ def test_the_tokenizer_is_deterministic_and_keeps_digits_apart(tokenizer):
     for text in ("line\r\n\ttab  two", "日本語 ✓ \x00 é", "".join(map(chr, range(1, 500)))):
         normal = __import__("unicodedata").normalize("NFC", text)
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == normal
-    turns = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
-    )
-    assert turns == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.chat_template is None  # whoever trains on conversations gives it one
     with pytest.raises(InputError, match="at least 260"):
         train_tokenizer(TEXTS, 259)
 
@@ -261,6 +258,24 @@ def test_a_fresh_model_can_take_the_tokenizer_of_a_folder(folder, fresh):
     taken = load({**FRESH, "tokenizer": str(folder)})
     assert taken.tokenizer.get_vocab() == fresh.tokenizer.get_vocab()
     assert torch.equal(logits(taken.model), logits(fresh.model))
+
+
+def test_a_fresh_model_can_take_the_tokenizer_of_a_hub_name(folder, fresh, tmp_path, monkeypatch):
+    """From the hub's cache, as a download leaves it: the tokenizer alone, without weights."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached, commit = tmp_path / "hub" / "models--org--name", "a" * 40
+    snapshot = cached / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, snapshot)
+    for name in ("org/name", f"org/name@{commit}"):
+        taken = load({**FRESH, "tokenizer": name})
+        assert taken.tokenizer.get_vocab() == fresh.tokenizer.get_vocab()
+        assert torch.equal(logits(taken.model), logits(fresh.model))
 
 
 def test_tokens_without_an_embedding_get_the_mean_and_are_named(folder, fresh):
@@ -302,6 +317,10 @@ def test_missing_weights_are_an_error_and_unexpected_ones_reported(folder):
         ({"config": {**FRESH["config"], "_attn_implementation": "evil/kernel"}}, "PRIVATE_KEY"),
         ({"tokenizer": {"vocab_sise": 300}}, "model.tokenizer.vocab_sise.*'vocab_size'"),
         ({"tokenizer": {"vocab_size": "300"}}, "must be a whole number"),
+        ({"tokenizer": {"vocab_size": 300, "train_on": "x"}}, "model.tokenizer.train_on is not a field"),
+        ({"tokenizer": "./nowhere"}, r"^model\.tokenizer: './nowhere' is no folder and no hub name\.$"),
+        ({"tokenizer": "nobody/nothing"}, "'nobody/nothing' is no folder here and not in the local hub cache"),
+        ({"tokenizer": 3}, "must be a folder, a hub name or"),
         ({"tokeniser": 1}, "model.tokeniser.*'tokenizer'"),
         ({"config": None}, "a fresh model needs"),
     ],

@@ -399,7 +399,7 @@ def test_what_is_missing_is_said(folder, tmp_path):
     (folder / "model.safetensors").rename(folder / "model.gguf")
     refused(folder, "NO_WEIGHTS", folder.name, match=r"model\.gguf is not what transformers loads")
     (folder / "config.json").unlink()
-    refused(folder, "NO_CONFIG", folder.name, match=r"it holds README\.md, chat_template\.jinja")
+    refused(folder, "NO_CONFIG", folder.name, match=r"it holds README\.md, generation_config\.json")
     (folder / "config.json").mkdir()
     refused(folder, "UNREADABLE", "config.json")
 

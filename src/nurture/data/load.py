@@ -30,6 +30,8 @@ INSTEAD = {
 class Loaded:
     records: list[Record]
     report: DataReport
+    rejected: list[BadRow]
+    """Rows that were set aside."""
 
 
 class BadRows(InputError):
@@ -53,14 +55,12 @@ def load_records(
     max_bad_fraction: float = 0.01,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
-    rejected_to: Path | None = None,
 ) -> Loaded:
     """Records of the wanted kind. `columns` maps our column names to the file's.
 
-    A bad row is an error, or with `on_bad_row="quarantine"` is written to `rejected_to` and left out, as long as no
-    more than `max_bad_fraction` of the rows are bad.
+    A bad row is an error, or with `on_bad_row="quarantine"` is set aside, as long as no more than `max_bad_fraction` of
+    the rows are bad.
     """
-    assert on_bad_row == "error" or rejected_to is not None, "rejected rows must have a file to go to"
     path = bundled_path(str(source)) if str(source).startswith("bundled/") else Path(source)
     columns = columns or {}
     good, bad = list[Row](), list[BadRow]()
@@ -93,11 +93,9 @@ def load_records(
             raise BadRows(
                 str(source), bad, rows, f"More than max_bad_fraction={max_bad_fraction} may not be set aside."
             )
-        assert rejected_to is not None
-        _write_rejected(rejected_to, bad)
     rejected = dict(sorted(Counter(row.code for row in bad).items()))
     report = DataReport(str(source), layout.name, rows, len(records), rejected, dict(ignored), digest.hexdigest())
-    return Loaded(records, report)
+    return Loaded(records, report, bad)
 
 
 def _line_number(where: str) -> tuple[int, ...]:
@@ -109,12 +107,12 @@ def _line_number(where: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _write_rejected(path: Path, bad: Sequence[BadRow]) -> None:
-    """All of the file or nothing of it."""
+def write_rejected(path: Path, rows: Sequence[BadRow]) -> None:
+    """Rows that were set aside, as they were written and why; all of the file or nothing of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
     with draft.open("w", encoding="utf-8") as file:
-        for row in bad:
+        for row in rows:
             entry = {"where": row.where, "code": row.code, "message": row.message, "raw": row.raw}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     os.replace(draft, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -167,4 +168,5 @@ def split_eval(groups: Sequence[Group], size: float | int, seed: int) -> tuple[l
 
 
 def _row(group: Group) -> str:
-    return group.key.partition("#")[0]
+    """The key without the number of a window, which a key ends in; a file's name may hold a `#` too."""
+    return re.sub(r"#\d+$", "", group.key)

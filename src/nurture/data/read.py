@@ -60,11 +60,16 @@ def read_rows(path: Path | str) -> Iterator[Row]:
 def scan(path: Path | str) -> Iterator[Row | BadRow]:
     """Every row of a JSON, JSON-lines or Parquet file in its order, good or bad. A file without rows is an error."""
     path = Path(path)
-    rows = _parquet(path) if _suffix(path) == ".parquet" else _json(path)
     empty = True
-    for row in rows:
-        empty = False
-        yield row
+    try:
+        for row in _parquet(path) if _suffix(path) == ".parquet" else _json(path):
+            empty = False
+            yield row
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            str(path), "UNREADABLE", f"cannot be read ({reason}); see to its permissions or its disk."
+        ) from None
     if empty:
         raise DataError(str(path), "EMPTY_FILE", "holds no rows; give a file with at least one.")
 
@@ -325,14 +330,17 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.ParquetFile(path)
-        number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield Row(f"{path}:{number}", value, json.dumps(value, ensure_ascii=False, default=str))
-    except pa.ArrowException as error:
-        raise DataError(
-            str(path), "BAD_PARQUET", f"cannot be read as Parquet ({str(error).splitlines()[0]})."
-        ) from None
+    with path.open("rb") as file:
+        try:
+            table = pq.ParquetFile(file, page_checksum_verification=True)
+            number = 0
+            for batch in table.iter_batches(batch_size=1024):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}:{number}", value, json.dumps(value, ensure_ascii=False, default=str))
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the system; pyarrow's own have no number
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            message = f"cannot be read as Parquet ({reason}); write or fetch it again."
+            raise DataError(str(path), "BAD_PARQUET", message) from None

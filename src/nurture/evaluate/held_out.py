@@ -24,7 +24,7 @@ def evaluate_loss(
 ) -> dict[str, float]:
     """`eval/loss`, `eval/perplexity` and the method's other statistics, over all processes' shares of the groups.
     `alive` is called before each batch."""
-    stats = Stats()
+    stats = Stats(dict.fromkeys(method.metrics, (0.0, 0)))  # a process without rows takes part in every sum
     with torch.no_grad():
         for batch in share(Batch(tuple(groups), device)).split(tokens, method.scope):
             alive()

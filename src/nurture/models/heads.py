@@ -6,16 +6,26 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..core.logp import Head
+from ..errors import InputError
+
+MULTIPLIES_BY_LOGITS_SCALING = ("hyperclovax",)
+"""Families whose `logits_scaling` multiplies; Granite's, the older use of the name, divides."""
 
 
 def output_head(model: PreTrainedModel) -> Head:
-    """The whole output head of a causal model (the probe of `layouts.py` compares it with the model's own logits)."""
+    """The whole output head of a causal model (`layouts.check_head` compares it with the model's own logits)."""
     linear = model.get_output_embeddings()
-    assert isinstance(linear, nn.Linear), f"{type(model).__name__} has no linear output head"
+    if not isinstance(linear, nn.Linear):
+        raise InputError(
+            f"The output head of {type(model).__name__} is not a linear layer but {type(linear).__name__}, which "
+            "Nurture does not know; use a model with a plain linear head."
+        )
     config = model.config.get_text_config()
     scale = 1.0
     if (s := getattr(config, "logit_scale", None)) is not None:  # Cohere
         scale *= float(s)
-    if (s := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        scale /= float(s)
+    if (s := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
+        scale *= float(s)
+    if (s := getattr(config, "logits_scaling", None)) is not None:
+        scale *= float(s) if config.model_type in MULTIPLIES_BY_LOGITS_SCALING else 1 / float(s)
     return Head(linear.weight, linear.bias, scale, getattr(config, "final_logit_softcapping", None))

@@ -6,7 +6,7 @@ a single response is a chain: prompt and response are one causal segment. The ro
 response and pads; any decoder can run it.
 
 `choose_layout` decides from the configuration first and then by a numeric probe, because a wrong tree would train in
-silence.
+silence. `check_head` compares the output head, which both layouts share.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ..errors import InputError
 from ..types import Batch, Group, Response
 from . import attention
 from .heads import output_head
@@ -177,9 +178,39 @@ def body(model: PreTrainedModel) -> nn.Module:
 
 def hidden_states(model: PreTrainedModel, laid: Laid) -> Tensor:
     """`[positions, H]` after the last layer. The layout must be the one the model is set to (`set_layout`)."""
+    if laid.attention_mask is not None and rope_follows_length(model.config.get_text_config()):
+        return _row_by_row(model, laid.input_ids, laid.attention_mask)
     extra: dict[str, Any] = {"attention_mask": laid.attention_mask} if laid.plan is None else {"plan": laid.plan}
     out = body(model)(input_ids=laid.input_ids, position_ids=laid.position_ids, use_cache=False, **extra)
     return out.last_hidden_state.flatten(0, 1)
+
+
+def rope_follows_length(config: PretrainedConfig) -> set[str]:
+    """The kinds of rotary embedding, if any, whose frequencies depend on the longest position of the whole pass."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))}
+    return kinds & {"dynamic", "longrope"}
+
+
+def _row_by_row(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Each row in a pass of its own, without padding: side by side, one long row would change the frequencies of all
+    the others, and what a text is worth would depend on its neighbours."""
+    width = input_ids.shape[1]
+    out: list[Tensor] = []
+    for row, length in zip(input_ids, attention_mask.sum(1).tolist(), strict=True):
+        _forget_lengths(model)
+        positions = torch.arange(length, device=row.device)[None]
+        hidden = body(model)(input_ids=row[None, :length], position_ids=positions, use_cache=False).last_hidden_state
+        out.append(F.pad(hidden[0], (0, 0, 0, width - length)))
+    return torch.cat(out)
+
+
+def _forget_lengths(model: nn.Module) -> None:
+    """A dynamic rotary embedding keeps the frequencies of the longest row it has seen; with nothing seen it computes
+    them from the row at hand."""
+    for module in model.modules():
+        for name in [n for n in vars(module) if n.endswith("max_seq_len_cached")]:
+            setattr(module, name, 0)
 
 
 def set_layout(model: PreTrainedModel, layout: Layout) -> None:
@@ -213,15 +244,15 @@ class Choice:
 
 
 def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto", "tree", "rows"] = "auto") -> Choice:
-    """`tree` where it is exact for sequences up to `max_length`, else `rows`, and why."""
+    """`tree` where it is exact for sequences up to `max_length`, else `rows`, and why. InputError for a model whose
+    output head neither layout could serve."""
+    check_head(model)
     if wanted == "rows":
         return Choice("rows", "as asked")
     reason = _obstacle(model.config.get_text_config(), max_length) or probe(model)
     if reason is None:
         return Choice("tree", "exact for this model: a probe agreed with the rows layout")
     if wanted == "tree":
-        from ..errors import InputError
-
         raise InputError(f"layout: tree is not exact for this model ({reason}); use layout: auto or rows.")
     return Choice("rows", reason)
 
@@ -243,15 +274,59 @@ def _obstacle(config: PretrainedConfig, max_length: int) -> str | None:
     odd = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
     if odd:
         return f"it has {', '.join(sorted(odd))} layers"
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds_of_rope = {rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))}
-    stretched = kinds_of_rope & {"dynamic", "longrope"}
+    stretched = rope_follows_length(config)
     if stretched:
         return f"its {stretched.pop()} rotary embedding depends on the longest position of the whole row"
     return None
 
 
 PROBE_TOLERANCE = 1e-4
+HALF_TOLERANCE = 5e-2
+"""For weights in fp16 or bf16, of which one rounding step alone is 1e-3 to 1e-2."""
+
+
+_heads_checked: set[str] = set()
+"""The configurations (`_configuration`) whose output head agreed."""
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """InputError unless `output_head` gives the model's own logits. A difference is no reason for another layout:
+    every layout uses the head."""
+    output_head(model)
+    key = _configuration(model)
+    if key in _heads_checked:
+        return
+    tolerance = PROBE_TOLERANCE
+    try:
+        gap = _head_gap(small_copy(model))
+    except Exception:  # whatever a foreign configuration raises, the model itself can answer
+        gap = _head_gap(model)
+        tolerance = HALF_TOLERANCE if model.dtype in (torch.float16, torch.bfloat16) else PROBE_TOLERANCE
+    if not gap < tolerance:
+        raise InputError(
+            f"The output head of {type(model).__name__} scales or changes its logits in a way Nurture does not know "
+            f"(its own logits and Nurture's differ by {gap:.1e}), so it would be trained wrongly; use another model."
+        )
+    _heads_checked.add(key)
+
+
+def _head_gap(model: PreTrainedModel) -> float:
+    """How far the logits of `output_head` are from the model's own, on eight tokens."""
+    group = probe_group(model.config.get_text_config().vocab_size, prompt=3, responses=(5,))
+    laid = lay_rows(Batch((group,), model.device))
+    training = model.training
+    try:
+        with torch.no_grad(), layout_of(model, "rows"):
+            model.eval()
+            ours = output_head(model).logits(hidden_states(model, laid))
+            theirs = model(input_ids=laid.input_ids, attention_mask=laid.attention_mask, use_cache=False).logits
+    finally:
+        model.train(training)
+    return relative_gap(ours, theirs.flatten(0, 1).to(ours.dtype))
+
+
+def _configuration(model: PreTrainedModel) -> str:
+    return type(model).__name__ + model.config.to_json_string()
 
 
 _probed: dict[str, str | None] = {}
@@ -260,7 +335,7 @@ _probed: dict[str, str | None] = {}
 
 def probe(model: PreTrainedModel) -> str | None:
     """`_probe`, once for each configuration."""
-    key = type(model).__name__ + model.config.to_json_string()
+    key = _configuration(model)
     if key not in _probed:
         _probed[key] = _probe(model)
     return _probed[key]
@@ -269,7 +344,7 @@ def probe(model: PreTrainedModel) -> str | None:
 def _probe(model: PreTrainedModel) -> str | None:
     """Run a small copy of the architecture, with weights scaled up so that attention matters, in both layouts.
 
-    None if hidden states and logits agree and every layer called our attention once; otherwise what was seen. The
+    None if the hidden states agree and every layer called our attention once; otherwise what was seen. The
     sequences are longer than any window left in the small copy, so a window the configuration hides would show.
     """
     try:
@@ -287,13 +362,6 @@ def _probe(model: PreTrainedModel) -> str | None:
             set_layout(small, "rows")
             rows_laid = lay_rows(batch)
             rows = hidden_states(small, rows_laid).index_select(0, rows_laid.at)
-            logits = small(
-                input_ids=rows_laid.input_ids,
-                position_ids=rows_laid.position_ids,
-                attention_mask=rows_laid.attention_mask,
-                use_cache=False,
-            ).logits.flatten(0, 1)
-            ours = output_head(small).logits(rows)
     except Exception as error:
         return f"{type(model).__name__} does not take the tree layout ({type(error).__name__}: {str(error)[:120]})"
     layers = small.config.get_text_config().num_hidden_layers
@@ -302,9 +370,6 @@ def _probe(model: PreTrainedModel) -> str | None:
     gap = relative_gap(tree, rows)
     if not gap < PROBE_TOLERANCE:
         return f"tree and rows differ by {gap:.1e} in a probe"
-    head_gap = relative_gap(ours, logits.index_select(0, rows_laid.at))
-    if not head_gap < PROBE_TOLERANCE:
-        return f"its output head is not the linear layer we know (logits differ by {head_gap:.1e})"
     return None
 
 

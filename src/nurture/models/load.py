@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,11 @@ from .vet import model_digest, vet, vet_settings, vet_tokenizer
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt"]
+TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt"]
+MODEL_FILES = [*TOKENIZER_FILES, "*.safetensors"]
 HUB_SKIPPED = ["*/*", "consolidated*"]  # other formats of the same weights
 
 END, PAD, TURN, TURN_END = CONTROL_TOKENS = ("<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 RANDOMNESS = re.compile(r"dropout|pdrop|layerdrop|drop_path|jitter_noise")
 """Names of configuration fields that make a forward pass random in training mode."""
@@ -107,7 +104,8 @@ def load_model(
     texts: Iterable[str] | None = None,
 ) -> LoadedModel:
     """Load a folder or a hub name (`org/name` or `org/name@revision`), or make a fresh model from
-    `{config: {model_type: …}, tokenizer: FOLDER or {vocab_size: n}}`; in the last case `texts` train the tokenizer."""
+    `{config: {model_type: …}, tokenizer: FOLDER, hub name or {vocab_size: n}}`; in the last case `texts` train the
+    tokenizer."""
     if isinstance(source, Mapping):
         loaded = _fresh(source, texts, dtype, dropout, seed)
     elif isinstance(source, Path) or Path(source).expanduser().exists():
@@ -121,7 +119,7 @@ def load_model(
     return loaded
 
 
-def download(name: str) -> Path:
+def download(name: str, files: Sequence[str] = MODEL_FILES) -> Path:
     """The hub's snapshot of a model in the local cache; only settings, safetensors and tokenizer files are fetched."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -129,7 +127,7 @@ def download(name: str) -> Path:
     repository, _, revision = name.partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=HUB_SKIPPED
+            repository, revision=revision or None, allow_patterns=list(files), ignore_patterns=HUB_SKIPPED
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise InputError(
@@ -191,7 +189,7 @@ def _fresh(
     _known_keys("model", spec, {"config", "tokenizer"})
     if not isinstance(spec.get("config"), Mapping) or "tokenizer" not in spec:
         raise InputError(
-            "model: a fresh model needs `config: {model_type: …}` and `tokenizer: FOLDER or {vocab_size: n}`."
+            "model: a fresh model needs `config: {model_type: …}` and `tokenizer: FOLDER, hub name or {vocab_size: n}`."
         )
     settings = vet_settings(Path("model.config"), spec["config"])
     model_type = str(settings.get("model_type"))
@@ -262,10 +260,15 @@ def _tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerFas
 
 def _fresh_tokenizer(spec: Any, texts: Iterable[str] | None, config: PreTrainedConfig) -> PreTrainedTokenizerFast:
     if isinstance(spec, (str, Path)):
-        return _tokenizer(vet_tokenizer(Path(spec).expanduser()), config)
+        folder = Path(spec).expanduser()
+        if not folder.exists():
+            if not HUB_NAME.fullmatch(str(spec)):
+                raise InputError(f"model.tokenizer: {str(spec)!r} is no folder and no hub name.")
+            folder = download(str(spec), TOKENIZER_FILES)
+        return _tokenizer(vet_tokenizer(folder), config)
     if not isinstance(spec, Mapping):
-        raise InputError("model.tokenizer must be a folder or {vocab_size: n}.")
-    _known_keys("model.tokenizer", spec, {"vocab_size", "train_on"})
+        raise InputError("model.tokenizer must be a folder, a hub name or {vocab_size: n}.")
+    _known_keys("model.tokenizer", spec, {"vocab_size"})
     size = spec.get("vocab_size")
     if not isinstance(size, int) or isinstance(size, bool):
         raise InputError("model.tokenizer.vocab_size must be a whole number.")
@@ -274,7 +277,7 @@ def _fresh_tokenizer(spec: Any, texts: Iterable[str] | None, config: PreTrainedC
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with ChatML turns; digits are tokens of their own.
+    """A byte-level BPE tokenizer with the control tokens of ChatML; digits are tokens of their own.
 
     Normal form and word splitting are those of Qwen2, since AutoTokenizer puts these two in place of any other in a
     folder whose model is a `qwen2`: with them the tokenizer reads back the same beside every architecture.
@@ -301,15 +304,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=END,
         pad_token=PAD,
         extra_special_tokens=[TURN, TURN_END],
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = CHATML
-    return tokenizer
 
 
 def embed_new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:

@@ -167,10 +167,13 @@ class LocalRoles:
     def step(self, learning_rate: float) -> dict[str, float]:
         gradients = self.gradients()
         if self.processes.world_size > 1:
-            # A rank without own tokens has no gradients yet takes part in every sum.
-            for name, parameter in self.optimizer.parameters.items():
-                gradients.setdefault(name, torch.zeros_like(parameter))
-            gradients = {name: gradients[name].float() for name in self.optimizer.parameters}
+            # What has a gradient on any rank is summed over all of them; what has none anywhere stays untouched.
+            parameters = self.optimizer.parameters
+            present = torch.tensor([float(name in gradients) for name in parameters], device=self._device)
+            self.processes.all_sum_tensors([present])
+            names = [name for name, ranks in zip(parameters, present.tolist(), strict=True) if ranks]
+            zeros = {n: torch.zeros_like(parameters[n]) for n in names if n not in gradients}
+            gradients = {n: (gradients | zeros)[n].float() for n in names}
             self.processes.all_sum_tensors(list(gradients.values()))
         norm = global_norm(gradients.values())
         if norm == norm and norm != float("inf"):
@@ -179,6 +182,10 @@ class LocalRoles:
             self.optimizer.step(gradients, learning_rate, scale)
         self.discard()
         return {"grad_norm": norm}
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.optimizer.parameters.values())).device
 
     def discard(self) -> None:
         self._live.clear()

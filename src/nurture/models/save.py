@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def save_model(
     `state` holds full-precision weights to write in place of the model's own, by the model's names. `stop_ids` join
     the end token in the generation config. `original_dropout` (of `LoadedModel`) puts the run's override back.
     """
+    refuse_changed_tokenizer(model, tokenizer)
     folder = Path(folder).absolute()
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -48,12 +50,6 @@ def save_model(
         _write_json(temporary / "generation_config.json", generation)
     _write_weights(model, temporary, state or {}, dtype, max_shard_size)
     _write_tokenizer(tokenizer, temporary)
-    if changed := _changed_on_reading(tokenizer, temporary):
-        shutil.rmtree(temporary)
-        raise InputError(
-            f"{folder}: beside a {model.config.model_type!r} model, transformers reads this tokenizer with another "
-            f"{' and '.join(changed)}: use another model_type, or that type's own tokenizer."
-        )
     (temporary / "README.md").write_text(card, encoding="utf-8")
     for path in temporary.iterdir():
         sync(path)
@@ -63,6 +59,23 @@ def save_model(
     temporary.rename(folder)
     sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def refuse_changed_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise an InputError if AutoTokenizer would not read back what is saved: for some model types (`qwen2`) it puts
+    the type's own text splitting in place of the one in tokenizer.json, and then the same text gives other tokens than
+    the model was trained on."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_json(folder / "config.json", _config(model, model.dtype, {}))
+        _write_tokenizer(tokenizer, folder)
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    written, read = (json.loads(t.backend_tokenizer.to_str()) for t in (tokenizer, found))
+    if changed := [part for part in ("normalizer", "pre_tokenizer") if read[part] != written[part]]:
+        raise InputError(
+            f"Beside a {model.config.model_type!r} model, transformers reads this tokenizer with another "
+            f"{' and '.join(changed)}: use another model_type, or that type's own tokenizer."
+        )
 
 
 def finish_replacing(folder: Path) -> None:
@@ -179,14 +192,6 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     _write_json(path, {key: value for key, value in _public(settings).items() if key not in HOW_IT_WAS_READ})
-
-
-def _changed_on_reading(tokenizer: PreTrainedTokenizerFast, folder: Path) -> list[str]:
-    """What AutoTokenizer replaces: for some model types (`qwen2`) it puts the type's own text splitting in place of
-    the one in tokenizer.json, and then the same text gives other tokens than the model was trained on."""
-    written = json.loads(tokenizer.backend_tokenizer.to_str())
-    read = json.loads(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer.to_str())
-    return [part for part in ("normalizer", "pre_tokenizer") if read[part] != written[part]]
 
 
 def _write_json(path: Path, value: Any) -> None:

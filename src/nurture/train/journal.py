@@ -25,6 +25,8 @@ class Journal:
 
     def __init__(self, folder: Path | None):
         self.folder = folder
+        if folder is not None and (folder / "events.jsonl").exists():
+            _cut_torn_line(folder / "events.jsonl")
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         self._append("metrics.jsonl", {"step": step, **metrics})
@@ -68,6 +70,13 @@ class Journal:
             return
         with (self.folder / name).open("a", encoding="utf-8") as f:
             f.write(json.dumps({k: _plain(v) for k, v in row.items()}, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop the end of a line that a crash left half-written, so that the next one begins where a line should."""
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _plain(value: Any) -> Any:

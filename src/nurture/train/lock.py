@@ -36,8 +36,12 @@ def lock_run(folder: Path) -> Iterator[None]:
     The lock is the kernel's (`flock` on `.lock`), so it ends with its process however that dies; the text in the file
     only says whose it is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise InputError(f"{folder} cannot be a run folder ({reason}); choose another with out=.") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

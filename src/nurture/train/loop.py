@@ -10,7 +10,9 @@ import gc
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+from ..errors import InputError
 from ..methods import Method
 from ..protocols import Roles
 from ..types import Batch, Stats, Step
@@ -43,9 +45,14 @@ def train(
     """One update per batch. `stop` is asked before every micro-batch; `phase` is told what the step is doing."""
     for number, batch in enumerate(batches, first_step):
         phase("forward-backward", number)
+
+        def interrupted(step: int = number) -> bool:
+            phase("forward-backward", step)  # a sign of life with every micro-batch
+            return stop()
+
         try:
             counts = roles.all_sum(method.counts(batch))
-            stats, objective, halvings = _accumulate(roles, method, batch, counts, budget, stop)
+            stats, objective, halvings = _accumulate(roles, method, batch, counts, budget, interrupted)
         except Stopped:
             roles.discard()
             return
@@ -53,14 +60,17 @@ def train(
         rate = learning_rate(number)
         stats = stats.summed(roles.all_sum)
         failpoint("step.before_update")
+        skipped: Literal["", "loss", "gradient"] = ""
         if math.isfinite(roles.all_sum({"objective": objective})["objective"]):
             update = roles.step(rate)
+            if not math.isfinite(update["grad_norm"]):
+                skipped = "gradient"
         else:
             roles.discard()
-            update = {"grad_norm": math.nan}
+            update, skipped = {"grad_norm": math.nan}, "loss"
         sizes = roles.all_sum({"tokens": batch.num_tokens, "trained_tokens": batch.num_own})
         metrics = {**stats.means(), **update, "learning_rate": rate, **sizes}
-        yield Step(number, metrics, skipped=not math.isfinite(update["grad_norm"]), halvings=halvings)
+        yield Step(number, metrics, skipped, halvings)
 
 
 def _accumulate(
@@ -80,8 +90,13 @@ def _accumulate(
         except Exception as error:
             pieces = batch.split(budget.tokens, method.scope)
             half = max(piece.num_tokens for piece in pieces) // 2
-            if not is_out_of_memory(error) or len(batch.split(half, method.scope)) == len(pieces):
+            if not is_out_of_memory(error):
                 raise
+            if len(batch.split(half, method.scope)) == len(pieces):
+                raise InputError(
+                    f"Out of memory in a micro-batch that cannot be halved ({2 * half} tokens). Try "
+                    "gradient_checkpointing: true, a shorter max_length, or precision: bf16."
+                ) from error
         # Out here the exception is gone, and with it its traceback and the tensors its frames hold.
         roles.discard()
         gc.collect()

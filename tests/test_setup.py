@@ -1,0 +1,134 @@
+"""What is decided, and what is refused, before a run's first step; and that none of it writes a file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nurture import setup as setting_up
+from nurture.data.load import write_rejected
+from nurture.data.template import CHATML
+from nurture.errors import InputError
+from nurture.models import load as loading
+from nurture.models.load import train_tokenizer
+from nurture.models.save import save_model
+from nurture.recipe import stage_from
+from nurture.setup import set_up
+from nurture.train.lock import lock_run
+from nurture.train.processes import Processes
+
+MODEL = [
+    f"model.config.{k}={v}"
+    for k, v in {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256,
+    }.items()
+]  # fmt: skip
+LLAMA = [*MODEL, "model.config.model_type=llama"]
+FRESH = [*LLAMA, "model.tokenizer.vocab_size=300"]
+
+
+def rows_file(path, count, bad=()):
+    """Questions and answers; those of the numbers in `bad` have no answer."""
+    with path.open("w") as file:
+        for i in range(count):
+            turns = [("user", f"What is {i} plus 1?"), ("assistant", f"It is {i + 1}.")][: 1 if i in bad else 2]
+            file.write(json.dumps({"messages": [{"role": role, "content": said} for role, said in turns]}) + "\n")
+    return path
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """A stage from words, in an empty working folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return lambda *words, method="sft": stage_from(method, ["device=cpu", "batch_size=4", *words])
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_rows_set_aside_in_several_sources_come_back_together_and_nothing_is_written(tmp_path, stage, held_out):
+    a, b = rows_file(tmp_path / "a.jsonl", 200, {3}), rows_file(tmp_path / "b.jsonl", 300, {0, 9})
+    sources = [f"data={a}", f"eval.data={b}"] if held_out else [f"data=[{a},{b}]"]
+    setup = set_up(stage(*FRESH, *sources, "on_bad_row=quarantine"), Processes())
+    assert [(row.where, row.code) for row in setup.rejected] == [
+        (f"{a}:4", "NO_ASSISTANT"), (f"{b}:1", "NO_ASSISTANT"), (f"{b}:10", "NO_ASSISTANT"),
+    ]  # fmt: skip
+    assert len(setup.train) + len(setup.held_out) == 497
+    assert not list(Path.cwd().iterdir()) and sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.jsonl",
+        "b.jsonl",
+        "here",
+    ]
+    write_rejected(tmp_path / "rejected.jsonl", setup.rejected)
+    written = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert [w["where"] for w in written] == [row.where for row in setup.rejected]
+    assert [json.loads(w["raw"])["messages"][0]["content"] for w in written] == [
+        "What is 3 plus 1?", "What is 0 plus 1?", "What is 9 plus 1?",
+    ]  # fmt: skip
+
+
+def test_without_bad_rows_nothing_is_set_aside(tmp_path, stage):
+    assert set_up(stage(*FRESH, f"data={rows_file(tmp_path / 'a.jsonl', 20)}"), Processes()).rejected == []
+
+
+def test_conversations_give_a_fresh_model_our_template_and_text_gives_it_none(tmp_path, stage):
+    chat = rows_file(tmp_path / "chat.jsonl", 20)
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"{i} and 1 is {i + 1}."}) + "\n" for i in range(20)))
+    plain = set_up(stage(*FRESH, f"data={text}", method="lm"), Processes())
+    assert plain.loaded.tokenizer.chat_template is None
+    model = tmp_path / "model"
+    save_model(
+        plain.loaded.model, plain.loaded.tokenizer, model, state=None, dtype=torch.float32, card="",
+        original_dropout=None,
+    )  # fmt: skip
+    assert not (model / "chat_template.jinja").exists()
+    for words in (FRESH, [f"model={model}"]):  # from nothing, and from what was pretrained on text
+        made = set_up(stage(*words, f"data={chat}"), Processes())
+        assert made.loaded.tokenizer.chat_template == CHATML
+        assert made.loaded.new_tokens == () and made.template.has_markers
+        assert made.trained_parameters == made.parameters
+
+
+def test_a_tokenizer_that_would_be_read_otherwise_is_refused_before_training(tmp_path, stage, monkeypatch):
+    from tokenizers import pre_tokenizers
+
+    def other(texts, size):
+        tokenizer = train_tokenizer(texts, size)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return tokenizer
+
+    monkeypatch.setattr(loading, "train_tokenizer", other)
+    data = f"data={rows_file(tmp_path / 'a.jsonl', 20)}"
+    set_up(stage(*FRESH, data), Processes())
+    with pytest.raises(InputError, match=r"'qwen2' model.* with another pre_tokenizer"):
+        set_up(stage(*FRESH, "model.config.model_type=qwen2", data), Processes())
+
+
+def test_processes_on_one_machine_share_its_memory(tmp_path, stage, monkeypatch):
+    asked = stage(*FRESH, f"data={rows_file(tmp_path / 'a.jsonl', 20)}")
+    whole = set_up(asked, Processes())
+    monkeypatch.setattr(setting_up, "total_bytes", lambda device: int(2.5 * whole.memory.total))
+
+    class Four(Processes):
+        world_size = 4
+
+    alone, shared = set_up(asked, Processes()), set_up(asked, Four())
+    assert alone.tokens_per_micro == whole.tokens_per_micro > shared.tokens_per_micro
+    assert 4 * shared.memory.total <= setting_up.MEMORY_SHARE * 2.5 * whole.memory.total
+    assert alone.memory == whole.memory
+
+
+def test_a_place_where_no_run_folder_can_be_is_one_sentence(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for folder, reason in [
+        (file, "it is a file"),
+        (file / "run", "Not a directory"),
+        (Path("/dev/null/run"), "Not a "),
+    ]:
+        message = rf"^{folder} cannot be a run folder \({reason}.*choose another"
+        with pytest.raises(InputError, match=message), lock_run(folder):
+            pass
+    assert file.read_text() == "mine"
