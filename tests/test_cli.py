@@ -238,7 +238,7 @@ def test_a_failed_check_fails_the_command(monkeypatch, capsys):
 def test_several_processes_start_through_the_launcher_whose_exit_code_is_ours(tmp_path, monkeypatch, code):
     started = []
 
-    def launch(command, processes, folder):
+    def launch(command, processes, folder, start_timeout, step_timeout):
         started.append((command[1:], processes, folder))
         return code
 

@@ -47,4 +47,5 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_files_of_ours_that_are_named_exist(page):
     for name in re.findall(r"`((?:src|tests|docs|recipes|benchmarks)/[\w./-]+)", page.read_text()):
-        assert Path(name).exists(), f"{page}: {name}"
+        if not name.startswith("benchmarks/out/"):  # what a benchmark writes
+            assert Path(name).exists(), f"{page}: {name}"
