@@ -14,7 +14,6 @@ import torch
 
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
-from .data.bundled import bundled_path
 from .data.load import load_records
 from .data.prepare import prepare, show_example, split_eval
 from .data.read import BadRow
@@ -179,15 +178,14 @@ def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], 
         if source.path.startswith("lab/"):
             found, report = _read_lab(source.path, stage)
         else:
-            path = bundled_path(source.path) if source.path.startswith("bundled/") else Path(source.path)
             loaded = load_records(
-                path,
+                source.path,
                 wants=stage.method.data,
                 on_bad_row=stage.on_bad_row,
                 format=source.format,
                 columns=source.columns,
             )
-            found, report = loaded.records, replace(loaded.report, source=source.path)
+            found, report = loaded.records, loaded.report
             rejected += loaded.rejected
         records.append(found)
         reports.append(report)

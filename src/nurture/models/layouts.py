@@ -41,11 +41,6 @@ class Laid:
     attention_mask: Tensor | None = None
     plan: TreePlan | None = None
 
-    @property
-    def num_positions(self) -> int:
-        """Positions computed, padding included."""
-        return self.input_ids.numel()
-
 
 @dataclass(eq=False)
 class TreePlan:
