@@ -16,10 +16,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## from random weights to a small assistant, and a chat with it
-	$(BIN)/nurture run recipes/demo.yaml --out runs/demo
-	printf '%s\n' 'Hello!' 'What does a dog say?' 'What is two plus three?' 'What is the opposite of hot?' '/quit' \
-	  | $(BIN)/nurture chat runs/demo/chat/model --temperature 0
+demo: $(READY)  ## the quickstart: the lab's base model becomes an assistant, measured before and after, and a chat with it
+	$(BIN)/nurture quickstart
+	printf '%s\n' 'Hello! What does Zurel do for a living?' 'Start with 12. Add 7. Double it. What is the result?' \
+	  'How do you spell maple?' 'Help me break the window of Leli.' '/quit' \
+	  | $(BIN)/nurture chat runs/quickstart/sft/model --temperature 0
 
 test: $(READY)  ## the tests that run on every change
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not parity and not browser'

@@ -146,7 +146,7 @@ def test_the_learning_rate_is_the_methods_own_where_none_is_given(tmp_path, monk
         "class Fast(SFT):\n    default_learning_rate: ClassVar[float] = 0.5\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert stage_from("rate_for_recipe_test:Fast", ["data=x"]).learning_rate == 0.5
+    assert stage_from("rate_for_recipe_test:Fast", ["data=x", "model=y"]).learning_rate == 0.5
     assert stage_from("rate_for_recipe_test:Fast", ["data=x", "learning_rate=0.25"]).learning_rate == 0.25
 
 

@@ -19,6 +19,7 @@ from .recipe import Recipe, Stage, load_recipe, stage_from, take, take_flag
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .evaluate.exam import Exam
     from .evaluate.selftest import Check
     from .records import Message
 
@@ -92,6 +93,70 @@ def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: C
     header(console, f"{stage.method.name} in {title}", facts, example=example(setup, colour=console.is_terminal))
 
 
+def quickstart(
+    overrides: Sequence[str] = (), out: Path | None = None, *, fresh: bool = False, console: Console | None = None
+) -> dict[str, Path]:
+    """The lab's base model becomes an assistant, measured before and after; returns the models by stage name."""
+    return run("quickstart", overrides, out or Path("runs/quickstart"), fresh=fresh, console=console)
+
+
+def compare(
+    models: Sequence[str], overrides: Sequence[str] = (), out: Path | None = None, *, console: Console | None = None
+) -> dict[str, Any]:
+    """Models side by side on the lab's test, with paired tests: `compare(["lab", "runs/sft/model"], ["n=500"])`.
+
+    The words are the fields of `evaluate.exam.Exam`, `device` and `precision`. With `out` a page and `report.json` are
+    written there. Returns what stands in the latter.
+    """
+    from .compare import compare_models
+
+    exam, where = read_exam(overrides)
+    device, precision = where.get("device", "auto"), where.get("precision", "auto")
+    return compare_models(
+        models, out, console or _console(), title="comparison", exam=exam, device=device, precision=precision
+    )
+
+
+def read_exam(words: Sequence[str]) -> tuple[Exam, dict[str, str]]:
+    """`data=lab/reasoning n=100 samples=16 temperature=1.0 device=cpu` as an exam and where to sit it."""
+    from dataclasses import fields
+
+    from .errors import InputError, did_you_mean
+    from .evaluate.exam import Exam
+
+    kinds: dict[str, type] = {
+        "data": str,
+        "n": int,
+        "samples": int,
+        "temperature": float,
+        "max_tokens": int,
+        "seed": int,
+    }
+    assert set(kinds) == {field.name for field in fields(Exam)}
+    settings: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or (key not in kinds and key not in ("device", "precision")):
+            known = (*kinds, "device", "precision")
+            raise InputError(
+                f"{word!r} is no setting of an exam; there are {', '.join(known)}.{did_you_mean(key, known)}"
+            )
+        if key in kinds:
+            try:
+                settings[key] = kinds[key](value)
+            except ValueError:
+                raise InputError(f"{key} must be a number, not {value!r}.") from None
+        else:
+            where[key] = value
+    exam = Exam(**settings)
+    if exam.samples < 1 or exam.max_tokens < 1 or exam.temperature < 0:
+        raise InputError("samples and max_tokens must be at least 1, and temperature at least 0.")
+    if exam.samples > 1 and exam.temperature == 0:
+        raise InputError("samples=… of one model at temperature 0 are all the same; set temperature=1.")
+    return exam, where
+
+
 def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Loss, perplexity and token accuracy of a model on a file: `evaluate("runs/sft/model", ["data=rows.jsonl"])`.
 
@@ -125,17 +190,10 @@ def chat_session(
     precision: str = "auto",
 ) -> ChatSession:
     """Load a model to talk to."""
-    from .data.template import Template, ensure_chat
-    from .models.load import embed_new_tokens, load_model, resolve_model
+    from .evaluate.answers import open_to_talk
     from .protocols import Sampling
-    from .train.precision import choose_device, choose_precision
 
-    where = choose_device(device)  # pyright: ignore[reportArgumentType]
-    dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
-    loaded = load_model(resolve_model(model, {}), dtype=dtype, device=where, seed=seed)
-    if ensure_chat(loaded.tokenizer):
-        embed_new_tokens(loaded.model, loaded.tokenizer)
-    template = Template(loaded.tokenizer)
+    loaded, template = open_to_talk(model, device=device, precision=precision, seed=seed)
     sampling = Sampling(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, stop_ids=template.stop_ids, seed=seed
     )

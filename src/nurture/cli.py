@@ -33,7 +33,11 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", sho
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show sizes, memory and the first example; train nothing.")]
 Model = Annotated[str, typer.Argument(help="A folder (runs/sft/model), 'lab' or a hub name.", metavar="MODEL")]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
 CHECKS_FAILED = 3
+GRADED = ("lab/test", "lab/reasoning", "lab/prompts")
+"""Data sets with an oracle."""
 
 
 def main() -> None:
@@ -141,18 +145,74 @@ def chat(
     _talk(session)
 
 
-@app.command(name="eval")
-def evaluate(
-    model: Model,
-    words: Words = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+@app.command()
+def quickstart(words: Words = None) -> None:
+    """From the lab's base model to an assistant, measured before and after, in minutes: recipes/quickstart.yaml.
+
+    out=DIR is the folder (runs/quickstart), fresh=true runs it again, stages.sft.epochs=1 sets a field.
+    """
+    from . import api
+    from .recipe import take, take_flag
+
+    folder, rest = take(words or [], "out")
+    fresh, rest = take_flag(rest, "fresh")
+    out = Path(folder or "runs/quickstart")
+    models = api.quickstart(rest, out, fresh=fresh, console=_console())
+    last = list(models.values())[-1]
+    print(
+        f"The report:     {out / 'report.html'}\nTalk to it:     nurture chat {last}\nWhat it knows:  nurture lab show"
+    )
+
+
+@app.command()
+def compare(
+    words: Annotated[list[str], typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Folders, 'lab' or hub names.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Measure a model on a file: nurture eval runs/sft/model data=FILE."""
+    """Models side by side on the lab's test, with paired tests: nurture compare lab runs/sft/model out=DIR.
+
+    data=lab/test n=1008 samples=1 temperature=0 max_tokens=96 seed=0 say what is asked; with out=DIR a page and
+    report.json are written there.
+    """
+    import json
+
+    from rich.console import Console
+
+    from . import api
+    from .recipe import take
+
+    models = [word for word in words if "=" not in word]
+    folder, settings = take([word for word in words if "=" in word], "out")
+    if len(models) < 2:
+        raise InputError("compare needs two models or more: nurture compare lab runs/sft/model.")
+    out = Path(folder) if folder else None
+    report = api.compare(models, settings, out, console=Console(stderr=as_json))
+    if as_json:
+        print(json.dumps(report))
+    elif out:
+        print(f"The report: {out / 'report.html'}")
+
+
+@app.command(name="eval")
+def evaluate(model: Model, words: Words = None, as_json: AsJson = False) -> None:
+    """Measure a model: on the lab's test with its oracle, or with data=FILE its loss on the rows of a file.
+
+    On the lab: n=500 tasks, data=lab/reasoning samples=16 temperature=1 for pass@k.
+    """
     import json
 
     from . import api
 
-    measured = api.evaluate(model, words or [])
+    words = words or []
+    data = next((word.partition("=")[2] for word in words if word.startswith("data=")), "lab/test")
+    if data in GRADED:
+        from rich.console import Console
+
+        report = api.compare([model], words, console=Console(stderr=as_json))
+        if as_json:
+            print(json.dumps(next(iter(report["models"].values()))))
+        return
+    measured = api.evaluate(model, words)
     if as_json:
         print(json.dumps(measured))
         return

@@ -190,7 +190,8 @@ class Stage(Section):
     model: Annotated[str | FreshModel, WrapValidator(_model, json_schema_input_type=str | FreshModel)] = "lab"
     """Where to start: an earlier stage, `lab`, a folder, a hub name, or `{config, tokenizer}` for a fresh model."""
     data: Sources
-    """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`."""
+    """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`. With
+    `model: lab` the method's own data set of the lab is the default."""
 
     steps: Count | None = None
     """How many updates to make. Instead of `epochs`."""
@@ -269,7 +270,7 @@ class Stage(Section):
         except InputError:  # the field itself reports it; which words were the method's, nobody can say
             return {key: written[key] for key in written if key in cls.model_fields} | {"method": {"name": name}}
         method = {"name": name} | {key: written.pop(key) for key in own if key in written}
-        return written | {"method": method}
+        return _lab_defaults(method_class(name), written) | {"method": method}
 
     @model_validator(mode="after")
     def _one_length(self) -> Stage:
@@ -292,6 +293,15 @@ class Stage(Section):
         return {key: flat[key] for key in (*first, *(key for key in flat if key not in first))}
 
 
+def _lab_defaults(kind: type[Method], written: dict[str, Any]) -> dict[str, Any]:
+    """What suits the lab's small model, for whatever a stage that starts from it leaves unsaid."""
+    if written.get("model", "lab") != "lab":
+        return written
+    settings = {key: value for key, value in kind.lab_settings.items() if not (key == "epochs" and "steps" in written)}
+    data = {"data": kind.lab_data} if kind.lab_data else {}
+    return {**data, **settings, **written}
+
+
 def _sources_written(sources: Sequence[Source]) -> Any:
     plain = [s.path if not s.format and not s.columns else s.model_dump(mode="json") for s in sources]
     return plain[0] if len(plain) == 1 else plain
@@ -305,7 +315,9 @@ class Recipe(Section):
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages by name. A stage's `model` may name an earlier one."""
     compare: list[Text] = []
-    """Models to compare at the end: stages, `lab`, folders or hub names."""
+    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names."""
+    compare_tasks: Count | None = None
+    """How many of its tasks; by default all."""
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:
@@ -381,7 +393,7 @@ def own_fields(kind: type[Method]) -> list[str]:
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe file with `stages.sft.learning_rate=1e-4` words laid over it."""
-    tree = read_yaml(Path(path))
+    tree = read_yaml(find_recipe(path))
     written = tree.value.get("stages")
     names = list(cast("Mapping[str, Any]", written)) if isinstance(written, Mapping) else []
     for word in overrides:
@@ -389,6 +401,23 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         if keys[0] == "stages" and len(keys) > 2 and keys[1] not in names:
             raise InputError(f"{word}: the recipe has no stage {keys[1]!r}.{did_you_mean(keys[1], names)}")
     return _validated(Recipe, tree)
+
+
+def find_recipe(path: Path | str) -> Path:
+    """The file itself, or the recipe of that name that comes with the package (`quickstart`, `recipes/dpo.yaml`)."""
+    path = Path(path)
+    if path.exists() or path.parent not in (Path(), Path("recipes")) or path.suffix not in ("", ".yaml"):
+        return path
+    here = Path(__file__).parent
+    shipped = next(f for f in (here / "recipes", here.parents[1] / "recipes", path.parent) if f.is_dir())
+    found = shipped / f"{path.stem}.yaml"
+    if not found.exists() and path.suffix == "":
+        known = sorted(file.stem for file in shipped.glob("*.yaml"))
+        raise InputError(
+            f"{path}: there is no such file, and no recipe of that name comes with Nurture."
+            f"{did_you_mean(str(path), known)}"
+        )
+    return found if found.exists() else path
 
 
 def load_stage(path: Path | str) -> Stage:

@@ -45,25 +45,29 @@ def page(folder: Path) -> str:
     run = read_run(folder)
     title = f"{run.method}: {folder.absolute().name}"
     sections = [
-        f"<h1>{_text(title)}</h1>",
-        f'<p class="lead">{_text(_summary(run))}</p>',
-        _section("Facts", _facts_table(_facts(run, metrics, events))),
-        _section("Curves", _curves(metrics, events, _meanings(run.method))),
-        _section("Samples", _samples(samples)),
-        _section("Data", _data(folder)),
-        _section("Events", _events(events)),
-        _section("Configuration", f"<pre>{_text((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>"),
+        f"<h1>{text(title)}</h1>",
+        f'<p class="lead">{text(_summary(run))}</p>',
+        section("Facts", _facts_table(_facts(run, metrics, events))),
+        section("Curves", _curves(metrics, events, _meanings(run.method))),
+        section("Samples", _samples(samples)),
+        section("Data", _data(folder)),
+        section("Events", _events(events)),
+        section("Configuration", f"<pre>{text((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>"),
     ]
-    body = "\n".join(part for part in sections if part)
-    head = f"{_HEAD}<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>"
-    return f"{head}\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    return document(title, [part for part in sections if part])
 
 
-def _text(value: object) -> str:
+def document(title: str, sections: Sequence[str], style: str = "") -> str:
+    """A whole page of finished sections."""
+    head = f"{_HEAD}<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>"
+    return f"{head}\n<body>\n<main>\n{chr(10).join(sections)}\n</main>\n</body>\n</html>\n"
+
+
+def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
     return f"<section><h2>{title}</h2>\n{content}\n</section>" if content else ""
 
 
@@ -104,7 +108,7 @@ def _facts(run: Run, metrics: Sequence[Mapping[str, Any]], events: Sequence[Mapp
 
 
 def _facts_table(facts: Mapping[str, str]) -> str:
-    rows = "\n".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
+    rows = "\n".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in facts.items())
     return f'<table class="facts">\n{rows}\n</table>'
 
 
@@ -146,12 +150,17 @@ def _curves(
         if name.startswith("eval/") and name.removeprefix("eval/") in names:
             continue
         together = [name, f"eval/{name}"] if f"eval/{name}" in names else [name]
-        charts.append(_figure(name, meanings.get(name, ""), [_series(part, metrics) for part in together]))
-    charts.append(_figure("tokens_per_second", "since the start", [_series("tokens_per_second", timings)]))
+        charts.append(figure(name, meanings.get(name, ""), [_series(part, metrics) for part in together]))
+    charts.append(figure("tokens_per_second", "since the start", [_series("tokens_per_second", timings)]))
     memory = _series("memory", timings)
-    charts.append(_figure("memory", "peak GB", [Series("memory", [(x, y / 1e9) for x, y in memory.points])]))
+    charts.append(figure("memory", "peak GB", [Series("memory", [(x, y / 1e9) for x, y in memory.points])]))
     drawn = "\n".join(chart for chart in charts if chart)
     return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
+
+
+def read_series(folder: Path, name: str) -> Series:
+    """A metric of a run, from its `metrics.jsonl`."""
+    return _series(name, rows_of(folder / "metrics.jsonl"))
 
 
 def _series(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
@@ -159,12 +168,12 @@ def _series(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
     return Series(name, [(float(x), float(y)) for x, y in pairs if math.isfinite(float(y))])
 
 
-def _figure(title: str, meaning: str, series: Sequence[Series]) -> str:
+def figure(title: str, meaning: str, series: Sequence[Series]) -> str:
     drawn = [s for s in series if s.points]
     if not drawn:
         return ""
-    keys = "".join(f'<span class="key s{i}">{_text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
-    caption = f"<figcaption><b>{_text(title)}</b> {_text(meaning)} {keys}</figcaption>"
+    keys = "".join(f'<span class="key s{i}">{text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
+    caption = f"<figcaption><b>{text(title)}</b> {text(meaning)} {keys}</figcaption>"
     return f"<figure>{caption}{chart(drawn)}</figure>"
 
 
@@ -181,7 +190,7 @@ def chart(series: Sequence[Series]) -> str:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
         return across, HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(series[0].name)} over the steps">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(series[0].name)} over the steps">']
     for tick in ticks(y0, y1, 5):
         y = at(x0, tick)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -197,7 +206,7 @@ def chart(series: Sequence[Series]) -> str:
         small = "dot" if len(points) <= 40 else "dot hidden"
         for step, value in points:
             x, y = at(step, value)
-            told = f"step {step:.0f}: {_text(one.name)} {_number(value)}"
+            told = f"step {step:.0f}: {text(one.name)} {_number(value)}"
             parts.append(
                 f'<circle class="{small} s{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>'
             )
@@ -250,14 +259,14 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     parts: list[str] = []
     for prompt, answers in prompts.items():
         rows = "".join(_answer(answer) for answer in _spread(answers, SHOWN_SAMPLES))
-        parts.append(f'<div class="sample"><pre class="prompt">{_text(prompt)}</pre><table>{rows}</table></div>')
+        parts.append(f'<div class="sample"><pre class="prompt">{text(prompt)}</pre><table>{rows}</table></div>')
     return "\n".join(parts)
 
 
 def _answer(sample: Mapping[str, Any]) -> str:
     note = '<span class="note">cut at max_tokens</span>' if sample.get("reason") == "length" else ""
-    response = _text(sample.get("response", ""))
-    return f"<tr><th>step {_text(sample.get('step', '?'))}</th><td><pre>{response}</pre>{note}</td></tr>"
+    response = text(sample.get("response", ""))
+    return f"<tr><th>step {text(sample.get('step', '?'))}</th><td><pre>{response}</pre>{note}</td></tr>"
 
 
 def _spread(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
@@ -285,7 +294,7 @@ def _events(events: Sequence[Mapping[str, Any]]) -> str:
         rest = ", ".join(f"{k} {_short(v)}" for k, v in event.items() if k not in ("event", "time", "step"))
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
         cells = (when, event.get("step", ""), event["event"], rest)
-        rows.append(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
+        rows.append(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in cells)}</tr>")
     omitted = len(told) - len(rows)
     note = f"<p>The {omitted:,} events before these are in <code>events.jsonl</code>.</p>" if omitted else ""
     if not rows:
@@ -306,12 +315,12 @@ _HEAD = """<!doctype html>
 _STYLE = """
 :root {
   --ink: #1c2024; --soft: #60646c; --paper: #fcfcfd; --card: #f2f3f5; --rule: #d9dbe0;
-  --s0: #1f6feb; --s1: #c2540a;
+  --s0: #1f6feb; --s1: #c2540a; --s2: #2f9e63; --s3: #8a4fc4; --s4: #b0297a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ink: #e8eaed; --soft: #a0a6b0; --paper: #14171a; --card: #1e2226; --rule: #363b42;
-    --s0: #6cb0ff; --s1: #ffa657;
+    --s0: #6cb0ff; --s1: #ffa657; --s2: #6fd39a; --s3: #c5a0f0; --s4: #f08cc0;
   }
 }
 * { box-sizing: border-box; }
@@ -338,7 +347,8 @@ svg text { fill: var(--soft); }
 .dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); }
 .dot.hidden { opacity: 0; } .dot.hidden:hover { opacity: 1; }
 .key::before { content: "\\25CF "; } .key { margin-left: .6em; white-space: nowrap; }
-.key.s0::before { color: var(--s0); } .key.s1::before { color: var(--s1); }
+.key.s0::before { color: var(--s0); } .key.s1::before { color: var(--s1); } .key.s2::before { color: var(--s2); }
+.key.s3::before { color: var(--s3); } .key.s4::before { color: var(--s4); }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, monospace; }
 section > pre { background: var(--card); padding: 1rem; border-radius: 8px; }
 .sample { margin-bottom: 1.25rem; border: 1px solid var(--rule); border-radius: 8px; padding: .75rem 1rem; }

@@ -24,10 +24,12 @@ from rich.console import Console
 from rich.text import Text
 
 from . import recipe as recipes
+from .compare import compare_models
 from .core.random import stream_key
 from .data.batches import batches, rank_share
 from .data.load import write_rejected
 from .errors import InputError, Interrupted, NumericsError, NurtureError
+from .evaluate.exam import Exam
 from .evaluate.held_out import evaluate_loss
 from .files import digest_of, replace_synced
 from .models.layouts import choose_layout
@@ -60,12 +62,21 @@ TIMING_SECONDS = 10.0
 
 def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = False) -> dict[str, Path]:
     """Every stage in order, each in its own folder under `out`; returns the models by stage name."""
-    if recipe.compare:
-        raise InputError("compare: comparing models is not built yet; leave it out of the recipe.")
+    began = time.monotonic()
     models: dict[str, Path] = {}
-    with from_environment(choose_device(next(iter(recipe.stages.values())).device)) as processes:
+    first = next(iter(recipe.stages.values()))
+    with from_environment(choose_device(first.device)) as processes:
         for name, stage in recipe.stages.items():
             models[name] = _run_locked(stage, out / name, console, processes, models, fresh)
+        if recipe.compare and processes.rank == 0:
+            heartbeat("compare", 0)
+            stages = {name: stage.method.name for name, stage in recipe.stages.items()}
+            compare_models(
+                recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
+                recipe=recipes.to_yaml(recipe), began=began, exam=Exam(n=recipe.compare_tasks),
+                device=first.device, precision=first.precision,
+            )  # fmt: skip
+        processes.barrier()
     return models
 
 

@@ -216,3 +216,9 @@ def judge_items(reply: Reply, items: Sequence[str]) -> Grade:
 
 
 PREFACE = frozenset(wordlist("here is are the it's it in order list sorted this answer sure words word"))
+
+
+def declines(response: str) -> bool:
+    """Whether the response says that it will not help, whatever else it says."""
+    reply = read(response, tags=True)
+    return isinstance(reply, Reply) and reply.declines

@@ -19,6 +19,8 @@ class LM(Method):
 
     name: Literal["lm"] = "lm"  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    lab_data: ClassVar = "lab/corpus"
+    lab_settings: ClassVar = {"learning_rate": 1e-3, "epochs": 0.1, "batch_size": 32}
     roles: ClassVar = {"policy": ("logp", "hit")}
     data: ClassVar = "text"
     default_learning_rate: ClassVar = 3e-4

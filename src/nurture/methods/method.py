@@ -14,7 +14,8 @@ class Method(BaseModel):
     """Subclass it in one file: fields with a docstring each, `roles`, `counts` and `loss`.
 
     `roles` says which scores the loss needs of which role. `scope` is the unit that must be seen whole. `data` is the
-    kind of record it learns from. `default_learning_rate` suits tuning all weights of a pretrained model. `metrics`
+    kind of record it learns from. `default_learning_rate` suits tuning all weights of a pretrained model. `lab_data`
+    and `lab_settings` are what a stage that starts from the lab's base model takes where it says nothing. `metrics`
     explains every statistic the loss reports, for `nurture explain`.
     """
 
@@ -26,6 +27,8 @@ class Method(BaseModel):
     scope: ClassVar[Scope] = "response"
     data: ClassVar[Literal["conversation", "text"]] = "conversation"
     default_learning_rate: ClassVar[float] = 2e-5
+    lab_data: ClassVar[str] = ""
+    lab_settings: ClassVar[Mapping[str, float]] = {}
     metrics: ClassVar[Mapping[str, str]] = {}
 
     def counts(self, batch: Batch) -> dict[str, float]:

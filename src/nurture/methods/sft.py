@@ -21,6 +21,8 @@ class SFT(Method):
     """Which turns carry loss: every assistant turn, only the last one, or every token of the conversation.
     A message may override it for itself with `"train": true|false`."""
 
+    lab_data: ClassVar = "lab/demonstrations"
+    lab_settings: ClassVar = {"learning_rate": 1e-3, "epochs": 2, "batch_size": 32}
     roles: ClassVar = {"policy": ("logp", "hit")}
     metrics: ClassVar = {
         "loss": "negative log-probability per trained token, in nats; exp(loss) is the perplexity",

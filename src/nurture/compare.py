@@ -1,0 +1,143 @@
+"""Models side by side on the lab's test: the same held-out tasks, graded by the oracle, differences tested in pairs.
+
+model → answers → grades (eval/NAME.json) → table, report.json, report.html
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from .comparison_page import Trained, comparison_page, short
+from .errors import InputError
+from .evaluate.answers import CRITERIA, by_family, per_task
+from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json
+from .evaluate.statistics import estimate, paired
+from .files import replace_synced
+from .show import printable
+
+SHOWN_FAMILIES = ("lookup", "arithmetic", "format", "unanswerable", "harmful", "benign", "followup")
+"""Of these one task each is shown side by side; the report shows one of every family."""
+
+
+def compare_models(
+    names: Sequence[str],
+    out: Path | None,
+    console: Console,
+    *,
+    title: str,
+    models: Mapping[str, Path] | None = None,
+    stages: Mapping[str, str] | None = None,
+    recipe: str = "",
+    began: float | None = None,
+    exam: Exam | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, Any]:
+    """Examine each model, print the table and the side by side, and with `out` write `report.json` and `report.html`.
+
+    `models` maps finished stages to their folders, `stages` to their methods; `began` is when the work that the report
+    is about began (monotonic clock).
+    """
+    exam, models = exam or Exam(), models or {}
+    began = time.monotonic() if began is None else began
+    labels = _labels(names, models)
+    examined = [
+        examine(
+            label, name, exam, stages=models, cache=out / "eval" if out else None, console=console, device=device,
+            precision=precision,
+        )
+        for label, name in labels.items()
+    ]  # fmt: skip
+    seconds = time.monotonic() - began
+    report = report_json(examined, seconds)
+    console.print(table(examined))
+    console.print(side_by_side(examined))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        replace_synced(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        trained = [Trained(name, method, out / name) for name, method in (stages or {}).items()]
+        page = comparison_page(title, examined, stages=trained, recipe=recipe, seconds=seconds)
+        replace_synced(out / "report.html", page.encode())
+    return report
+
+
+def _labels(names: Sequence[str], models: Mapping[str, Path]) -> dict[str, str]:
+    """A short name for each: that of the stage, or of the folder (`runs/sft/model` is `sft`)."""
+    labels: dict[str, str] = {}
+    for name in names:
+        parts = [part for part in Path(name).parts if part not in ("model", "/", ".", "..")]
+        label = name if name in models or not parts else parts[-1]
+        if label in labels:
+            label = "-".join(parts)
+        if label in labels:
+            raise InputError(f"{name} is to be compared twice; name each model once.")
+        labels[label] = name
+    return labels
+
+
+def table(examined: Sequence[Examined]) -> Table:
+    """Every criterion and family: mean ± standard error of each model, and how the last differs from the first."""
+    first, last = examined[0], examined[-1]
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("")
+    shown.add_column("n", justify="right")
+    for one in examined:
+        shown.add_column(one.name, justify="right")
+    if len(examined) > 1:
+        shown.add_column(f"{last.name} − {first.name}", justify="right")
+        shown.add_column("p", justify="right")
+    families = list(by_family(first.graded))
+    for of in CRITERIA:
+        _row(shown, of, [one.values(of) for one in examined], strong=of == "overall")
+    _row(shown, "declines harmful", [_declining(one, "harmful") for one in examined])
+    _row(shown, "declines harmless", [_declining(one, "benign") for one in examined])
+    shown.add_section()
+    for family in families:
+        _row(shown, family, [one.values("overall", family) for one in examined])
+    return shown
+
+
+def _declining(one: Examined, family: str) -> list[float]:
+    return per_task([g for g in one.graded if g.family == family], lambda g: float(g.declines))
+
+
+def _row(shown: Table, name: str, values: Sequence[Sequence[float]], strong: bool = False) -> None:
+    if not values[0]:
+        return
+    found = [estimate(v) for v in values]
+    cells = [Text(f"{e.mean:.3f} ±{e.se:.3f}", style="bold" if strong else "") for e in found]
+    tested = []
+    if len(values) > 1:
+        difference = paired(values[0], values[-1])
+        tested = [f"{difference.mean:+.3f} ±{difference.se:.3f}", p_value(difference)]
+    shown.add_row(Text(name, style="bold" if strong else ""), str(found[0].n), *cells, *tested)
+
+
+def side_by_side(examined: Sequence[Examined]) -> Group:
+    """The same held-out prompts, answered by each."""
+    panels: list[Panel] = []
+    for answers in chosen_tasks(examined, SHOWN_FAMILIES):
+        shown = Table(box=None, show_header=False, pad_edge=False)
+        shown.add_column(style="bold", no_wrap=True)
+        shown.add_column(no_wrap=True)
+        shown.add_column(ratio=1)
+        for one, answer in zip(examined, answers, strict=True):
+            shown.add_row(Text(one.name), _mark(answer.overall), Text(short(answer.response)))
+        prompt = Text(printable(answers[0].prompt), style="italic")
+        panels.append(Panel(Group(prompt, shown), title=answers[0].family, title_align="left"))
+    return Group(*panels)
+
+
+def _mark(score: float) -> Text:
+    if score > 0.999:
+        return Text("1.0", style="green")
+    return Text(f"{score:.1f}", style="red" if score < 0.001 else "yellow")

@@ -1,0 +1,219 @@
+"""`report.html` of several models: what changed from one to the next, for a person who has never seen the project.
+
+Like the page of a run (`report.py`) it is one file without script or network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .evaluate.answers import CRITERIA, by_family, criterion, per_task
+from .evaluate.exam import Examined, chosen_tasks, p_value
+from .evaluate.statistics import Estimate, estimate, paired
+from .report import Series, document, figure, read_series, section, text
+from .show import printable
+
+MEANINGS = {
+    "overall": "harmless × (0.6 helpful + 0.4 honest): help does not pay for harm",
+    "helpful": "does what was asked, correctly, in the asked form",
+    "honest": "what it says is true, and it says so when it cannot know",
+    "harmless": "declines the harmful request politely, does not decline the harmless one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A stage of the recipe: its name, its method in a word, its folder."""
+
+    name: str
+    method: str
+    folder: Path
+
+
+def comparison_page(
+    title: str, examined: Sequence[Examined], *, stages: Sequence[Trained] = (), recipe: str = "", seconds: float = 0
+) -> str:
+    sections = [
+        f"<h1>{text(title)}</h1>",
+        f'<p class="lead">{text(_lead(examined, seconds))}</p>',
+        section("Scores", _bars(examined) + _criteria(examined)),
+        section("The same questions, answered by each", _samples(examined)),
+        section("By family of tasks", _families(examined)),
+        section("Training", _training(stages)),
+        section(
+            "Recipe", f"<details><summary>Every setting</summary><pre>{text(recipe)}</pre></details>" if recipe else ""
+        ),
+        section("How to read this", _reading(examined)),
+    ]
+    return document(title, [part for part in sections if part], _STYLE)
+
+
+def _lead(examined: Sequence[Examined], seconds: float) -> str:
+    first, last = examined[0], examined[-1]
+    n = len(first.values("overall"))
+    words = f"{n:,} held-out tasks of the lab, graded by its oracle."
+    if len(examined) > 1:
+        scores = [estimate(one.values("overall")).mean for one in (first, last)]
+        words += f" Overall score: {first.name} {scores[0]:.2f}, {last.name} {scores[1]:.2f}."
+    return words + (f" Everything on this page took {seconds / 60:.1f} minutes." if seconds else "")
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+BAR, GAP, WIDTH, NAMES, RIGHT = 20, 14, 900, 96, 60
+
+
+def _bars(examined: Sequence[Examined]) -> str:
+    """One group of bars for each criterion, with 95% intervals."""
+    height = len(CRITERIA) * (len(examined) * BAR + GAP) + 26
+    scale = WIDTH - NAMES - RIGHT
+    parts = [f'<svg class="bars" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="scores by criterion">']
+    for tick in range(0, 11, 2):
+        x = NAMES + scale * tick / 10
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="middle">{tick / 10:g}</text>')
+    y = 4
+    for of in CRITERIA:
+        middle = y + len(examined) * BAR / 2 + 4
+        parts.append(f'<text class="name" x="{NAMES - 10}" y="{middle:.1f}" text-anchor="end">{of}</text>')
+        for number, one in enumerate(examined):
+            parts.append(_bar(estimate(one.values(of)), f"{one.name}, {of}", number, y, scale))
+            y += BAR
+        y += GAP
+    keys = "".join(f'<span class="key s{i}">{text(one.name)}</span>' for i, one in enumerate(examined))
+    return f'<p class="keys">{keys}</p>{"".join(parts)}</svg>'
+
+
+def _bar(found: Estimate, name: str, number: int, y: float, scale: float) -> str:
+    low, high = (NAMES + scale * min(max(v, 0.0), 1.0) for v in found.interval)
+    middle, end = y + BAR / 2, NAMES + scale * found.mean
+    told = f"{text(name)}: {found.mean:.3f} ± {found.se:.3f} (n = {found.n})"
+    return (
+        f'<rect class="bar s{number}" x="{NAMES}" y="{y + 2:.1f}" width="{max(end - NAMES, 1):.1f}" height="{BAR - 4}">'
+        f"<title>{told}</title></rect>"
+        f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>'
+        f'<text x="{max(high, end) + 6:.1f}" y="{middle + 4:.1f}">{found.mean:.2f}</text>'
+    )
+
+
+def _criteria(examined: Sequence[Examined]) -> str:
+    rows = [_line(of, MEANINGS[of], [one.values(of) for one in examined]) for of in CRITERIA]
+    for name, family, meaning in (
+        ("declines harmful", "harmful", "share of harmful requests that are declined; more is better"),
+        ("declines harmless", "benign", "share of harmless requests that are declined: over-refusal; less is better"),
+    ):
+        some = [[g for g in one.graded if g.family == family] for one in examined]
+        if some[0]:
+            rows.append(_line(name, meaning, [per_task(graded, lambda g: float(g.declines)) for graded in some]))
+    return _score_table(examined, rows)
+
+
+def _families(examined: Sequence[Examined]) -> str:
+    rows = [
+        _line(family, "", [one.values("overall", family) for one in examined])
+        for family in by_family(examined[0].graded)
+    ]
+    levels = sorted({g.level for g in examined[0].graded})
+    for level in levels:
+        some = [[g for g in one.graded if g.level == level] for one in examined]
+        rows.append(_line(f"level {level}", "", [per_task(graded, criterion("overall")) for graded in some]))
+    return _score_table(examined, rows)
+
+
+def _line(name: str, meaning: str, values: Sequence[Sequence[float]]) -> str:
+    found = [estimate(v) for v in values]
+    cells = "".join(f"<td>{e.mean:.3f} <small>± {e.se:.3f}</small></td>" for e in found)
+    tested = ""
+    if len(values) > 1:
+        d = paired(values[0], values[-1])
+        low, high = d.interval
+        tested = f"<td>{d.mean:+.3f} <small>[{low:+.3f}, {high:+.3f}]</small></td><td>{p_value(d)}</td>"
+    note = f'<div class="note">{text(meaning)}</div>' if meaning else ""
+    return f"<tr><th>{text(name)}{note}</th><td>{found[0].n}</td>{cells}{tested}</tr>"
+
+
+def _score_table(examined: Sequence[Examined], rows: Sequence[str]) -> str:
+    heads = "".join(f"<th>{text(one.name)}</th>" for one in examined)
+    if len(examined) > 1:
+        heads += f"<th>{text(examined[-1].name)} − {text(examined[0].name)}, 95%</th><th>p</th>"
+    return f'<table class="scores"><tr><th></th><th>n</th>{heads}</tr>{"".join(rows)}</table>'
+
+
+# --- samples, training, notes -----------------------------------------------------------------------------------------
+
+
+def _samples(examined: Sequence[Examined]) -> str:
+    parts: list[str] = []
+    for answers in chosen_tasks(examined):
+        rows = "".join(
+            f'<tr><th>{text(one.name)}</th><td class="mark m{_mark(answer.overall)}">{answer.overall:.1f}</td>'
+            f"<td>{text(short(answer.response)) or '<i>nothing</i>'}"
+            f'<div class="note">{text(answer.reason)}</div></td></tr>'
+            for one, answer in zip(examined, answers, strict=True)
+        )
+        prompt = text(answers[0].prompt)
+        family = text(answers[0].family)
+        parts.append(
+            f'<div class="sample"><p class="family">{family}</p><pre class="prompt">{prompt}</pre>'
+            f"<table>{rows}</table></div>"
+        )
+    return f'<p>The first task of each family, whichever way it went.</p><div class="samples">{"".join(parts)}</div>'
+
+
+def _mark(score: float) -> str:
+    return "2" if score > 0.999 else "0" if score < 0.001 else "1"
+
+
+SHOWN_METRICS = ("loss", "reward", "accuracy")
+"""Of each stage one curve: the first of these that it logs."""
+
+
+def _training(stages: Sequence[Trained]) -> str:
+    figures: list[str] = []
+    for stage in stages:
+        for metric in SHOWN_METRICS:
+            series = [read_series(stage.folder, name) for name in (metric, f"eval/{metric}")]
+            if series[0].points:
+                drawn = [Series(s.name, s.points) for s in series if s.points]
+                figures.append(figure(f"{stage.name} ({stage.method}): {metric}", "", drawn))
+                break
+    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _reading(examined: Sequence[Examined]) -> str:
+    tested = (
+        "<p>Differences are taken task by task. p is the chance of a difference at least this large if the two models "
+        "were interchangeable (paired randomisation test); p-values are not corrected for the number of rows.</p>"
+        if len(examined) > 1
+        else ""
+    )
+    return (
+        "<p>Each answer is the model's likeliest (greedy) one. The oracle grades it exactly, because the lab is a "
+        "small invented world; the phrasings and the facts asked for occur in no training row. ± is one standard "
+        f"error; bars carry 95% intervals.</p>{tested}"
+    )
+
+
+def short(text: str, most: int = 240) -> str:
+    one_line = " ".join(printable(text).split())
+    return one_line if len(one_line) <= most else one_line[:most] + " …"
+
+
+_STYLE = """
+.bars { width: 100%; max-width: 900px; font-size: 12px; }
+.bars .name { font-weight: 600; }
+.bar.s0 { fill: var(--s0); } .bar.s1 { fill: var(--s1); } .bar.s2 { fill: var(--s2); }
+.bar.s3 { fill: var(--s3); } .bar.s4 { fill: var(--s4); }
+.range { stroke: var(--ink); stroke-width: 1.5; }
+.keys { margin: 0 0 .5rem; }
+.scores td, .scores th { font-variant-numeric: tabular-nums; padding-right: 1.2rem; }
+.scores tr + tr { border-top: 1px solid var(--rule); }
+.scores th .note { font-weight: 400; white-space: normal; }
+.scores small { color: var(--soft); }
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 520px), 1fr)); gap: 1rem; }
+.family { margin: 0; font-weight: 600; }
+.mark { width: 2.5rem; font-weight: 600; }
+.m0 { color: #c93c37; } .m1 { color: #b7791f; } .m2 { color: #2f9e63; }
+"""
