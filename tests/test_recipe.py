@@ -243,7 +243,7 @@ def test_words_that_are_no_settings(tmp_path):
     assert refused_words("steps") == "'steps' is no setting; write key=value, such as learning_rate=1e-4."
     assert "is no setting" in refused_words("a..b=1")
     assert "steps and epochs are both set; keep one" in refused_words("data=x", "steps=3", "epochs=2")
-    assert "data is missing. What to learn from" in refused_words()
+    assert "data is missing. What to learn from" in refused_words("model=some/model")
     assert "data is a list; set it as a whole" in refused_words("data=[a, b]", "data.path=c")
     assert "the method is already given" in refused_words("method=lm")
     assert "not YAML" in refused_words("data=[a")
@@ -307,7 +307,7 @@ def test_other_yaml_readers_see_the_same_words(tmp_path):
 
 
 OTHER_VALUES = {
-    "method": "lm", "train_on": "last", "model": "other", "data": "other", "steps": "7", "epochs": "2",
+    "method": "lm", "train_on": "last", "model": "other", "data": "other", "steps": "7", "epochs": "3",
     "batch_size": "3", "learning_rate": "0.5", "schedule": "linear",
     "warmup": "7", "weight_decay": "0.5", "beta1": "0.5", "beta2": "0.5",
     "max_grad_norm": "7", "dropout": "0.5", "max_length": "7", "on_long": "cut", "on_bad_row": "quarantine",
@@ -379,3 +379,20 @@ def test_the_schema_knows_every_field_and_its_references_hold():
 def test_the_recipes_that_come_with_the_project_parse(path):
     recipe = load_recipe(path)
     assert recipe.stages and Recipe.model_validate(recipe.model_dump()) == recipe
+
+
+def test_a_stage_on_the_lab_says_nothing_it_need_not():
+    bare = stage_from("sft")
+    assert bare.model == "lab" and [s.path for s in bare.data] == ["lab/demonstrations"]
+    assert (bare.learning_rate, bare.epochs, bare.batch_size) == (1e-3, 2, 32)
+    told = stage_from("sft", ["data=rows.jsonl", "learning_rate=1e-4", "steps=5"])
+    assert [s.path for s in told.data] == ["rows.jsonl"] and told.learning_rate == 1e-4 and told.steps == 5
+    other = stage_from("sft", ["model=some/model", "data=rows.jsonl"])
+    assert (other.learning_rate, other.epochs, other.batch_size) == (2e-5, 1, 16)
+
+
+def test_a_recipe_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("quickstart") == load_recipe("recipes/quickstart.yaml")
+    (tmp_path / "quickstart").write_text("name: mine\nstages: {a: {method: sft, data: x}}\n")
+    assert load_recipe("quickstart").name == "mine"

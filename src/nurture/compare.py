@@ -78,7 +78,7 @@ def _labels(names: Sequence[str], models: Mapping[str, Path]) -> dict[str, str]:
         label = name if name in models or not parts else parts[-1]
         if label in labels:
             label = "-".join(parts)
-        if label in labels:
+        if label in labels or name in labels.values():
             raise InputError(f"{name} is to be compared twice; name each model once.")
         labels[label] = name
     return labels

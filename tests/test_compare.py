@@ -1,0 +1,98 @@
+"""Models side by side: the page, the numbers beside it, and what a second run of the same recipe does."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from nurture.compare import compare_models
+from nurture.errors import InputError
+from nurture.evaluate.exam import Exam
+from nurture.models.load import lab_model
+from nurture.recipe import load_recipe
+from nurture.run import run_recipe
+
+RECIPE = f"""
+name: tiny
+stages:
+  reader:
+    method: lm
+    model:
+      config: {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2}}
+      tokenizer: {lab_model()}
+    data: lab/corpus
+    steps: 2
+    samples: {{count: 1, max_tokens: 4}}
+  answerer: {{method: sft, model: reader, data: lab/demonstrations, steps: 2, samples: {{count: 1, max_tokens: 4}}}}
+compare: [reader, answerer]
+compare_tasks: 28
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    recipe = load_recipe(folder / "recipe.yaml")
+    console = Console(record=True, width=120, force_terminal=False)
+    run_recipe(recipe, folder / "out", console)
+    return recipe, folder / "out", console.export_text()
+
+
+def test_the_report_has_a_summary_of_each_model_and_their_differences(done):
+    _, out, _ = done
+    report = json.loads((out / "report.json").read_text())
+    assert list(report["models"]) == ["reader", "answerer"] and report["seconds"] > 0
+    for measured in report["models"].values():
+        for of in ("overall", "helpful", "honest", "harmless"):
+            assert set(measured[of]) == {"mean", "se", "n"} and measured[of]["n"] == 28
+        assert len(measured["families"]) == 14
+    assert report["differences"]["answerer"]["versus"] == "reader"
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        assert not any(name in ("src", "href") or name.startswith("on") for name, _ in attrs)
+
+
+def test_the_page_is_whole_and_needs_nothing_else(done):
+    page = (done[1] / "report.html").read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(page)
+    assert "script" not in tags.seen and page.rstrip().endswith("</html>")
+    assert page.count('class="sample"') == 14 and page.count("<rect") == 8 and page.count("<polyline") >= 2
+    for family in ("unanswerable", "harmful", "followup"):
+        assert family in page
+
+
+def test_a_person_sees_table_and_answers(done):
+    shown = done[2]
+    assert re.search(r"overall +28 ", shown) and "answerer − reader" in shown
+    assert "arithmetic" in shown and shown.count("╭") >= 7
+
+
+def test_the_same_command_again_trains_and_answers_nothing(done, monkeypatch):
+    recipe, out, _ = done
+
+    def fail(*_, **__):
+        raise AssertionError("answered again")
+
+    monkeypatch.setattr("nurture.evaluate.exam.draw_answers", fail)
+    console = Console(record=True, width=120)
+    before = json.loads((out / "report.json").read_text())
+    run_recipe(recipe, out, console)
+    after = json.loads((out / "report.json").read_text())
+    assert after["models"] == before["models"] and "is finished already" in console.export_text()
+
+
+def test_a_model_is_named_once(done):
+    model = str(done[1] / "reader" / "model")
+    with pytest.raises(InputError, match="to be compared twice"):
+        compare_models([model, model], None, Console(quiet=True), title="x", exam=Exam(n=2))
