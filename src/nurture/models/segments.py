@@ -177,7 +177,9 @@ class _Attend(torch.autograd.Function):
                 seen = piece.mask.shape[-1]
                 p = _probabilities(qs, ks[:, :seen], scaling, piece)
                 dvs[:, :seen].baddbmm_(p.mT, dos)
-                ds = torch._softmax_backward_data(torch.bmm(dos, vs[:, :seen].mT), p, -1, p.dtype).mul_(scaling)
+                ds = torch.ops.aten._softmax_backward_data(torch.bmm(dos, vs[:, :seen].mT), p, -1, p.dtype).mul_(
+                    scaling
+                )
                 dks[:, :seen].baddbmm_(ds.mT, qs)
                 torch.bmm(ds, ks[:, :seen], out=dqs)
         d_key, d_value = _tokens(dk, work.from_keys, key), _tokens(dv, work.from_keys, value)
