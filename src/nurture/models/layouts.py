@@ -25,7 +25,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import InputError
 from ..types import Batch, Group, Response
-from . import attention
+from . import attention, segments
 from .heads import output_head
 
 Layout = Literal["tree", "rows"]
@@ -46,19 +46,22 @@ class Laid:
 class TreePlan:
     """Segments end to end; segment i attends to itself causally and to all of segment `parent[i]` (-1: to none).
 
-    On a CPU every segment is one call of the fused attention kernel: it knows its own length, so nothing is padded and
-    no mask is larger than one response by its context.
+    On a CPU segments of like length are computed together (`segments.py`); elsewhere every segment is one call of the
+    fused kernel.
     """
 
     lengths: list[int]
     parent: list[int]
     calls: int = 0
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    work: dict[tuple[int, int, torch.dtype], segments.Work] = field(default_factory=dict)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
         self.calls += 1
+        if softcap is None and query.device.type == "cpu":
+            return segments.attend(query, key, value, scaling, self._work(query, key.shape[1]))
         # split (not slicing): its backward is one concatenation instead of a full-size zero tensor per segment.
         queries, keys, values = (x.split(self.lengths, dim=2) for x in (query, key, value))
         out = []
@@ -68,6 +71,13 @@ class TreePlan:
                 k, v = torch.cat([keys[parent], k], 2), torch.cat([values[parent], v], 2)
             out.append(self._segment(queries[i], k, v, scaling, softcap))
         return torch.cat(out, 2)
+
+    def _work(self, query: Tensor, kv_heads: int) -> segments.Work:
+        heads, dtype = query.shape[1], query.dtype
+        if (heads, kv_heads, dtype) not in self.work:
+            work = segments.lay_work(self.lengths, self.parent, heads, kv_heads, dtype, query.device)
+            self.work[heads, kv_heads, dtype] = work
+        return self.work[heads, kv_heads, dtype]
 
     def _segment(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, softcap: float | None) -> Tensor:
         length, context = q.shape[2], k.shape[2]
