@@ -1,8 +1,8 @@
 """What a child does once it is locked up: one of `ROLES`. Plain Python, nothing of ours beside the two files it needs.
 
-A program and its tests run in two children that exchange plain values, so what a program defines (an `==` that is always
-true, a patched `assert`, a forged message) can do no more than return a value; the verdict is written by the child that
-never runs a line of it, and the program's child never holds the tests.
+A program and its tests run in two children that exchange plain values. So whatever a program defines (an `==` that is
+always true, a patched `assert`, a forged message) can do no more than return a value: the verdict is written by the
+child that never runs a line of it, and the program's child never holds the tests.
 """
 
 from __future__ import annotations
@@ -340,9 +340,9 @@ def try_to_escape() -> None:
     import socket
 
     attempts: dict[str, Callable[[], object]] = {
-        "read /etc/passwd": lambda: open("/etc/passwd").read(),
+        "read /etc/passwd": lambda: os.open("/etc/passwd", os.O_RDONLY),
         "list /": lambda: os.listdir("/"),
-        "write /tmp": lambda: open(f"/tmp/nurture-{os.getpid()}", "w"),
+        "write /tmp": lambda: os.open("/tmp", os.O_TMPFILE | os.O_RDWR),
         "start a process": os.fork,
         "run a program": lambda: os.execv("/bin/true", ["true"]),
         "open a socket": socket.socket,

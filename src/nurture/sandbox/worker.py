@@ -135,7 +135,9 @@ class Server:
             return self._control
         self.close()
         root = str(Path(__file__).parents[2])
-        start = f"import sys; sys.path.insert(0, {root!r}); from nurture.sandbox import server; sys.path.remove({root!r}); "
+        start = (
+            f"import sys; sys.path.insert(0, {root!r}); from nurture.sandbox import server; sys.path.remove({root!r}); "
+        )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", "-c", f"{start}server.main({self.packages!r})"],
