@@ -101,13 +101,17 @@ SAMPLE = Path(__file__).parents[2].parent / "shared/data/acecode_sample.jsonl"
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the open-instruct sample is not there")
 def test_verdicts_of_other_people(worker):
-    """Programs of four models with the pass rates that their authors measured."""
+    """Programs of several models with the pass rates that their authors measured (a few import
+    packages that they had; ours have the standard library)."""
     rows = [json.loads(line) for line in SAMPLE.open()]
-    seen = set()
+    seen, elsewhere = set(), []
     for row in rows:
         for inference in row["inferences"]:
             tested = asserts(worker, inference["completion"], *row["test_cases"])
+            if "No module named" in tested.reason:
+                elsewhere.append(inference["completion_id"])
+                continue
             rate = sum(tested.passed) / len(tested.passed)
             assert rate == pytest.approx(inference["pass_rate"], abs=1e-6), (inference["completion_id"], tested.reason)
             seen.add(rate)
-    assert len(seen) > 1
+    assert len(seen) > 1 and len(elsewhere) < 5, (seen, elsewhere)

@@ -1,0 +1,25 @@
+import pytest
+
+from nurture.lab.reward import LabReward
+from nurture.rewards import ELSEWHERE, REWARDS, reward_class, reward_from, reward_name
+
+NEEDED = {
+    "regex": {"pattern": "a"}, "length": {"at_most": 3}, "overlong": {"max_length": 4, "cache": 2}, "model": {"model": "rm"},
+    "judge": {"url": "http://127.0.0.1:1/v1", "model": "m"}, "function": {"path": "builtins:len"}, "sum": {"of": {"a": "exact"}},
+    "product": {"of": {"a": "exact"}}, "gate": {"gate": "format", "reward": "exact"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*REWARDS, *ELSEWHERE])
+def test_every_reward_is_documented_and_goes_there_and_back(name):
+    kind = reward_class(name)
+    assert len(kind.__doc__.split()) > 4
+    for field, about in kind.model_fields.items():
+        assert field == "name" or about.description, f"{name}.{field} has no docstring"
+    reward = reward_from({"name": name, **NEEDED.get(name, {})})
+    assert reward.name == name == reward_name(reward)
+    assert reward_from(reward.model_dump(mode="json")) == reward
+
+
+def test_lab():
+    assert reward_class("lab") is LabReward
