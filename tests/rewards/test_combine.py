@@ -88,7 +88,7 @@ def test_nested_and_there_and_back():
         ({"name": "length"}, "reward 'length' needs the field 'at_most'."),
         ({"name": "sum", "of": {}}, "reward 'sum': of:"),
         ({"name": "sum", "of": {"a": "exakt"}}, "Did you mean 'exact'?"),
-        ({"name": "sum", "of": {"right": "exact"}, "weights": {"rigt": 1}}, "there is no part 'rigt'. Did you mean 'right'?"),
+        ({"name": "sum", "of": {"right": "exact"}, "weights": {"rigt": 1}}, "no part 'rigt'. Did you mean 'right'?"),
         ({"of": {}}, "a reward is written as its name or as {name: ..., fields}"),
         (3, "not as 3"),
     ],

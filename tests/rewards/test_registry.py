@@ -4,8 +4,10 @@ from nurture.lab.reward import LabReward
 from nurture.rewards import ELSEWHERE, REWARDS, reward_class, reward_from, reward_name
 
 NEEDED = {
-    "regex": {"pattern": "a"}, "length": {"at_most": 3}, "overlong": {"max_length": 4, "cache": 2}, "model": {"model": "rm"},
-    "judge": {"url": "http://127.0.0.1:1/v1", "model": "m"}, "function": {"path": "builtins:len"}, "sum": {"of": {"a": "exact"}},
+    "regex": {"pattern": "a"}, "length": {"at_most": 3}, "overlong": {"max_length": 4, "cache": 2},
+    "model": {"model": "rm"},
+    "judge": {"url": "http://127.0.0.1:1/v1", "model": "m"}, "function": {"path": "builtins:len"},
+    "sum": {"of": {"a": "exact"}},
     "product": {"of": {"a": "exact"}}, "gate": {"gate": "format", "reward": "exact"},
 }  # fmt: skip
 

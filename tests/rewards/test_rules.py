@@ -4,7 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nurture.errors import InputError
@@ -18,6 +18,9 @@ def worth(reward, text, gold=None, **info):
     return outcome.value if isinstance(outcome, Scored) else type(outcome)
 
 
+ANSWER = {"name": "exact", "where": "answer"}
+
+
 @pytest.mark.parametrize(
     "reward, text, gold, value",
     [
@@ -25,25 +28,31 @@ def worth(reward, text, gold=None, **info):
         ({"name": "exact", "case_sensitive": False}, "PARIS", "paris", 1),
         ("exact", "b", ["a", "b"], 1), ("exact", "4", 4, 1), ("exact", "x", None, Unscorable),
         ({"name": "exact", "where": "answer"}, "<think>4</think><answer> 5 </answer>", "5", 1),
-        ({"name": "exact", "where": "answer"}, "<think>t</think><answer>5</answer>", "<think>w</think><answer>5</answer>", 1),
+        (ANSWER, "<think>t</think><answer>5</answer>", "<think>w</think><answer>5</answer>", 1),
         ({"name": "exact", "where": "answer"}, "5", "5", 0),
         ({"name": "exact", "where": "answer"}, "<answer>5</answer><answer>6</answer>", "5", 0),
         ({"name": "exact", "where": "boxed"}, r"\boxed{1} so \boxed{\frac{1}{2}}", r"\frac{1}{2}", 1),
         ({"name": "exact", "where": "boxed"}, r"\boxed{1", "1", 0),
-        ({"name": "regex", "pattern": r"\bcat\b"}, "a cat", None, 1), ({"name": "regex", "pattern": r"cat"}, "dog", None, 0),
+        ({"name": "regex", "pattern": r"\bcat\b"}, "a cat", None, 1),
+        ({"name": "regex", "pattern": r"cat"}, "dog", None, 0),
         ({"name": "regex", "pattern": "cat", "whole": True}, "a cat", None, 0),
         ({"name": "regex", "pattern": "a.*b", "whole": True}, "a\nb", None, 1),
         ("number", "so 3 + 4 = 7.", "7", 1), ("number", "It is $1,000.00!", "1000", 1), ("number", "72.0", "72", 1),
-        ("number", "10-3=7", 7, 1), ("number", "-7", "7", 0), ("number", "x7", "7", 0), ("number", "1e3", "1000", 1),
+        ("number", "10-3=7", 7, 1),
+        ("number", "-7", "7", 0), ("number", "x7", "7", 0), ("number", "1e3", "1000", 1),
         ("number", "no", "7", 0), ("number", "7", "none", Unscorable), ("number", "7", "5 + 2 = 7\n#### 7", 1),
-        ("number", "6,250", "6250", 1), ("number", "0.3333", "1", 0), ("number", ".5", "0.5", 1), ("number", "7 8", "7", 0),
-        ({"name": "number", "tolerance": 0.01}, "3.14", "3.141", 1), ({"name": "number", "tolerance": 0.01}, "3.2", "3.141", 0),
+        ("number", "6,250", "6250", 1),
+        ("number", "0.3333", "1", 0), ("number", ".5", "0.5", 1), ("number", "7 8", "7", 0),
+        ({"name": "number", "tolerance": 0.01}, "3.14", "3.141", 1),
+        ({"name": "number", "tolerance": 0.01}, "3.2", "3.141", 0),
         ({"name": "number", "where": "answer"}, "<answer>7</answer> 8", "7", 1),
-        ("choice", "B", "B", 1), ("choice", "(B)", "B", 1), ("choice", "B. Paris", "B", 1), ("choice", "B) Paris", "(B)", 1),
+        ("choice", "B", "B", 1),
+        ("choice", "(B)", "B", 1), ("choice", "B. Paris", "B", 1), ("choice", "B) Paris", "(B)", 1),
         ("choice", "I think the answer is B, surely", "B", 1), ("choice", "Answer: C", "B", 0),
         ("choice", "A dog is what it is", "A", 0), ("choice", "The answer is A or B... the answer is B", "B", 0),
         ("choice", "A) x\nB) y\nC) z", "B", 0), ("choice", "B", "E", Unscorable), ("choice", "b", "B", 0),
-        ({"name": "choice", "letters": "ABCDE"}, "E", "E", 1), ({"name": "choice", "where": "boxed"}, r"\boxed{B}", "B", 1),
+        ({"name": "choice", "letters": "ABCDE"}, "E", "E", 1),
+        ({"name": "choice", "where": "boxed"}, r"\boxed{B}", "B", 1),
     ],
 )  # fmt: skip
 def test_verdicts(reward, text, gold, value):
@@ -51,8 +60,8 @@ def test_verdicts(reward, text, gold, value):
 
 
 def test_a_pattern_that_runs_away_is_no_wrong_answer():
-    outcome = reward_from({"name": "regex", "pattern": r"(a|a)*\1b$"}).one(Answer(Task((), None), "a" * 60))
-    assert outcome == Failed("the pattern searched one answer for more than 1 s", "TIMEOUT")
+    outcome = reward_from({"name": "regex", "pattern": r"(a|a)+$"}).one(Answer(Task((), None), "a" * 40 + "b"))
+    assert outcome == Failed("the pattern searched one answer for more than 0.2 s", "TIMEOUT")
 
 
 def test_a_bad_pattern_is_told_at_once():
@@ -60,6 +69,7 @@ def test_a_bad_pattern_is_told_at_once():
         reward_from({"name": "regex", "pattern": "(a"})
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9),
     st.text(max_size=20),
@@ -70,6 +80,7 @@ def test_a_number_is_its_value_however_it_is_written(number, before):
     assert worth("number", written, str(number + 1)) == 0
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text(max_size=60), st.one_of(st.text(max_size=10), st.integers(), st.none()))
 def test_rules_are_total(text, gold):
     for reward in ("exact", "number", "choice", "format", "language", "repetition", {"name": "regex", "pattern": "a+"}):

@@ -14,6 +14,7 @@ from nurture.sandbox.kernel import missing_here
 
 pytestmark = pytest.mark.skipif(bool(missing_here()), reason=f"the sandbox needs {missing_here()}")
 
+RAW = "import ctypes; c = ctypes.CDLL(None, use_errno=True); r = c"
 LIMITS = Limits(seconds=3, memory=512 << 20, output=1 << 20)
 
 
@@ -71,10 +72,10 @@ def children(sandbox):
         "import os; return os.memfd_create('x')",
         "import os; return os.sched_setaffinity(0, {0})",
         "import os; return os.setsid()",
-        "import ctypes; c = ctypes.CDLL(None, use_errno=True); r = c.syscall(57); raise OSError(ctypes.get_errno(), r)",
-        "import ctypes; c = ctypes.CDLL(None, use_errno=True); r = c.ptrace(16, 1, 0, 0); raise OSError(ctypes.get_errno(), r)",
-        "import ctypes; c = ctypes.CDLL(None, use_errno=True); r = c.unshare(0x10000000); raise OSError(ctypes.get_errno(), r)",
-        "import ctypes; c = ctypes.CDLL(None, use_errno=True); r = c.syscall(425, 8, 0); raise OSError(ctypes.get_errno(), r)",
+        f"{RAW}.syscall({57 if os.uname().machine == 'x86_64' else 435}); raise OSError(ctypes.get_errno(), r)",
+        f"{RAW}.ptrace(16, 1, 0, 0); raise OSError(ctypes.get_errno(), r)",
+        f"{RAW}.unshare(0x10000000); raise OSError(ctypes.get_errno(), r)",
+        f"{RAW}.syscall(425, 8, 0); raise OSError(ctypes.get_errno(), r)",
     ],
 )
 def test_what_the_kernel_refuses(sandbox, body):
@@ -174,7 +175,8 @@ def test_endless_input_is_not_waited_for(sandbox):
         " try: os.write(fd, m)\n except OSError: pass\ndef f(x): return 0",
         "import os, json\nm = json.dumps({'value': 42}).encode()\nm = len(m).to_bytes(4, 'little') + m\n"
         "def f(x):\n os.write(5, b'\\xff' * 64)\n return 0",
-        "import gc\ndef f(x):\n for o in gc.get_objects():\n  if ''.join(['ass', 'ert f']) in str(o)[:100000]: return 42\n return 0",
+        "import gc\ndef f(x):\n for o in gc.get_objects():\n"
+        "  if ''.join(['ass', 'ert f']) in str(o)[:100000]: return 42\n return 0",
         "import sys\ndef f(x):\n g = sys._getframe()\n while g.f_back: g = g.f_back\n"
         " return 42 if '42' in str(g.f_globals.get('tests', '')) else 0",
         "def f(x): raise AssertionError",

@@ -25,7 +25,8 @@ def asserts(worker, program, *tests, setup=""):
 @pytest.mark.parametrize(
     "value",
     [
-        "0", "-1.5", "True", "None", "''", "'é\\ud800'", "b'\\x00'", "[1, [2]]", "(1, (2,))", "{1, 2}", "frozenset([1])",
+        "0", "-1.5", "True", "None", "''", "'é\\ud800'", "b'\\x00'", "[1, [2]]", "(1, (2,))", "{1, 2}",
+        "frozenset([1])",
         "{1: {'a': (2,)}, (3, 4): [5]}", "1+2j", "10**5000", "float('inf')", "{}", "set()",
     ],
 )  # fmt: skip
@@ -92,7 +93,8 @@ def test_scripts(worker):
 
 
 def test_dataclasses_and_recursion(worker):
-    program = "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(n): return 0 if n == 0 else 1 + f(n - 1)"
+    program = "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
+    program += "def f(n): return 0 if n == 0 else 1 + f(n - 1)"
     assert asserts(worker, program, "assert P(3).x == 3", "assert f(500) == 500").passed == (True, True)
 
 

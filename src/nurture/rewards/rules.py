@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field
 from .extract import Where, answer_in, gold_in
 from .reward import Answer, Failed, Outcome, Rule, no_gold
 
-PATTERN_SECONDS = 1.0
-"""The longest one pattern may search one answer."""
+PATTERN_SECONDS = 0.2
+"""The longest one pattern may search one answer, in seconds of processor time."""
 
 
 class Exact(Rule):

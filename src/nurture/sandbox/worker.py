@@ -141,8 +141,8 @@ class Server:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-X", "utf8", "-c", f"{start}server.main({self.packages!r})"],
-            stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin"}, cwd="/",
-            start_new_session=True,
+            stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin"}, cwd="/", start_new_session=True,
         )  # fmt: skip
         theirs.close()
         self._control = ours
