@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import nurture
 from nurture.lab.datasets import open_dataset
 from nurture.protocols import Answer, Scored
@@ -103,10 +105,25 @@ def sandbox(rounds: int = 400) -> dict[str, str]:
         "bare fork, ms": milliseconds(json.loads(forked.stdout)),
         "empty program, ms": times_of(lambda: run_stdio(worker, "", [("", "")], limits), rounds),
         "program with one assertion, ms": times_of(lambda: run_asserts(worker, program, "", tests, limits), rounds),
+        "processor time of the empty program, ms": f"{processor_time(box, limits, rounds) * 1e3:.2f}",
         "new python -I -S, ms": times_of(lambda: subprocess.run([sys.executable, "-I", "-S", "-c", ""]), 20),
     }
     box.close()
     return found
+
+
+def processor_time(box: Sandbox, limits: Limits, rounds: int) -> float:
+    """Seconds of processor time a run: here, in the server and in its children. Little depends on what else runs."""
+    worker = box._all[0]
+    server = psutil.Process(box.pids[0])
+
+    def spent() -> float:
+        return time.process_time() + sum(server.cpu_times()[:4])
+
+    before = spent()
+    for _ in range(rounds):
+        run_stdio(worker, "", [("", "")], limits)
+    return (spent() - before) / rounds
 
 
 def judged() -> dict[str, float]:

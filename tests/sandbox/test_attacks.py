@@ -40,8 +40,7 @@ def report(sandbox, body):
 
 
 def children(sandbox):
-    servers = [s._process.pid for w in sandbox._all for s in (w.programs, w.judges) if s._process]
-    return [child for pid in servers for child in psutil.Process(pid).children(recursive=True)]
+    return [child for pid in sandbox.pids for child in psutil.Process(pid).children(recursive=True)]
 
 
 @pytest.mark.parametrize(
@@ -214,8 +213,9 @@ def test_a_run_leaves_no_trace_in_what_the_next_child_inherits(sandbox):
     needle = "needle_in_a_haystack"
     assert run(sandbox, f"def f(): return '{needle}'", [f"assert f() == '{needle}'"]).passed == (True,)
     assert script(sandbox, f"print(input() == '{needle}')", needle, "True").passed == (True,)
-    for server in (sandbox._all[0].programs, sandbox._all[0].judges):
-        memory = memory_of(server._process.pid)
+    assert len(sandbox.pids) == 2
+    for pid in sandbox.pids:
+        memory = memory_of(pid)
         assert b"trainer" in memory, "the search finds what is there"
         assert needle.encode() not in memory
 
@@ -256,7 +256,7 @@ def test_a_dead_server_fails_one_run_and_is_started_again(sandbox):
     worker = sandbox._all[0]
     run(sandbox, "def f(): return 1", ["assert f() == 1"])
     worker.programs.begin("serve", {"program": "while True: pass"}, LIMITS)
-    os.kill(worker.programs._process.pid, signal.SIGKILL)
+    os.kill(worker.programs.pid, signal.SIGKILL)
     with pytest.raises(SandboxLost, match="was lost"):
         worker.programs.end()
     assert run(sandbox, "def f(): return 1", ["assert f() == 1"]).passed == (True,)
@@ -269,7 +269,7 @@ def test_no_server_outlives_its_trainer():
     program = (
         "from nurture.sandbox import *; import os\nbox = Sandbox(1)\n"
         "list(box.map(lambda w, _: run_stdio(w, 'print(1)', [('', '1')], Limits()), [None]))\n"
-        "print(box._all[0].programs._process.pid, flush=True)\nos._exit(0)"
+        "print(box.pids[0], flush=True)\nos._exit(0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr

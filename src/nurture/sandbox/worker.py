@@ -65,6 +65,10 @@ class Server:
         self._reading = -1
         self._limits = Limits()
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
     def run(self, role: str, payload: object, limits: Limits, *, stdin: bytes = b"") -> Ended:
         """Run one child to its end."""
         self.begin(role, payload, limits, stdin=stdin)
@@ -198,6 +202,12 @@ class Sandbox:
             yield from pool.map(one, jobs)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the servers that run, each worker's for programs first."""
+        servers = (server for worker in self._all for server in (worker.programs, worker.judges))
+        return [server.pid for server in servers if server.pid is not None]
 
     def close(self) -> None:
         if self.pid == os.getpid():  # a forked process leaves its parent's servers alone
