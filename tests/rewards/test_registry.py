@@ -1,3 +1,7 @@
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from nurture.lab.reward import LabReward
@@ -25,3 +29,18 @@ def test_every_reward_is_documented_and_goes_there_and_back(name):
 
 def test_lab():
     assert reward_class("lab") is LabReward
+
+
+PAGE = Path("docs/rewards.md").read_text()
+
+
+@pytest.mark.parametrize("name", [*REWARDS, *ELSEWHERE])
+def test_the_page_lists_it_with_all_its_fields(name):
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", PAGE, re.MULTILINE)
+    for field, about in reward_class(name).model_fields.items():
+        if field == "name":
+            continue
+        assert f"`{field}" in row, field
+        if isinstance(about.default, (bool, int, float)):
+            written = json.dumps(about.default) if isinstance(about.default, bool) else f"{about.default:g}"
+            assert f"`{field}: {written}`".replace("-", "") in row.replace("−", "").replace("-", ""), field

@@ -97,7 +97,7 @@ def limit(seconds: float, memory: int) -> None:
 
 # --- the seccomp filter: a program for the kernel's packet-filter machine ---------------------------------------------
 
-LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, REFUSE, NOT_THERE, KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
 """Offsets in what the kernel hands to the filter; each argument is 8 bytes, its lower half first."""
@@ -114,8 +114,6 @@ def filter_program(machine: str | None = None) -> bytes:
     machine = machine or platform.machine()
     checked = CHECKED[machine]
     code = [_load(ARCHITECTURE), _jump(EQUAL, AUDIT_ARCH[machine], 1, 0), _return(KILL), _load(NUMBER)]
-    for number in FREE[machine].values():
-        code += [_jump(EQUAL, number, 0, 1), _return(ALLOW)]
     # glibc falls back to clone, whose flags (unlike those of clone3) a filter can see.
     code += [_jump(EQUAL, checked["clone3"], 0, 1), _return(NOT_THERE)]
     code += _guarded(checked["clone"], [_load(_low(0)), _jump(ANY_BIT, CLONE_THREAD, 0, 1), _return(ALLOW)])
@@ -124,7 +122,17 @@ def filter_program(machine: str | None = None) -> bytes:
     reading_own = [_load(_low(0)), _jump(EQUAL, 0, 0, 5), _load(_low(2)), _jump(EQUAL, 0, 0, 3)]
     reading_own += [_load(_low(2) + 4), _jump(EQUAL, 0, 0, 1), _return(ALLOW)]
     code += _guarded(checked["prlimit64"], reading_own)
-    return b"".join([*code, _return(REFUSE)])
+    return b"".join([*code, *_among(sorted(FREE[machine].values()))])
+
+
+def _among(numbers: Sequence[int]) -> list[bytes]:
+    """Allow these, refuse all others. By halves: a filter is gone through once for every call there is when it is
+    loaded, and for many calls when they are made."""
+    if len(numbers) <= 4:
+        return [*(step for n in numbers for step in (_jump(EQUAL, n, 0, 1), _return(ALLOW))), _return(REFUSE)]
+    middle = len(numbers) // 2
+    low, high = _among(numbers[:middle]), _among(numbers[middle:])
+    return [_jump(AT_LEAST, numbers[middle], len(low), 0), *low, *high]
 
 
 def _guarded(number: int, checks: Sequence[bytes]) -> list[bytes]:

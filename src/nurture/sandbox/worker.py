@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import queue
 import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -183,19 +183,18 @@ class Sandbox:
     def __init__(self, workers: int = 2, packages: str = ""):
         self.pid = os.getpid()
         self.workers = workers
-        self._free = [Worker(Server(packages), Server(packages)) for _ in range(workers)]
-        self._all = list(self._free)
-        self._lock = threading.Lock()
+        self._all = [Worker(Server(packages), Server(packages)) for _ in range(workers)]
+        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self._all:
+            self._free.put(worker)
 
     def map(self, run: Callable[[Worker, Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
         def one(job: Job) -> Result:
-            with self._lock:
-                worker = self._free.pop()
+            worker = self._free.get()
             try:
                 return run(worker, job)
             finally:
-                with self._lock:
-                    self._free.append(worker)
+                self._free.put(worker)
 
         pool = ThreadPoolExecutor(self.workers, "sandbox")
         try:
