@@ -36,6 +36,12 @@ class WorkerLost(NurtureError):
     exit_code = 4
 
 
+class RewardLost(NurtureError):
+    """Too many rewards could not be computed; what was learnt from the others would not be what was asked for."""
+
+    exit_code = 4
+
+
 class Interrupted(NurtureError):
     """A signal asked the run to stop; a checkpoint was written."""
 
