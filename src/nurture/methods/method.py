@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from ..types import Asks, Batch, Loss, Scope, Scores
 
@@ -46,6 +47,10 @@ class Method(BaseModel):
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         """Sums over those units, and statistics as (sum, count)."""
+        raise NotImplementedError
+
+    def judge(self, score: Tensor, batch: Batch) -> Tensor:
+        """`[M, C] -> [R]` one number for each response, of a method that trains a reward model."""
         raise NotImplementedError
 
     def after_step(self, state: dict[str, Any], stats: Mapping[str, float]) -> dict[str, Any]:

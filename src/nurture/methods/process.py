@@ -41,11 +41,14 @@ class Process(Method):
         score, label = scores.reward.score[:, 0], batch.step_labels
         losses = -(label * log_sigmoid(score) + (1 - label) * log_sigmoid(-score))
         right = (score.detach() > 0) == (label > 0.5)
-        whole = chain_score(score.detach(), batch.scored, batch.num_responses, self.aggregate)
+        whole = self.judge(score.detach()[:, None], batch)
         good = torch.ones_like(whole).scatter_reduce(0, batch.scored, label.to(whole.dtype), "amin")
         told = (whole > 0.5) == (good > 0.5)
         stats = {"loss": tally(losses), "step_accuracy": tally(right.float()), "chain_accuracy": tally(told.float())}
         return Loss({"steps": losses.sum()}, stats)
+
+    def judge(self, score: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return chain_score(score[:, 0], batch.scored, batch.num_responses, self.aggregate)
 
 
 def chain_score(score: torch.Tensor, chain: torch.Tensor, chains: int, aggregate: str) -> torch.Tensor:

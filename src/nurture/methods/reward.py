@@ -110,9 +110,7 @@ class Reward(Method):
             stats |= {"accuracy": tally((margin > 0).float()), "margin": tally(margin)}
             totals.append((total.detach(), compared))
         if batch.ratings.numel():
-            low, high = self.scale
-            said = low + (high - low) * score.sigmoid() if self.rating == "bounded" else score
-            errors = (said - batch.ratings)[~batch.ratings.isnan()].square()
+            errors = (self.rated(score) - batch.ratings)[~batch.ratings.isnan()].square()
             sums["ratings"] = errors.sum()
             totals.append((sums["ratings"].detach(), errors.numel()))
         stats["loss"] = (torch.stack([t for t, _ in totals]).sum() if totals else 0.0, sum(n for _, n in totals))
@@ -122,6 +120,20 @@ class Reward(Method):
             sums["tokens"] = self.lm_coef * nll
             stats["nll"] = (nll.detach(), int(batch.own_tokens[preferred].sum()))
         return Loss(sums or {"comparisons": score.sum() * 0}, stats)
+
+    def rated(self, score: torch.Tensor) -> torch.Tensor:
+        """`[R, C]` the ratings that scores stand for."""
+        low, high = self.scale
+        return low + (high - low) * score.sigmoid() if self.rating == "bounded" else score
+
+    def judge(self, score: torch.Tensor, batch: Batch) -> torch.Tensor:
+        said = self.rated(score)
+        weights = self.weights or (1 / len(self.criteria),) * len(self.criteria)
+        total = (said * torch.tensor(weights, dtype=said.dtype, device=said.device)).sum(1)
+        if self.gate is None:
+            return total
+        first = said[:, self.criteria.index(self.gate)]
+        return torch.where(first < self.gate_at, first - (self.scale[1] - self.scale[0]), total)
 
     def _preferred(self, batch: Batch) -> torch.Tensor:
         """The responses nobody was preferred to."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -56,3 +60,39 @@ def score_head(model: PreTrainedModel) -> ScoreHead:
     head = getattr(model, "score", None)
     assert isinstance(head, ScoreHead), "this model has no score head; add_score_head gives it one"
     return head
+
+
+def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapping[str, Any]) -> PreTrainedModel:
+    """The model's trunk and score head as transformers' sequence classifier, sharing the weights: what is saved. Where
+    transformers has no such class for this architecture, the model itself, whose weights then hold the head as well.
+
+    `settings` say how scores are to be read; they stand in the configuration under `reward`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    head = score_head(model)
+    config = copy.deepcopy(model.config)
+    config.num_labels = len(criteria)
+    config.id2label, config.label2id = dict(enumerate(criteria)), {c: i for i, c in enumerate(criteria)}
+    config.reward = dict(settings)
+    try:
+        with torch.device("meta"):
+            found = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        found = None
+    linear = getattr(found, "score", None)
+    same_trunk = found is not None and type(found.base_model) is type(model.base_model)
+    if found is None or not same_trunk or not isinstance(linear, nn.Linear) or linear.bias is not None:
+        model.config = config
+        return model
+    setattr(found, found.base_model_prefix, model.base_model)
+    found.score = head
+    return found
+
+
+def read_score_head(model: PreTrainedModel, weight: Tensor | None = None) -> None:
+    """The head of a loaded sequence classifier (or this weight) as one of ours."""
+    weight = model.score.weight if weight is None else weight  # pyright: ignore[reportAttributeAccessIssue]
+    add_score_head(model, weight.shape[0])
+    with torch.no_grad():
+        score_head(model).weight.copy_(weight)
