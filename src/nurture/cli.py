@@ -145,14 +145,17 @@ def chat(
 def evaluate(
     model: Model,
     words: Words = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Measure a reward model on these comparisons instead.", metavar="FILE")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a model on a file: nurture eval runs/sft/model data=FILE."""
+    """Measure a model on a file: nurture eval runs/sft/model data=FILE, nurture eval runs/reward/model --pairs FILE."""
     import json
 
     from . import api
 
-    measured = api.evaluate(model, words or [])
+    measured = api.evaluate_reward(model, pairs) if pairs else api.evaluate(model, words or [])
     if as_json:
         print(json.dumps(measured))
         return

@@ -40,8 +40,8 @@ FALL = 0.5
 """Nats per token by which the better answers may become less likely before it is said aloud."""
 STILL = 1e-5
 """A margin this small, on average over a batch, is rounding."""
-PATIENCE = 5
-"""Steps without any margin before that is said aloud."""
+PATIENCE = 8
+"""Steps without any margin before that is said aloud, and steps whose mean says where the answers stood at first."""
 
 
 def watch(state: Mapping[str, Any], stats: Mapping[str, float], has_reference: bool) -> dict[str, Any]:
@@ -58,14 +58,16 @@ def watch(state: Mapping[str, Any], stats: Mapping[str, float], has_reference: b
             remarks["stuck"] = _stuck(f"after {steps} steps the policy is still its reference, {why}")
     if len(first) < PATIENCE:
         first.append(stats["logp_chosen"])
-    fall = sum(first) / len(first) - stats["logp_chosen"]
+    # One batch differs from the next by more than a trend does: means of as many steps at both ends are compared.
+    recent = [*state.get("recent", []), stats["logp_chosen"]][-PATIENCE:]
+    fall = (sum(first) - sum(recent)) / PATIENCE if steps >= 2 * PATIENCE else 0.0
     if fall > FALL and "falling" not in remarks:
         remarks["falling"] = (
             f"The better answers have become less likely, by {fall:.2f} nats per token, while the margin is "
             f"{stats['margin']:.3g}: the loss sees only the difference to the worse ones. If the answers get worse, "
             "take a larger beta, a term that holds them up (nll_coef: 1), a lower learning rate or fewer steps."
         )
-    return {"steps": steps, "still": still, "first": first, "remarks": remarks}
+    return {"steps": steps, "still": still, "first": first, "recent": recent, "remarks": remarks}
 
 
 def _stuck(why: str) -> str:
