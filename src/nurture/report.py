@@ -292,7 +292,9 @@ def _reward_card(folder: Path) -> str:
             f"<tr><th>{kind} {mistake[f'score_{kind}']:.2f}</th><td><pre>{_text(mistake[kind])}</pre></td></tr>"
             for kind in ("better", "worse")
         )
-        parts.append(f'<div class="sample"><pre class="prompt">{_text(mistake["prompt"])}</pre><table>{rows}</table></div>')
+        parts.append(
+            f'<div class="sample"><pre class="prompt">{_text(mistake["prompt"])}</pre><table>{rows}</table></div>'
+        )
     return "\n".join(parts)
 
 

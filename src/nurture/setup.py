@@ -251,7 +251,9 @@ def _load_ref(
     if ensure_chat(ref.tokenizer):
         embed_new_tokens(ref.model, ref.tokenizer)
     if ref.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise InputError(f"ref: {stage.ref} has another vocabulary than the model; a reference must read the same tokens.")
+        raise InputError(
+            f"ref: {stage.ref} has another vocabulary than the model; a reference must read the same tokens."
+        )
     ref.model.requires_grad_(False).eval()
     return ref
 
@@ -266,7 +268,9 @@ def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> 
     if had != criteria:
         raise InputError(f"model: {stage.model} judges {', '.join(had)}, but criteria are {', '.join(criteria)}.")
     if getattr(stage.method, "lm_coef", 0) and model.get_output_embeddings() is None:
-        raise InputError(f"lm_coef: {stage.model} is a reward model, which kept no output head; start from a language model.")
+        raise InputError(
+            f"lm_coef: {stage.model} is a reward model, which kept no output head; start from a language model."
+        )
 
 
 def _positions(loaded: LoadedModel) -> int:

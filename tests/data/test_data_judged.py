@@ -68,7 +68,9 @@ def test_a_ranking_keeps_its_ties(template):
 
 def test_ratings_of_one_prompt_come_together_in_the_order_of_the_criteria(template):
     said = [{"harmless": 1.0, "helpful": 0.25}, {"helpful": 0.5, "harmless": 0.0}]
-    rows = [Rating(user("What is 2 + 2?"), answer(t), s) for t, s in zip(("It is 4.", "I do not know."), said, strict=True)]
+    rows = [
+        Rating(user("What is 2 + 2?"), answer(t), s) for t, s in zip(("It is 4.", "I do not know."), said, strict=True)
+    ]
     rows.append(Rating(user("Who are you?"), answer("A small model."), said[0]))
     groups = groups_of(rows, template, judging=Judging(("helpful", "harmless"), (0.0, 1.0)))
     assert [[r.scores for r in g.responses] for g in groups] == [[(0.25, 1.0), (0.5, 0.0)], [(0.25, 1.0)]]
@@ -90,7 +92,11 @@ BAD = [
     (Ranking(user("x"), (answer("a"), answer("b")), (1,), origin="f:1"), "RANKS", "2 answers have 1 ranks"),
     (Ranking(user("x"), (answer("a"), answer("a")), (1, 2), origin="f:1"), "EQUAL", "twice with different ranks"),
     (Rating(user("x"), answer("a"), {"overall": 1.5}, origin="f:1"), "SCALE", r"rated 1.5, outside \[0, 1\]"),
-    (Rating(user("x"), answer("a"), {"helpful": 1.0}, origin="f:1"), "CRITERIA", "no rating for 'overall'; it has helpful"),
+    (
+        Rating(user("x"), answer("a"), {"helpful": 1.0}, origin="f:1"),
+        "CRITERIA",
+        "no rating for 'overall'; it has helpful",
+    ),
     (Steps(user("x"), ("a", "b"), (1.0,), origin="f:1"), "LABELS", "2 steps have 1 labels"),
     (Steps(user("x"), (), (), origin="f:1"), "LABELS", "0 steps have 0 labels"),
     (Steps(user("x"), ("a",), (2.0,), origin="f:1"), "LABELS", "labelled 2"),

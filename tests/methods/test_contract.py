@@ -124,7 +124,9 @@ def test_sums_over_announced_units_and_explained_statistics(method, batch):
     assert isinstance(loss, Loss)
     assert set(loss.sums) <= set(method.counts(batch))
     assert all(value.ndim == 0 for value in loss.sums.values())
-    assert set(loss.stats) == set(method.metrics) - ONLY_WITH_A_FIELD.get(method.name, set()), "every statistic is explained, and nothing else"
+    assert set(loss.stats) == set(method.metrics) - ONLY_WITH_A_FIELD.get(method.name, set()), (
+        "every statistic is explained, and nothing else"
+    )
 
 
 def test_overfits_one_batch(method, batch):

@@ -152,7 +152,9 @@ def test_stable_alignment_learns_from_rankings_too():
     batch = rankings()
     rated = Batch(
         tuple(
-            replace(g, responses=tuple(replace(r, rank=None, scores=((top - r.rank) / (top - 1),)) for r in g.responses))
+            replace(
+                g, responses=tuple(replace(r, rank=None, scores=((top - r.rank) / (top - 1),)) for r in g.responses)
+            )
             for g in batch.groups
             for top in [max(r.rank for r in g.responses)]
         )

@@ -44,7 +44,9 @@ def check(record: Record, judging: Judging) -> None:
             if len(answers) < 2:
                 raise DataError(where, "ALONE", f"a ranking of {len(answers)} says nothing; it needs two answers.")
             if len(record.ranks) != len(answers):
-                raise DataError(where, "RANKS", f"{len(answers)} answers have {len(record.ranks)} ranks; give each one.")
+                raise DataError(
+                    where, "RANKS", f"{len(answers)} answers have {len(record.ranks)} ranks; give each one."
+                )
             seen: dict[tuple[str, ...], int] = {}
             for i, (answer, rank) in enumerate(zip(answers, record.ranks, strict=True)):
                 if seen.setdefault(answer, rank) != rank:
@@ -58,7 +60,9 @@ def check(record: Record, judging: Judging) -> None:
             if empty := [i for i, step in enumerate(record.steps) if not step.strip()]:
                 raise DataError(where, "EMPTY", f"step {empty[0]} is empty; take it out with its label.")
             if wrong := [x for x in record.labels if not 0 <= x <= 1]:
-                raise DataError(where, "LABELS", f"a step is labelled {wrong[0]:g}; labels go from 0 (wrong) to 1 (right).")
+                raise DataError(
+                    where, "LABELS", f"a step is labelled {wrong[0]:g}; labels go from 0 (wrong) to 1 (right)."
+                )
         case _:
             pass
 

@@ -71,7 +71,9 @@ def reward_card(
     return {"verdict": verdict, "reason": reason} | card
 
 
-def pair_card(better: Floats, worse: Floats, length_better: Floats, length_worse: Floats, margins: Floats) -> dict[str, Any]:
+def pair_card(
+    better: Floats, worse: Floats, length_better: Floats, length_worse: Floats, margins: Floats
+) -> dict[str, Any]:
     """What scores of pairs say: `better` and `worse` `[P]` scores, then the lengths of the same answers in tokens, then
     the margins people gave (0 where they gave none)."""
     gap = better - worse

@@ -73,7 +73,9 @@ def load_reward_model(name: str | Path, *, device: str = "auto", precision: str 
     trained_with = settings.pop("template", template.hash)
     kind = METHODS.get(str(settings.get("name")))
     if kind is None or kind.trained != "reward":
-        raise InputError(f"{name}: its configuration says it was trained by {settings.get('name')!r}, no reward method.")
+        raise InputError(
+            f"{name}: its configuration says it was trained by {settings.get('name')!r}, no reward method."
+        )
     if trained_with != template.hash:
         raise InputError(f"{name} TEMPLATE its chat template is not the one it was trained with; restore the folder.")
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
