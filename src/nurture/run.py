@@ -250,8 +250,8 @@ class _Run:
         return choice.layout
 
     def _ask_reference(self) -> None:
-        """Its log-probs of every answer, from the run folder or computed now; after that nobody needs it. (The policy is
-        its own reference as long as nothing is restored into it.)"""
+        """Its log-probs of every answer, from the run folder or computed now; after that nobody needs it. (The policy
+        is its own reference as long as nothing is restored into it.)"""
         setup, path = self.setup, self.out / "ref_logp.safetensors"
         model, layout = (setup.ref or setup.loaded).model, self._ref_layout()
         groups = [*setup.train, *setup.held_out]

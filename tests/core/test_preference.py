@@ -1,6 +1,6 @@
-"""Rankings against a sum over orders written out in NumPy, logarithms against mpmath-free extremes in double."""
+"""Rankings against a sum over orders written out in NumPy, logarithms near their ends."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -12,9 +12,7 @@ from nurture.core.preference import log1mexp, log_odds, plackett_luce
 def by_orders(scores, ranks):
     """Minus the log-probability of the ranking: the mean over every order that agrees with the ranks."""
     agreeing = [
-        order
-        for order in permutations(range(len(ranks)))
-        if all(ranks[a] <= ranks[b] for a, b in zip(order, order[1:], strict=False))
+        order for order in permutations(range(len(ranks))) if all(ranks[a] <= ranks[b] for a, b in pairwise(order))
     ]
 
     def nll(order):

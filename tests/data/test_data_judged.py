@@ -121,7 +121,7 @@ def test_judged_answers_are_not_cut(template):
 def test_unrelated_answers_are_those_of_other_prompts_and_the_same_every_time(template):
     groups = groups_of([pair(i, worse=f"I do not know {i}.") for i in range(6)], template)
     more = add_unrelated(groups, 200, seed=1)
-    answers = {r.ids.tobytes(): g.key for g in groups for r in g.responses if b"" != r.ids.tobytes() and r.rank == 2}
+    answers = {r.ids.tobytes(): g.key for g in groups for r in g.responses if r.ids.tobytes() != b"" and r.rank == 2}
     for before, after in zip(groups, more, strict=True):
         *judged, other = after.responses
         assert tuple(judged) == before.responses and other.label is None and other.rank is None

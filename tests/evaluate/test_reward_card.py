@@ -7,16 +7,16 @@ import pytest
 import torch
 from engine import engine, pairs
 
+from nurture.data.template import Template, ensure_chat
+from nurture.errors import DataError, InputError
 from nurture.evaluate.reward_bench import reward_bench, tally_subsets
 from nurture.evaluate.reward_card import calibration, calibration_error, decide, pair_card, rating_table, wilson
 from nurture.evaluate.scoring import load_reward_model, score, score_groups
-from nurture.errors import DataError, InputError
 from nurture.methods import Reward
 from nurture.models.heads import add_score_head, classifier
 from nurture.models.load import load_model
 from nurture.models.save import save_model
 from nurture.records import Conversation, Message
-from nurture.data.template import Template, ensure_chat
 from nurture.types import Batch
 
 TINY = {
@@ -96,12 +96,12 @@ def test_what_is_no_reward_model_or_cannot_be_scored_is_refused(folder, tmp_path
     with pytest.raises(InputError, match="scores texts and cannot write any"):
         load_model(folder, dtype=torch.float32, device=torch.device("cpu"), seed=0)
     model = load_reward_model(folder, precision="fp32")
-    with pytest.raises(DataError, match="rows.jsonl:1 TOO_LONG"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 TOO_LONG"):
         score(model, [chat("what " * 200, "four")])
-    with pytest.raises(DataError, match="rows.jsonl:1 EMPTY"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 EMPTY"):
         score(model, [Conversation((Message("user", "what"),), origin="rows.jsonl:1")])
     other = Template(model.template.tokenizer, source=model.template.source.replace("assistant", "Assistant"))
-    with pytest.raises(InputError, match="TEMPLATE .* another chat template than the policy's"):
+    with pytest.raises(InputError, match=r"TEMPLATE .* another chat template than the policy's"):
         model.require_same_template(other)
     model.require_same_template(model.template)
 

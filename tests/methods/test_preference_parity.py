@@ -1,4 +1,4 @@
-"""The methods that learn from pairs against TRL's own code on the same numbers, and against NumPy where TRL has none."""
+"""The methods that learn from pairs against TRL's own code on the same numbers, or NumPy where TRL has none."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -46,8 +46,9 @@ class Bare:
             unwrap_model=lambda model: model,
         )  # fmt: skip
         made.__dict__.update(
-            accelerator=identity, _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
-            model=SimpleNamespace(training=True), aux_loss_enabled=False, _total_train_tokens=0, _tp_size=1, precompute_ref_logps=True, **fields,
+            accelerator=identity, model=SimpleNamespace(training=True), precompute_ref_logps=True,
+            _metrics={"train": defaultdict(list), "eval": defaultdict(list)}, aux_loss_enabled=False,
+            _total_train_tokens=0, _tp_size=1, **fields,
         )  # fmt: skip
         return made
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 OnLong = Literal["drop", "cut", "error"]
 
 
+ANYTHING = Judging()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Groups to train on and what became of the records: `records = prepared + dropped_long + dropped_masked`."""
@@ -58,7 +61,7 @@ def prepare(
     train_on: TrainOn = "assistant",
     max_length: int,
     on_long: OnLong = "drop",
-    judging: Judging = Judging(),
+    judging: Judging = ANYTHING,
 ) -> Prepared:
     """Groups of at most `max_length` tokens, in the order of the records.
 

@@ -1,7 +1,7 @@
 """The gate before a reward model is learnt from: how often it is right, how sure, and about what it is wrong.
 
-A policy finds every fault of its reward model. So before RL one number is not enough: accuracy with its interval, by how
-far apart the two scores are; whether "70% sure" is right 70% of the time; whether it merely prefers long answers;
+A policy finds every fault of its reward model. So before RL one number is not enough: accuracy with its interval, by
+how far apart the two scores are; whether "70% sure" is right 70% of the time; whether it merely prefers long answers;
 whether it agrees with the people who labelled, and on the lab with the truth. At the top stands go, caution or no-go,
 with the reason.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -192,7 +193,7 @@ def _share(hits: NDArray[np.bool_]) -> dict[str, Any]:
 def calibration(sure: Floats, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """For each bin of certainty, how sure the model was and how often it was right."""
     bins: list[dict[str, Any]] = []
-    for low, high in zip(BINS, BINS[1:], strict=False):
+    for low, high in pairwise(BINS):
         inside = (sure >= low) & ((sure < high) | (high == 1.0))
         if inside.any():
             bins.append({"sure": float(sure[inside].mean()), **_share(right[inside])})

@@ -3,7 +3,7 @@
     model = load_reward_model("runs/reward/model")
     score(model, [Conversation((Message("user", "2 + 2?"), Message("assistant", "4")))])
 
-An answer's score is read at its last own token and depends on its conversation alone, never on what is scored beside it.
+An answer's score is read at its last own token and depends on its conversation alone, not on what is scored beside it.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ Data = Literal["conversation", "text", "pair", "ranking", "rating", "steps", "ta
 class Method(BaseModel):
     """Subclass it in one file: fields with a docstring each, `roles`, `counts` and `loss`.
 
-    `roles` says which scores the loss needs of which role, `trained` which of them learns. `scope` is the unit that must
-    be seen whole. `data` is the kind of record it learns from, `accepts` other kinds it learns from as well.
+    `roles` says which scores the loss needs of which role, `trained` which of them learns. `scope` is the unit that
+    must be seen whole. `data` is the kind of record it learns from, `accepts` other kinds it learns from as well.
     `default_learning_rate` suits tuning all weights of a pretrained model. `metrics` explains every statistic the loss
     reports, for `nurture explain`.
     """

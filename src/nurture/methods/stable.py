@@ -1,4 +1,4 @@
-"""Stable Alignment: imitate the best-rated answer and keep the others behind it, by as much as they were rated worse."""
+"""Stable Alignment: imitate the best-rated answer, and keep the others behind it by how much worse they were rated."""
 
 from typing import ClassVar, Literal
 
