@@ -1,8 +1,12 @@
 """A small real engine for tests: a tiny model behind `LocalRoles`, one process."""
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from families import tiny
 
+from nurture.models.heads import add_score_head
 from nurture.models.layouts import set_layout
 from nurture.models.roles import LocalRoles
 from nurture.train.loop import Budget, train
@@ -13,11 +17,18 @@ from nurture.types import Batch, Group, Response
 VOCABULARY = 199
 
 
-def engine(family="llama", layout="tree", seed=0, model=None, **settings):
+def engine(family="llama", layout="tree", seed=0, model=None, ref=None, criteria=1, head=0.3, **settings):
+    """Policy and reward model are one model with two heads, both trained; the reference is another one (or `ref`).
+    `head` scales the random weights of the score head."""
     model = tiny(family, seed) if model is None else model
-    set_layout(model, layout)
+    ref = tiny(family, seed + 1) if ref is None else ref
+    add_score_head(model, criteria)
+    model.score.weight.data.normal_(0, head, generator=torch.Generator().manual_seed(seed)) if head else None
+    models = {"policy": model, "reward": model, "ref": ref.requires_grad_(False)}
+    for one in models.values():
+        set_layout(one, layout)
     optimizer = AdamW(list(model.named_parameters()))
-    return LocalRoles({"policy": model}, {"policy": layout}, optimizer, Processes(), **settings)
+    return LocalRoles(models, dict.fromkeys(models, layout), optimizer, Processes(), **settings)
 
 
 def group(draw, prompt, lengths, own=0.7, key=""):
@@ -34,6 +45,43 @@ def demonstrations(seed=0, n=6):
     shapes = [(int(draw.integers(3, 12)), (int(draw.integers(2, 15)),)) for _ in range(n)]
     shapes += [(0, (9,)), (6, tuple(int(x) for x in draw.integers(1, 8, 16)))]
     return Batch(tuple(group(draw, p, lengths, key=str(i)) for i, (p, lengths) in enumerate(shapes)))
+
+
+def judged(seed=0, n=5, answers=(2,), draw_one=None):
+    """Groups of several answers to one prompt; `draw_one(draw, response, i)` says what people said of answer i."""
+    draw = np.random.default_rng(seed)
+    groups = []
+    for key in range(n):
+        lengths = [int(draw.integers(2, 12)) for _ in range(int(draw.choice(answers)))]
+        one = group(draw, int(draw.integers(3, 12)), lengths, key=str(key))
+        said = tuple(replace(r, **draw_one(draw, r, i)) for i, r in enumerate(one.responses))
+        groups.append(replace(one, responses=said))
+    return Batch(tuple(groups))
+
+
+def pairs(seed=0, n=5):
+    return judged(seed, n, (2,), lambda draw, r, i: {"rank": i + 1})
+
+
+def rankings(seed=0, n=5):
+    return judged(seed, n, (2, 3, 4), lambda draw, r, i: {"rank": (1, 2, 2, 4)[i]})
+
+
+def ratings(seed=0, n=5, criteria=1):
+    return judged(seed, n, (2, 3, 4), lambda draw, r, i: {"scores": tuple(draw.integers(0, 5, criteria) / 4)})
+
+
+def chains(seed=0, n=5):
+    def steps(draw, r, i):
+        ends = sorted(draw.choice(len(r.ids), min(len(r.ids), 3), replace=False).tolist())
+        return {"step_ends": tuple(ends), "step_labels": tuple(draw.integers(0, 2, len(ends)).astype(float).tolist())}
+
+    return judged(seed, n, (1, 2), steps)
+
+
+def thumbs(seed=0, n=5):
+    """A wanted, an unwanted and an unrelated answer to each prompt."""
+    return judged(seed, n, (3,), lambda draw, r, i: {"label": (1.0, 0.0, None)[i]})
 
 
 def one_step(roles, method, batch, tokens=1 << 30):

@@ -313,18 +313,19 @@ OTHER_VALUES = {
     "max_grad_norm": "7", "dropout": "0.5", "max_length": "7", "on_long": "cut", "on_bad_row": "quarantine",
     "device": "cpu", "precision": "fp32", "layout": "rows", "tokens_per_micro": "7", "gradient_checkpointing": "true",
     "processes": "2", "seed": "7", "nonfinite": "raise", "checkpoint": "{every: 7}", "eval": "{share: 0.5}",
-    "samples": "{count: 7}", "track": "[wandb]",
+    "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", [*Stage.model_fields, "train_on"])
 def test_the_digest_names_what_the_result_depends_on_and_the_diff_says_what_changed(key):
-    base = stage_from("sft", ["data=x"])
+    method = "dpo" if "ref" in key else "sft"
+    base = stage_from(method, ["data=x"])
     if key == "method":
         changed = stage_from("lm", ["data=x"])
     else:
         words = [f"{key}={OTHER_VALUES[key]}"] + ([] if key == "data" else ["data=x"])
-        changed = stage_from("sft", words)
+        changed = stage_from(method, words)
     assert changed != base
     same = key in DIGEST_IGNORES
     assert (config_digest(changed) == config_digest(base)) == same

@@ -48,10 +48,10 @@ def test_flat_views_are_the_own_tokens_in_order(batch):
 @given(batches(), st.integers(1, 60), st.sampled_from(["response", "group", "batch"]))
 def test_pieces_hold_every_own_token_once_with_its_context(batch, tokens, scope):
     pieces = batch.pieces(tokens, scope)
-    places = torch.cat([own for _, own in pieces])
+    places = torch.cat([own for _, own, _ in pieces])
     assert sorted(places.tolist()) == list(range(batch.num_own))
     whole = own_tokens(batch)
-    for piece, own in pieces:
+    for piece, own, _ in pieces:
         assert own_tokens(piece) == [whole[i] for i in own.tolist()]
         if piece.num_tokens > tokens:
             units = piece.num_responses if scope == "response" else piece.num_groups

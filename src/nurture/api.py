@@ -178,6 +178,14 @@ def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
     return {name.removeprefix("eval/"): value for name, value in metrics.items()} | counted
 
 
+def evaluate_reward(model: str, pairs: Path | str, *, device: str = "auto", precision: str = "auto") -> dict[str, Any]:
+    """How often a reward model gives the chosen answer of a comparison the strictly higher score."""
+    from .evaluate.reward_bench import reward_bench
+    from .evaluate.scoring import load_reward_model
+
+    return reward_bench(load_reward_model(model, device=device, precision=precision), pairs)
+
+
 def chat_session(
     model: str,
     *,

@@ -194,8 +194,16 @@ def compare(
 
 
 @app.command(name="eval")
-def evaluate(model: Model, words: Words = None, as_json: AsJson = False) -> None:
-    """Measure a model: on the lab's test with its oracle, or with data=FILE its loss on the rows of a file.
+def evaluate(
+    model: Model,
+    words: Words = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Measure a reward model on these comparisons instead.", metavar="FILE")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model: on the lab's test with its oracle; with data=FILE its loss on the rows of a file; with --pairs
+    FILE how often a reward model prefers the better answer.
 
     On the lab: n=500 tasks, data=lab/reasoning samples=16 temperature=1 for pass@k.
     """
@@ -205,14 +213,14 @@ def evaluate(model: Model, words: Words = None, as_json: AsJson = False) -> None
 
     words = words or []
     data = next((word.partition("=")[2] for word in words if word.startswith("data=")), "lab/test")
-    if data in GRADED:
+    if data in GRADED and not pairs:
         from rich.console import Console
 
         report = api.compare([model], words, console=Console(stderr=as_json))
         if as_json:
             print(json.dumps(next(iter(report["models"].values()))))
         return
-    measured = api.evaluate(model, words)
+    measured = api.evaluate_reward(model, pairs) if pairs else api.evaluate(model, words)
     if as_json:
         print(json.dumps(measured))
         return

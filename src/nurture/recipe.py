@@ -192,6 +192,12 @@ class Stage(Section):
     data: Sources
     """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`. With
     `model: lab` the method's own data set of the lab is the default."""
+    ref: Text | None = None
+    """The reference of methods that have one: an earlier stage, `lab`, a folder or a hub name; by default the model as
+    it is before the first step."""
+    precompute_ref_log_probs: Flag = True
+    """Ask the reference once, before the first step, and keep only its log-probs (in `ref_logp.safetensors`); otherwise
+    the reference stays in memory and is asked at every step."""
 
     steps: Count | None = None
     """How many updates to make. Instead of `epochs`."""
@@ -273,6 +279,12 @@ class Stage(Section):
         return _lab_defaults(method_class(name), written) | {"method": method}
 
     @model_validator(mode="after")
+    def _has_a_reference(self) -> Stage:
+        if self.ref is not None and "ref" not in self.method.asks:
+            raise ValueError(f"ref is set, but method {self.method.name!r} has no reference; take it out")
+        return self
+
+    @model_validator(mode="after")
     def _one_length(self) -> Stage:
         if self.steps is not None and "epochs" in self.model_fields_set:
             raise ValueError("steps and epochs are both set; keep one")
@@ -348,6 +360,8 @@ def _references(stage: Stage) -> Iterator[tuple[str, str]]:
         yield "model", stage.model
     elif isinstance(stage.model.tokenizer, str):
         yield "model.tokenizer", stage.model.tokenizer
+    if stage.ref is not None:
+        yield "ref", stage.ref
     yield from (("data", source.path) for source in stage.data)
     yield from (("eval.data", source.path) for source in stage.eval.data or ())
 

@@ -48,6 +48,7 @@ def page(folder: Path) -> str:
         f"<h1>{text(title)}</h1>",
         f'<p class="lead">{text(_summary(run))}</p>',
         section("Facts", _facts_table(_facts(run, metrics, events))),
+        section("Reward card", _reward_card(folder)),
         section("Curves", _curves(metrics, events, _meanings(run.method))),
         section("Samples", _samples(samples)),
         section("Data", _data(folder)),
@@ -274,6 +275,49 @@ def _spread(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, 
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _reward_card(folder: Path) -> str:
+    """The verdict on a reward model, and every table of its card."""
+    path = folder / "reward_card.json"
+    if not path.exists():
+        return ""
+    card: dict[str, Any] = json.loads(path.read_bytes())
+    parts = [f'<p class="verdict"><b>{text(card["verdict"])}</b>: {text(card["reason"])}</p>']
+    titles = {
+        "by_score_gap": "Accuracy by how far the two scores are apart (quarters of the pairs)",
+        "by_margin": "Accuracy by the margin people gave (quarters of the pairs)",
+        "calibration": "Calibration: how sure, and how often right",
+        "length": "Length",
+        "criteria": "Criteria",
+        "lab": "Agreement with the lab's judges",
+    }
+    for name, title in titles.items():
+        if rows := card.get(name):
+            listed = list(rows.items()) if isinstance(rows, dict) else [(str(i + 1), row) for i, row in enumerate(rows)]
+            parts.append(f"<h3>{title}</h3>{_facts_table({key: _told(row) for key, row in listed})}")
+    for mistake in card.get("worst_mistakes", []):
+        rows = "".join(
+            f"<tr><th>{kind} {mistake[f'score_{kind}']:.2f}</th><td><pre>{text(mistake[kind])}</pre></td></tr>"
+            for kind in ("better", "worse")
+        )
+        parts.append(
+            f'<div class="sample"><pre class="prompt">{text(mistake["prompt"])}</pre><table>{rows}</table></div>'
+        )
+    return "\n".join(parts)
+
+
+def _told(row: Any) -> str:
+    """A share with its interval, or numbers by name."""
+    if isinstance(row, dict) and "share" in row:
+        if row["share"] is None:
+            return "no such pairs"
+        before = ", ".join(f"{k} {v:.3g}" for k, v in row.items() if k in ("sure", "from", "to"))
+        share = f"{row['share']:.1%} ({row['low']:.1%} to {row['high']:.1%}) of {row['n']:,}"
+        return f"{before}: {share}" if before else share
+    if isinstance(row, dict):
+        return ", ".join(f"{k} {_told(v)}" for k, v in row.items())
+    return "none" if row is None else f"{row:,}" if isinstance(row, int) else _number(row)
 
 
 def _data(folder: Path) -> str:

@@ -9,6 +9,7 @@ have ended.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import shutil
@@ -31,8 +32,10 @@ from .data.load import write_rejected
 from .errors import InputError, Interrupted, NumericsError, NurtureError
 from .evaluate.exam import Exam
 from .evaluate.held_out import evaluate_loss
+from .evaluate.reward_card import reward_card
 from .files import digest_of, replace_synced
-from .models.layouts import choose_layout
+from .models.heads import classifier
+from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_model
 from .protocols import Request, Sample, Sampling
@@ -42,6 +45,7 @@ from .report import write_report
 from .setup import Setup, config_json, describe, example, set_up
 from .show import Progress, header, printable
 from .trackers import open_trackers, require_trackers
+from .train import reference
 from .train.checkpoint import Checkpoint, CheckpointStore, SaveFailed
 from .train.context import Context, check_context, promise_after, refuse
 from .train.faults import failpoint
@@ -191,10 +195,14 @@ class _Run:
             [(n, p) for n, p in setup.loaded.model.named_parameters() if p.requires_grad],
             beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay,
         )  # fmt: skip
-        model, layout = setup.loaded.model, setup.layout.layout
+        models, layouts = {stage.method.trained: setup.loaded.model}, {stage.method.trained: setup.layout.layout}
+        if "ref" in stage.method.asks and not stage.precompute_ref_log_probs:
+            models["ref"] = setup.ref.model if setup.ref else copy.deepcopy(setup.loaded.model).requires_grad_(False)
+            layouts["ref"] = self._ref_layout()
         self.roles = LocalRoles(
-            {"policy": model}, {"policy": layout}, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm
-        )
+            models, layouts, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
+            tokens_per_pass=setup.tokens_per_micro if stage.method.scope == "batch" else 1 << 62,
+        )  # fmt: skip
         self.budget = Budget(setup.tokens_per_micro)
         self.nonfinite = NonFinite(setup.steps, stage.nonfinite)
         world = self.processes.world_size
@@ -212,6 +220,8 @@ class _Run:
             finish_replacing(model)
         self.processes.barrier()
         self._begin()
+        if "ref" in self.stage.method.asks and self.stage.precompute_ref_log_probs:
+            self._ask_reference()
         with StopSignals() as signals:
             step = self._resume()
             step = self._train(step, signals)
@@ -241,6 +251,38 @@ class _Run:
             },
         )
         self.journal.emit("example", {"text": example(self.setup, colour=False).plain})
+
+    def _ref_layout(self) -> Layout:
+        setup = self.setup
+        if setup.ref is None:
+            return setup.layout.layout
+        choice = choose_layout(setup.ref.model, setup.longest, self.stage.layout)
+        set_layout(setup.ref.model, choice.layout)
+        return choice.layout
+
+    def _ask_reference(self) -> None:
+        """Its log-probs of every answer, from the run folder or computed now; after that nobody needs it. (The policy
+        is its own reference as long as nothing is restored into it.)"""
+        setup, path = self.setup, self.out / "ref_logp.safetensors"
+        model, layout = (setup.ref or setup.loaded).model, self._ref_layout()
+        groups = [*setup.train, *setup.held_out]
+        how = f"{setup.dtype} {layout} {setup.tokens_per_micro}"
+        key = reference.content_key(setup.ref_digest or setup.loaded.digest, how, groups)
+        if self.processes.rank == 0 and reference.kept(path, key) is None:
+            self._say(f"Asking the reference about {sum(len(g.responses) for g in groups):,} answers.")
+            began = time.monotonic()
+            logp = reference.ask(
+                model, layout, groups, setup.tokens_per_micro, setup.device, alive=lambda: heartbeat("reference", 0)
+            )
+            reference.keep(path, key, logp)
+            seconds = round(time.monotonic() - began, 3)
+            self.journal.emit("reference", {"answers": len(groups), "tokens": len(logp), "seconds": seconds})
+        self.processes.barrier()
+        logp = reference.kept(path, key)
+        assert logp is not None, "rank 0 has just written it"
+        groups = reference.attach(groups, logp)
+        setup.train, setup.held_out = groups[: len(setup.train)], groups[len(setup.train) :]
+        setup.ref = None
 
     def _resume(self) -> int:
         """The last step done, after restoring everything as it was then."""
@@ -308,7 +350,12 @@ class _Run:
         self.tokens_seen += int(update.metrics["tokens"])
         metrics: dict[str, float] = {**update.metrics, "skipped": int(bool(update.skipped))}
         best_before = self.best
+        said_before = set(self.method_state.get("remarks", ()))
         self.method_state = stage.method.after_step(self.method_state, update.metrics)
+        for name, sentence in self.method_state.get("remarks", {}).items():
+            if name not in said_before:
+                self._say(f"Step {step}: {sentence}")
+                self.journal.emit("remark", {"step": step, "about": name, "reason": sentence})
         if self.processes.any(update.halvings > 0):
             tokens = self.budget.tokens = self._least(self.budget.tokens)
             self._say(f"Out of memory at step {step}: micro-batches of {tokens:,} tokens from here on, same batch.")
@@ -373,6 +420,8 @@ class _Run:
         """Answers to a few prompts, written by rank 0 for people to read."""
         asked = self.stage.samples
         if self.processes.rank != 0 or (asked.count == 0 and not asked.prompts):
+            return
+        if self.stage.method.trained != "policy":  # it writes nothing
             return
         from .rollout.sampler import LocalSampler
 
@@ -471,7 +520,14 @@ class _Run:
             step = int(self.best["step"])
             kept = self.store.load(step).tensors
             weights = {name: kept[f"master.{name}"] for name in weights}
-        loaded = setup.loaded
+        loaded, model = setup.loaded, setup.loaded.model
+        if stage.method.trained == "reward":
+            self._judge_reward_model(weights, step)
+            model.config.pad_token_id = loaded.tokenizer.pad_token_id
+            settings = stage.method.model_dump(mode="json") | {"template": setup.template.hash}
+            model = classifier(model, getattr(stage.method, "criteria", ("overall",)), settings)
+            known = model.state_dict()
+            weights = {name: tensor for name, tensor in weights.items() if name in known}
         card = model_card(
             self.out.resolve().name,
             base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.source,
@@ -481,7 +537,7 @@ class _Run:
             results={k: v for k, v in (self.best or {}).items() if k != "step"},
         )
         save_model(
-            loaded.model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
+            model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
             original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
         )  # fmt: skip
         failpoint("run.before_finished")
@@ -489,6 +545,20 @@ class _Run:
         heartbeat("report", step)
         write_report(self.out)
         replace_synced(self.out / "finished.json", (json.dumps(self._inputs(), indent=1) + "\n").encode())
+
+    def _judge_reward_model(self, weights: dict[str, torch.Tensor], step: int) -> None:
+        """The reward card of the weights that are kept: whether this model is good enough to be learnt from."""
+        heartbeat("reward card", step)
+        self.optimizer.set_model(weights)
+        setup = self.setup
+        card = reward_card(
+            self.roles, self.stage.method, setup.held_out, setup.template, tokens=self.budget.tokens,
+            device=setup.device, on_the_lab=any(s.path.startswith("lab/") for s in self.stage.data),
+            alive=lambda: heartbeat("reward card", step),
+        )  # fmt: skip
+        replace_synced(self.out / "reward_card.json", (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
+        self.journal.emit("reward_card", {"step": step, "verdict": card["verdict"], "reason": card["reason"]})
+        self._say(f"Reward card: {card['verdict']}: {card['reason']}")
 
     def _say(self, sentence: str) -> None:
         if self.progress:

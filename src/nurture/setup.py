@@ -14,17 +14,19 @@ import torch
 
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
+from .data.judged import Judging, add_unrelated
 from .data.load import load_records
 from .data.prepare import prepare, show_example, split_eval
 from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
+from .models.heads import add_score_head
 from .models.layouts import Choice, choose_layout, set_layout
 from .models.load import LoadedModel, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
-from .records import Record, Text
+from .records import Message, Record, Text
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
 from .train.processes import Processes
@@ -60,6 +62,9 @@ class Setup:
     steps: int
     tokens_per_micro: int
     memory: Estimate
+    ref: LoadedModel | None = None
+    """The reference where it is another model than the start; None once its log-probs are kept."""
+    ref_digest: str = ""
 
     @property
     def parameters(self) -> int:
@@ -77,7 +82,8 @@ class Setup:
         """What the run's numbers depend on besides its configuration."""
         reports = {"data": self.reports, "eval": self.eval_reports}
         rows = {f"{kind}.{i}:{r.source}": r.sha256 for kind, some in reports.items() for i, r in enumerate(some)}
-        return {"model": self.loaded.digest} | rows
+        ref = {"ref": self.ref_digest} if self.ref_digest else {}
+        return {"model": self.loaded.digest} | ref | rows
 
 
 def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None) -> Setup:
@@ -93,9 +99,11 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     records, reports, rejected = _read(stage.data, stage)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
-    if stage.method.data == "conversation" and ensure_chat(tokenizer):
+    if stage.method.data != "text" and ensure_chat(tokenizer):
         loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
     refuse_changed_tokenizer(loaded.model, tokenizer)
+    if stage.method.trained == "reward":
+        _give_head(loaded, getattr(stage.method, "criteria", ("overall",)), stage)
     template = Template(tokenizer)
 
     train, reports = _prepare(stage, loaded, template, records, reports)
@@ -107,6 +115,12 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         held_out, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
+    if stage.method.unrelated:
+        longest = stage.max_length or _positions(loaded)
+        train = add_unrelated(train, longest, stage.seed)
+        held_out = add_unrelated(held_out, longest, stage.seed) if held_out else held_out
+    if stage.method.scope == "batch" and processes.world_size > 1:
+        raise InputError(f"processes: method {stage.method.name!r} looks at the whole batch at once; set processes: 1.")
     steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs)
 
     model = loaded.model
@@ -118,9 +132,10 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
     largest = max(g.num_tokens for g in [*train, *held_out])
     tokens, memory = _micro_batch(stage, loaded, device, dtype, largest, processes.world_size)
+    ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
     return Setup(
         stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
-        memory,
+        memory, ref, ref.digest if ref else "",
     )  # fmt: skip
 
 
@@ -143,6 +158,10 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
         "memory": _memory_line(setup),
         "seed": str(stage.seed),
     }  # fmt: skip
+    if "ref" in stage.method.asks:
+        source = setup.ref.source if setup.ref else "the model before the first step"
+        how = "asked once, then only its log-probs are kept" if stage.precompute_ref_log_probs else "kept in memory"
+        facts["reference"] = f"{source}, {how}"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
     if setup.loaded.new_tokens:
@@ -180,7 +199,7 @@ def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], 
         else:
             loaded = load_records(
                 source.path,
-                wants=stage.method.data,
+                wants=stage.method.data,  # pyright: ignore[reportArgumentType]
                 on_bad_row=stage.on_bad_row,
                 format=source.format,
                 columns=source.columns,
@@ -198,9 +217,10 @@ def _read_lab(name: str, stage: Stage) -> tuple[list[Record], DataReport]:
 
     records = list(open_dataset(name))
     kind = type(records[0]).__name__
-    wanted = "Text" if stage.method.data == "text" else "Conversation"
-    if kind != wanted:
-        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {wanted}.")
+    wanted = [word.capitalize() for word in (stage.method.data, *stage.method.accepts)]
+    if kind not in wanted:
+        learns = " or ".join(wanted)
+        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
     digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
     return records, DataReport(name, "lab", len(records), len(records), sha256=digest)
 
@@ -210,7 +230,8 @@ def _load(
 ) -> LoadedModel:
     if not isinstance(stage.model, FreshModel):
         source = resolve_model(stage.model, stages)
-        return load_model(source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed)
+        reward = stage.method.trained == "reward"
+        return load_model(source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, reward=reward)
     tokenizer = stage.model.tokenizer
     if isinstance(tokenizer, str):
         spec: Any = str(resolve_model(tokenizer, stages))
@@ -221,23 +242,69 @@ def _load(
     return load_model(model, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, texts=texts)
 
 
+def _load_ref(
+    stage: Stage, stages: Mapping[str, Path], policy: LoadedModel, dtype: torch.dtype, device: torch.device
+) -> LoadedModel:
+    """Another model as the reference. It must read the same tokens: their log-probs are subtracted one by one."""
+    assert stage.ref is not None
+    ref = load_model(resolve_model(stage.ref, stages), dtype=dtype, device=device, seed=stage.seed)
+    if ensure_chat(ref.tokenizer):
+        embed_new_tokens(ref.model, ref.tokenizer)
+    if ref.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise InputError(
+            f"ref: {stage.ref} has another vocabulary than the model; a reference must read the same tokens."
+        )
+    ref.model.requires_grad_(False).eval()
+    return ref
+
+
+def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> None:
+    """The score head of a reward model: its own where it was one already, else a new one."""
+    model = loaded.model
+    if not hasattr(model, "score"):
+        add_score_head(model, len(criteria))
+        return
+    had = tuple(str(c) for c in (model.config.id2label or {}).values())
+    if had != criteria:
+        raise InputError(f"model: {stage.model} judges {', '.join(had)}, but criteria are {', '.join(criteria)}.")
+    if getattr(stage.method, "lm_coef", 0) and model.get_output_embeddings() is None:
+        raise InputError(
+            f"lm_coef: {stage.model} is a reward model, which kept no output head; start from a language model."
+        )
+
+
+def _positions(loaded: LoadedModel) -> int:
+    return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
+
+
 def _words(record: Record) -> str:
     """The plain text of a record, for a tokenizer to learn from."""
     if isinstance(record, Text):
         return record.text
-    messages = getattr(record, "messages", None)
-    if messages is not None:
-        return "\n".join(m.content for m in messages)
+    said = [m for part in (getattr(record, name) for name in record.__slots__) for m in _messages(part)]
+    if said:
+        return "\n".join(m.content for m in said)
     return f"{getattr(record, 'prompt', '')}\n{getattr(record, 'completion', '')}"
+
+
+def _messages(part: Any) -> list[Message]:
+    """The messages in a field of a record, at any depth."""
+    if isinstance(part, Message):
+        return [part]
+    return [m for inner in part for m in _messages(inner)] if isinstance(part, tuple) else []
 
 
 def _prepare(
     stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
 ) -> tuple[list[Group], list[DataReport]]:
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    context = _positions(loaded)
     if stage.max_length is not None and stage.max_length > context:
         raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
-    default = context if stage.method.data == "conversation" else min(context, TEXT_WINDOW)
+    default = min(context, TEXT_WINDOW) if stage.method.data == "text" else context
+    method = stage.method
+    judging = Judging(
+        getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5)
+    )
     groups: list[Group] = []
     done: list[DataReport] = []
     for some, report in zip(records, reports, strict=True):
@@ -247,6 +314,7 @@ def _prepare(
             train_on=getattr(stage.method, "train_on", "assistant"),
             max_length=stage.max_length or default,
             on_long=stage.on_long,
+            judging=judging,
         )
         groups += prepared.groups
         done.append(prepared.report(report))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Response:
-    """Token ids that follow a prompt; `mask` marks the model's own (user and tool turns inside are not)."""
+    """Token ids that follow a prompt; `mask` marks the model's own (user and tool turns inside are not).
+
+    What people said of it: its `rank` among the group (1 is best, equal numbers are ties), `scores` with one number per
+    criterion (NaN where nobody rated it), `label` (1 wanted, 0 unwanted), and for each of `step_ends`, the indices of
+    the last token of every step, a label in `step_labels`. `logp_ref` is what a reference model once said of its own
+    tokens.
+    """
 
     ids: Ids
     mask: Mask
@@ -34,6 +40,9 @@ class Response:
     label: float | None = None
     step_ends: tuple[int, ...] = ()
     logp_sampler: NDArray[np.float32] | None = None
+    scores: tuple[float, ...] = ()
+    step_labels: tuple[float, ...] = ()
+    logp_ref: NDArray[np.float32] | None = None
 
     def __post_init__(self):
         assert self.ids.shape == self.mask.shape and self.ids.ndim == 1, "a response has one mask entry per token id"
@@ -41,11 +50,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """One prompt and its responses. `key` names the sample in the data, for randomness, caches and error messages."""
+    """One prompt and its responses. `key` names the sample in the data, for randomness, caches and error messages;
+    `margin` says by how much the better response of a pair is better, where people said so."""
 
     prompt: Ids
     responses: tuple[Response, ...]
     key: str = ""
+    margin: float = 0.0
 
     @property
     def num_tokens(self) -> int:
@@ -59,6 +70,14 @@ class Group:
 
 
 Scope = Literal["response", "group", "batch"]
+
+
+class Piece(NamedTuple):
+    """A part of a batch, and where its own tokens and its scores stand in the flat orders of the whole."""
+
+    batch: Batch
+    own: Tensor
+    scored: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +113,94 @@ class Batch:
     def group(self) -> Tensor:
         """`[R]` the group each response belongs to."""
         return self._tensor(np.repeat(np.arange(self.num_groups), [len(g.responses) for g in self.groups]))
+
+    @cached_property
+    def ends(self) -> tuple[NDArray[np.intp], ...]:
+        """For each response, the indices of the tokens after which it is scored: the ends of its steps where it has
+        steps, else its last own token (the stop token), whatever stands behind that."""
+        return tuple(
+            np.asarray(r.step_ends, np.intp)
+            if r.step_ends
+            else np.asarray([np.flatnonzero(r.mask)[-1] if r.mask.any() else len(r.ids) - 1], np.intp)
+            for r in self.responses
+        )
+
+    @cached_property
+    def scored(self) -> Tensor:
+        """`[M]` the response each score belongs to: M = R, or for processes the number of steps."""
+        return self._tensor(np.repeat(np.arange(self.num_responses), [len(ends) for ends in self.ends]))
+
+    @cached_property
+    def step_labels(self) -> Tensor:
+        """`[M]` the label of each step."""
+        return self._floats([label for r in self.responses for label in r.step_labels])
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """`[R]` 1 for a wanted response, 0 for an unwanted one, NaN where it is neither."""
+        return self._floats([float("nan") if r.label is None else r.label for r in self.responses])
+
+    @cached_property
+    def ratings(self) -> Tensor:
+        """`[R, C]` what people rated, NaN where they did not; C = 0 where nothing is rated."""
+        width = max((len(r.scores) for r in self.responses), default=0)
+        rows = [r.scores or (float("nan"),) * width for r in self.responses]
+        return self._floats([x for row in rows for x in row]).view(len(rows), width)
+
+    @cached_property
+    def logp_ref(self) -> Tensor:
+        """`[T]` what the reference model said of each own token, computed once before training."""
+        known = [r.logp_ref for r in self.responses if r.logp_ref is not None]
+        assert len(known) == self.num_responses, "the reference's log-probs were not computed for this batch"
+        return torch.as_tensor(np.concatenate(known) if known else np.zeros(0, np.float32)).to(self.device)
+
+    @cached_property
+    def _pairs(self) -> tuple[list[int], list[int], list[float], list[float]]:
+        better: list[int] = []
+        worse: list[int] = []
+        margin: list[float] = []
+        weight: list[float] = []
+        first = 0
+        for g in self.groups:
+            ranked = [(first + i, r.rank) for i, r in enumerate(g.responses) if r.rank is not None]
+            for i, place in ranked:
+                for j, other in ranked:
+                    if place < other:
+                        better.append(i)
+                        worse.append(j)
+                        margin.append(g.margin)
+                        weight.append(2.0 / (len(ranked) * (len(ranked) - 1)))
+            first += len(g.responses)
+        return better, worse, margin, weight
+
+    @cached_property
+    def better(self) -> Tensor:
+        """`[P]` the better response of each pair: every two responses of a group with different ranks."""
+        return self._tensor(np.asarray(self._pairs[0], np.int64))
+
+    @cached_property
+    def worse(self) -> Tensor:
+        """`[P]` the worse response of each pair."""
+        return self._tensor(np.asarray(self._pairs[1], np.int64))
+
+    @cached_property
+    def margin(self) -> Tensor:
+        """`[P]` by how much people found the better one better; 0 where they did not say."""
+        return self._floats(self._pairs[2])
+
+    @cached_property
+    def pair_weight(self) -> Tensor:
+        """`[P]` 1 / C(K, 2) for a pair among K ranked responses: a prompt counts once, however many were ranked."""
+        return self._floats(self._pairs[3])
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self._pairs[0])
+
+    @cached_property
+    def own_tokens(self) -> Tensor:
+        """`[R]` how many own tokens each response has, at least 1 (it divides)."""
+        return self._tensor(np.asarray([max(1, len(own)) for own in self.owned], np.int64))
 
     @property
     def num_groups(self) -> int:
@@ -132,14 +239,15 @@ class Batch:
         """
         if scope == "batch":
             return [self]
-        return [piece for piece, _ in self.pieces(max_tokens, scope)]
+        return [piece.batch for piece in self.pieces(max_tokens, scope)]
 
-    def pieces(self, max_tokens: int, scope: Scope = "response") -> list[tuple[Batch, Tensor]]:
-        """`split`, and for each piece where its own tokens stand in this batch's flat order."""
+    def pieces(self, max_tokens: int, scope: Scope = "response") -> list[Piece]:
+        """`split`, and for each piece where its own tokens and its scores stand in this batch's flat orders."""
         if not self.groups:
             return []
         if self.num_tokens <= max_tokens:
-            return [(self, torch.arange(self.num_own, device=self.device))]
+            own = torch.arange(self.num_own, device=self.device)
+            return [Piece(self, own, torch.arange(len(self.scored), device=self.device))]
         units: list[Group] = []
         members: list[list[int]] = []  # the responses of each unit, by number in this batch
         response = 0
@@ -150,18 +258,27 @@ class Batch:
                 units.append(g)
                 members.append(list(numbers))
             else:
-                units += [Group(g.prompt, (r,), g.key) for r in g.responses]
+                units += [Group(g.prompt, (r,), g.key, g.margin) for r in g.responses]
                 members += [[n] for n in numbers]
-        starts: list[int] = np.cumsum([0, *(len(own) for own in self.owned)]).tolist()
-        out: list[tuple[Batch, Tensor]] = []
+        tokens: list[int] = np.cumsum([0, *(len(own) for own in self.owned)]).tolist()
+        scores: list[int] = np.cumsum([0, *(len(ends) for ends in self.ends)]).tolist()
+        out: list[Piece] = []
         for bin_ in first_fit([u.num_tokens for u in units], max_tokens):
             order = [n for i in bin_ for n in members[i]]
-            own = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order])
-            out.append((Batch(_rejoin([units[i] for i in bin_]), self.device), self._tensor(own)))
+            own, scored = (
+                self._tensor(np.concatenate([np.arange(starts[n], starts[n + 1]) for n in order]))
+                for starts in (tokens, scores)
+            )
+            chosen = tuple(units[i] for i in bin_)
+            # Groups that must stay whole stay apart, too: a sample that is twice in the batch is two groups.
+            out.append(Piece(Batch(_rejoin(chosen) if scope == "response" else chosen, self.device), own, scored))
         return out
 
     def _tensor(self, values: NDArray[np.int64] | NDArray[np.intp]) -> Tensor:
         return torch.as_tensor(values, dtype=torch.long).to(self.device)
+
+    def _floats(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32).to(self.device)
 
 
 def _rejoin(units: Sequence[Group]) -> tuple[Group, ...]:
@@ -169,7 +286,7 @@ def _rejoin(units: Sequence[Group]) -> tuple[Group, ...]:
     joined: list[Group] = []
     for unit in units:
         if joined and joined[-1].prompt is unit.prompt:
-            joined[-1] = Group(unit.prompt, joined[-1].responses + unit.responses, unit.key)
+            joined[-1] = Group(unit.prompt, joined[-1].responses + unit.responses, unit.key, unit.margin)
         else:
             joined.append(unit)
     return tuple(joined)
@@ -193,8 +310,8 @@ def first_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 Quantity = Literal["logp", "hit", "entropy", "kl", "value", "score"]
 """What a role can be asked for: `logp` `[T]` of each own token, `hit` `[T]` whether it was the likeliest token,
-`entropy` `[T]` of its distribution, `kl` `[T]` KL(this role || ref) over the whole vocabulary, `value` `[T]`, `score`
-`[R]`."""
+`entropy` `[T]` of its distribution, `kl` `[T]` KL(this role || ref) over the whole vocabulary, `value` `[T]` what it
+expects where each own token is about to be written, `score` `[M, C]` of each response (or each step) per criterion."""
 
 Asks = Mapping[str, tuple[Quantity, ...]]
 """role -> what is asked of it."""

@@ -1,6 +1,5 @@
 """Attention within segments against an explicit mask over the whole row, in values and gradients."""
 
-
 import pytest
 import torch
 

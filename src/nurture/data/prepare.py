@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..core.random import stream_key
-from ..errors import InputError
-from ..records import Completion, Conversation, Record, Text
+from ..errors import DataError, InputError
+from ..records import Completion, Conversation, Pair, Ranking, Rating, Record, Steps, Text
 from ..types import Batch, Group, Response
+from .judged import Judging, check, encode, join_ratings
 from .raw import encode_completions, encode_texts, end_of_text
 from .report import DataReport
 from .template import Template, TrainOn
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from rich.text import Text as RichText
 
 OnLong = Literal["drop", "cut", "error"]
+
+
+ANYTHING = Judging()
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,19 @@ def prepare(
     train_on: TrainOn = "assistant",
     max_length: int,
     on_long: OnLong = "drop",
+    judging: Judging = ANYTHING,
 ) -> Prepared:
     """Groups of at most `max_length` tokens, in the order of the records.
 
     A longer row is dropped, or cut at its right end (its answer then has no stop token), or an error. Texts are never
     too long: they become windows. A row of which nothing is trained is dropped. A set of which nothing is trained, or
-    in which no answer ever ends, is refused.
+    in which no answer ever ends, is refused. Judged answers are not cut: it is the whole answer that was judged.
     """
-    encoded = _encode(records, template, train_on, max_length)
+    judged = any(isinstance(record, JUDGED) for record in records)
+    if judged and on_long == "cut":
+        raise InputError("on_long: cut would change answers that were judged as they are; choose drop or error.")
+    _refuse_bad(records, judging)
+    encoded = _encode(records, template, train_on, max_length, judging)
     if on_long == "error":
         _refuse_long(encoded, max_length)
     groups: list[Group] = []
@@ -81,6 +90,7 @@ def prepare(
         else:
             dropped_long += 1
 
+    groups = join_ratings(groups) if judged else groups
     trained = sum(_num_trained(group) for group in groups)
     if trained == 0:
         lost = f"{dropped_long} are longer than max_length={max_length}, {dropped_masked} have no token that is trained"
@@ -90,16 +100,34 @@ def prepare(
     return Prepared(groups, len(records), truncated, dropped_long, dropped_masked, tokens, trained)
 
 
-def _encode(records: Sequence[Record], template: Template, train_on: TrainOn, max_length: int) -> list[list[Group]]:
+JUDGED = (Pair, Ranking, Rating, Steps)
+
+
+def _refuse_bad(records: Sequence[Record], judging: Judging) -> None:
+    bad: list[str] = []
+    for record in records:
+        try:
+            check(record, judging)
+        except DataError as error:
+            bad.append(str(error))
+    if bad:
+        more = [f"... and {len(bad) - 20} more"] if len(bad) > 20 else []
+        raise InputError("\n".join([*bad[:20], *more, f"{len(bad)} of {len(records)} rows cannot be learnt from."]))
+
+
+def _encode(
+    records: Sequence[Record], template: Template, train_on: TrainOn, max_length: int, judging: Judging
+) -> list[list[Group]]:
     """For each record its groups: one, or the windows of a text."""
     encoders: dict[type, Callable[[Any], list[list[Group]]]] = {
         Conversation: lambda some: [[group] for group in template.encode_many(some, train_on)],
         Completion: lambda some: [[group] for group in encode_completions(some, template.tokenizer)],
         Text: lambda some: encode_texts(some, template.tokenizer, max_length),
+        **{kind: lambda some: [[group] for group in encode(some, template, judging)] for kind in JUDGED},
     }
     by_kind: dict[type, list[int]] = defaultdict(list)
     for i, record in enumerate(records):
-        assert type(record) in encoders, f"a {type(record).__name__} is no demonstration"
+        assert type(record) in encoders, f"a {type(record).__name__} is nothing to train on"
         by_kind[type(record)].append(i)
     encoded: list[list[Group]] = [[] for _ in records]
     for kind, places in by_kind.items():
@@ -128,8 +156,8 @@ def _refuse_long(encoded: Sequence[Sequence[Group]], max_length: int) -> None:
 
 
 def _refuse_endless(groups: Sequence[Group], records: Sequence[Record], template: Template) -> None:
-    chat = any(isinstance(record, Conversation) for record in records)
-    raw = any(not isinstance(record, Conversation) for record in records)
+    chat = any(not isinstance(record, (Text, Completion)) for record in records)
+    raw = any(isinstance(record, (Text, Completion)) for record in records)
     stops = np.asarray([*(template.stop_ids if chat else ()), *((end_of_text(template.tokenizer),) if raw else ())])
     if not any(np.isin(r.ids[r.mask], stops).any() for g in groups for r in g.responses):
         raise InputError(
@@ -143,7 +171,9 @@ def show_example(group: Group, tokenizer: Any, colour: bool = True) -> RichText:
     from rich.text import Text as RichText
 
     shown = RichText(tokenizer.decode(group.prompt.tolist()))
-    for response in group.responses:
+    for number, response in enumerate(group.responses):
+        if len(group.responses) > 1:
+            shown.append(f"\n--- {_told(response, number)}\n")
         borders = np.flatnonzero(np.diff(response.mask)) + 1
         for run in np.split(np.arange(len(response.ids)), borders):
             text = tokenizer.decode(response.ids[run].tolist())
@@ -152,6 +182,17 @@ def show_example(group: Group, tokenizer: Any, colour: bool = True) -> RichText:
             else:
                 shown.append(text)
     return shown
+
+
+def _told(response: Response, number: int) -> str:
+    """What is known of one of several answers."""
+    if response.rank is not None:
+        return f"rank {response.rank}"
+    if response.scores:
+        return "rated " + ", ".join(f"{x:g}" for x in response.scores)
+    if response.label is not None:
+        return "wanted" if response.label >= 0.5 else "unwanted"
+    return f"answer {number + 1}"
 
 
 def split_eval(groups: Sequence[Group], size: float | int, seed: int) -> tuple[list[Group], list[Group]]:

@@ -22,14 +22,15 @@ def evaluate_loss(
     share: Callable[[Batch], Batch] = lambda batch: batch,
     alive: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """`eval/loss`, `eval/perplexity` and the method's other statistics, over all processes' shares of the groups.
-    `alive` is called before each batch."""
+    """`eval/loss`, the method's other statistics that its data has, and for methods that model text `eval/perplexity`,
+    over all processes' shares of the groups. `alive` is called before each batch."""
     stats = Stats(dict.fromkeys(method.metrics, (0.0, 0)))  # a process without rows takes part in every sum
     with torch.no_grad():
         for batch in share(Batch(tuple(groups), device)).split(tokens, method.scope):
             alive()
-            stats.add(method.loss(batch, roles.score(batch, method.roles)).stats)
-    means = stats.summed(roles.all_sum).means()
-    if "loss" in means:
+            stats.add(method.loss(batch, roles.score(batch, method.asks)).stats)
+    total = stats.summed(roles.all_sum)
+    means = Stats({name: kept for name, kept in total.items() if kept[1]}).means()
+    if "loss" in means and method.data in ("conversation", "text"):
         means["perplexity"] = math.exp(min(means["loss"], 700.0))
     return {f"eval/{name}": value for name, value in means.items()}

@@ -6,17 +6,21 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from ..types import Asks, Batch, Loss, Scope, Scores
+
+Data = Literal["conversation", "text", "pair", "ranking", "rating", "steps", "task"]
 
 
 class Method(BaseModel):
     """Subclass it in one file: fields with a docstring each, `roles`, `counts` and `loss`.
 
-    `roles` says which scores the loss needs of which role. `scope` is the unit that must be seen whole. `data` is the
-    kind of record it learns from. `default_learning_rate` suits tuning all weights of a pretrained model. `lab_data`
-    and `lab_settings` are what a stage that starts from the lab's base model takes where it says nothing. `metrics`
-    explains every statistic the loss reports, for `nurture explain`.
+    `roles` says which scores the loss needs of which role, `trained` which of them learns. `scope` is the unit that
+    must be seen whole. `data` is the kind of record it learns from, `accepts` other kinds it learns from as well.
+    `default_learning_rate` suits tuning all weights of a pretrained model. `lab_data` and `lab_settings` are what a
+    stage that starts from the lab's base model takes where it says nothing. `metrics` explains every statistic the
+    loss reports, for `nurture explain`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -24,12 +28,21 @@ class Method(BaseModel):
     name: str = ""
 
     roles: ClassVar[Asks] = {"policy": ("logp",)}
+    trained: ClassVar[str] = "policy"
     scope: ClassVar[Scope] = "response"
-    data: ClassVar[Literal["conversation", "text"]] = "conversation"
+    data: ClassVar[Data] = "conversation"
+    accepts: ClassVar[tuple[Data, ...]] = ()
     default_learning_rate: ClassVar[float] = 2e-5
     lab_data: ClassVar[str] = ""
     lab_settings: ClassVar[Mapping[str, float]] = {}
     metrics: ClassVar[Mapping[str, str]] = {}
+    unrelated: ClassVar[bool] = False
+    """Whether every prompt also gets the answer to another one, unlabelled (KTO measures its KL on these)."""
+
+    @property
+    def asks(self) -> Asks:
+        """`roles`, unless a field of the method asks for more."""
+        return self.roles
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """How many of each unit the batch holds, known before any forward pass."""
@@ -37,6 +50,10 @@ class Method(BaseModel):
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         """Sums over those units, and statistics as (sum, count)."""
+        raise NotImplementedError
+
+    def judge(self, score: Tensor, batch: Batch) -> Tensor:
+        """`[M, C] -> [R]` one number for each response, of a method that trains a reward model."""
         raise NotImplementedError
 
     def after_step(self, state: dict[str, Any], stats: Mapping[str, float]) -> dict[str, Any]:

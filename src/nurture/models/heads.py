@@ -1,8 +1,13 @@
-"""From hidden states to logits: what stands between a decoder's last layer and its vocabulary."""
+"""What stands on a decoder's last layer: its vocabulary, or a few numbers that say how good a text is."""
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..core.logp import Head
@@ -29,3 +34,65 @@ def output_head(model: PreTrainedModel) -> Head:
     if (s := getattr(config, "logits_scaling", None)) is not None:
         scale *= float(s) if config.model_type in MULTIPLIES_BY_LOGITS_SCALING else 1 / float(s)
     return Head(linear.weight, linear.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+class ScoreHead(nn.Linear):
+    """One number per criterion from a hidden state, without a bias, as transformers' sequence classifiers have it.
+
+    Computed in fp32 at least, whatever format the trunk has: scores are compared with each other, and bf16 has 8 bits
+    to tell them apart. It starts at zero, so at first all answers are equally good.
+    """
+
+    def __init__(self, hidden_size: int, criteria: int, device: torch.device | None = None):
+        super().__init__(hidden_size, criteria, bias=False, device=device, dtype=torch.float32)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input.to(self.weight.dtype), self.weight)
+
+
+def add_score_head(model: PreTrainedModel, criteria: int) -> None:
+    """Give the model a `score` head beside what it has; its parameters are the model's own from here on."""
+    model.score = ScoreHead(model.config.get_text_config().hidden_size, criteria, model.device)
+
+
+def score_head(model: PreTrainedModel) -> ScoreHead:
+    head = getattr(model, "score", None)
+    assert isinstance(head, ScoreHead), "this model has no score head; add_score_head gives it one"
+    return head
+
+
+def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapping[str, Any]) -> PreTrainedModel:
+    """The model's trunk and score head as transformers' sequence classifier, sharing the weights: what is saved. Where
+    transformers has no such class for this architecture, the model itself, whose weights then hold the head as well.
+
+    `settings` say how scores are to be read; they stand in the configuration under `reward`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    head = score_head(model)
+    config = copy.deepcopy(model.config)
+    config.num_labels = len(criteria)
+    config.id2label, config.label2id = dict(enumerate(criteria)), {c: i for i, c in enumerate(criteria)}
+    config.reward = dict(settings)
+    try:
+        with torch.device("meta"):
+            found = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        found = None
+    linear = getattr(found, "score", None)
+    same_trunk = found is not None and type(found.base_model) is type(model.base_model)
+    if found is None or not same_trunk or not isinstance(linear, nn.Linear) or linear.bias is not None:
+        model.config = config
+        return model
+    setattr(found, found.base_model_prefix, model.base_model)
+    found.score = head
+    return found
+
+
+def read_score_head(model: PreTrainedModel, weight: Tensor | None = None) -> None:
+    """The head of a loaded sequence classifier (or this weight) as one of ours."""
+    weight = model.score.weight if weight is None else weight  # pyright: ignore[reportAttributeAccessIssue]
+    add_score_head(model, weight.shape[0])
+    with torch.no_grad():
+        score_head(model).weight.copy_(weight)

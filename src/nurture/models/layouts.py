@@ -33,11 +33,13 @@ Layout = Literal["tree", "rows"]
 
 @dataclass(frozen=True, eq=False)
 class Laid:
-    """What one forward pass needs, and `at`: where in its flattened output each own token is predicted from."""
+    """What one forward pass needs; `at`: where in its flattened output each own token is predicted from; `ends`: where
+    each score is read (after a response's last own token, or after each of its steps)."""
 
     input_ids: Tensor
     position_ids: Tensor
     at: Tensor
+    ends: Tensor
     attention_mask: Tensor | None = None
     plan: TreePlan | None = None
 
@@ -116,6 +118,7 @@ def lay_tree(batch: Batch) -> Laid:
     lengths: list[int] = []
     parent: list[int] = []
     at: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
     start = response = 0
     for group in batch.groups:
         prompt = len(group.prompt)
@@ -135,6 +138,7 @@ def lay_tree(batch: Batch) -> Laid:
                 lengths.append(prompt + size)
                 parent.append(-1)
                 at.append(start + prompt + own - 1)
+                ends.append(start + prompt + batch.ends[response])
                 start += prompt + size
             else:
                 ids.append(r.ids)
@@ -143,6 +147,7 @@ def lay_tree(batch: Batch) -> Laid:
                 parent.append(root)
                 # The first token of a response is predicted where its prompt ends.
                 at.append(np.where(own == 0, root_start + prompt - 1, start + own - 1))
+                ends.append(start + batch.ends[response])
                 start += size
             response += 1
     keep = [n > 0 for n in lengths]
@@ -151,7 +156,7 @@ def lay_tree(batch: Batch) -> Laid:
     def row(parts: list[np.ndarray]) -> Tensor:
         return torch.as_tensor(np.concatenate(parts) if parts else np.zeros(0), dtype=torch.long).to(batch.device)
 
-    return Laid(row(ids)[None], row(positions)[None], row(at), plan=TreePlan(lengths, parent))
+    return Laid(row(ids)[None], row(positions)[None], row(at), row(ends), plan=TreePlan(lengths, parent))
 
 
 def lay_rows(batch: Batch) -> Laid:
@@ -160,17 +165,20 @@ def lay_rows(batch: Batch) -> Laid:
     ids = np.zeros((len(rows), width), dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
     at: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
     for i, (prompt, response) in enumerate(rows):
         size = len(prompt) + len(response)
         ids[i, :size] = np.concatenate([prompt, response])
         mask[i, :size] = 1
         at.append(i * width + len(prompt) + batch.owned[i] - 1)
+        ends.append(i * width + len(prompt) + batch.ends[i])
 
     def tensor(x: np.ndarray) -> Tensor:
         return torch.as_tensor(x, dtype=torch.long).to(batch.device)
 
     positions = tensor(np.broadcast_to(np.arange(width), ids.shape).copy())
-    return Laid(tensor(ids), positions, tensor(np.concatenate(at)), attention_mask=tensor(mask))
+    where = tensor(np.concatenate(at)), tensor(np.concatenate(ends))
+    return Laid(tensor(ids), positions, *where, attention_mask=tensor(mask))
 
 
 LAY: dict[Layout, Callable[[Batch], Laid]] = {"tree": lay_tree, "rows": lay_rows}
@@ -250,8 +258,9 @@ class Choice:
 
 def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto", "tree", "rows"] = "auto") -> Choice:
     """`tree` where it is exact for sequences up to `max_length`, else `rows`, and why. InputError for a model whose
-    output head neither layout could serve."""
-    check_head(model)
+    output head neither layout could serve. (A reward model that was loaded for scoring has none.)"""
+    if model.get_output_embeddings() is not None or not hasattr(model, "score"):
+        check_head(model)
     if wanted == "rows":
         return Choice("rows", "as asked")
     reason = _obstacle(model.config.get_text_config(), max_length) or probe(model)

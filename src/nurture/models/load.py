@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
+from .heads import read_score_head
 from .vet import model_digest, vet, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
@@ -102,18 +103,19 @@ def load_model(
     dropout: float = 0.0,
     seed: int,
     texts: Iterable[str] | None = None,
+    reward: bool = False,
 ) -> LoadedModel:
     """Load a folder or a hub name (`org/name` or `org/name@revision`), or make a fresh model from
     `{config: {model_type: …}, tokenizer: FOLDER, hub name or {vocab_size: n}}`; in the last case `texts` train the
-    tokenizer."""
+    tokenizer. With `reward` the folder may also be a reward model; it then comes with its score head."""
     if isinstance(source, Mapping):
         loaded = _fresh(source, texts, dtype, dropout, seed)
     elif isinstance(source, Path) or Path(source).expanduser().exists():
         folder = Path(source).expanduser()
-        loaded = _from_folder(folder, str(folder), dtype, dropout, seed)
+        loaded = _from_folder(folder, str(folder), dtype, dropout, seed, reward)
     else:
         folder = download(source)
-        loaded = _from_folder(folder, f"{source.partition('@')[0]}@{folder.name}", dtype, dropout, seed)
+        loaded = _from_folder(folder, f"{source.partition('@')[0]}@{folder.name}", dtype, dropout, seed, reward)
     loaded.model.to(device)  # pyright: ignore[reportArgumentType]
     loaded.model.train(dropout > 0)
     return loaded
@@ -145,18 +147,23 @@ def parameter_count(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _from_folder(folder: Path, source: str, dtype: torch.dtype, dropout: float, seed: int) -> LoadedModel:
+def _from_folder(
+    folder: Path, source: str, dtype: torch.dtype, dropout: float, seed: int, reward: bool = False
+) -> LoadedModel:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
-    vetted = vet(folder)
+    vetted = vet(folder, allow="reward" if reward else "causal")
+    kind = AutoModelForCausalLM
+    if vetted.architecture.endswith("ForSequenceClassification"):
+        kind = AutoModelForSequenceClassification
     config = _config(vetted.folder / "config.json", vetted.config)
     saved_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     original = _set_dropout(config, dropout)
     generation = GenerationConfig.from_dict(dict(vetted.generation)) if vetted.generation else None
     try:
         with _seeded(seed), quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            model, report = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 vetted.folder,
                 config=config,
                 generation_config=generation,
@@ -174,10 +181,24 @@ def _from_folder(folder: Path, source: str, dtype: torch.dtype, dropout: float, 
         )
     for parameter in model.parameters():  # out of the file's memory map, so the file may go and addresses are aligned
         parameter.data = parameter.data.clone()
+    unexpected = tuple(sorted(report["unexpected_keys"]))
+    if reward and kind is AutoModelForSequenceClassification:
+        read_score_head(model)
+    elif reward and "score.weight" in unexpected:
+        read_score_head(model, _tensor(vetted.weights, "score.weight"))
     tokenizer = _tokenizer(vetted.folder, config)
     new_tokens = embed_new_tokens(model, tokenizer)
-    unexpected = tuple(sorted(report["unexpected_keys"]))
     return LoadedModel(model, tokenizer, source, vetted.digest, new_tokens, unexpected, saved_dtype, original)
+
+
+def _tensor(files: Iterable[Path], name: str) -> torch.Tensor:
+    from safetensors import safe_open
+
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            if name in opened.keys():  # noqa: SIM118 (not a mapping)
+                return opened.get_tensor(name)
+    raise AssertionError(f"transformers saw {name} in {files}")
 
 
 def _fresh(
@@ -315,6 +336,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 def embed_new_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
     """Give every token an embedding; new rows are the mean of the old, in the input and in the output matrix."""
+    if model.get_output_embeddings() is None:  # a reward model: what it has no embedding for, it was not trained on
+        return ()
     matrices: tuple[Any, Any] = (model.get_input_embeddings(), model.get_output_embeddings())
     rows = matrices[0].weight.shape[0]
     new = sorted((index, token) for token, index in tokenizer.get_vocab().items() if index >= rows)

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from ..core.logp import selected_logp
 from ..core.reduce import global_norm
-from ..types import Asks, Batch, Quantity, RoleScores, Scores
-from .heads import output_head
-from .layouts import LAY, Laid, Layout, hidden_states
+from ..types import Asks, Batch, Piece, Quantity, RoleScores, Scores
+from .heads import output_head, score_head
+from .layouts import LAY, Layout, hidden_states
 
 
 class Optimizer(Protocol):
@@ -54,7 +54,10 @@ class _Live:
 
 
 class LocalRoles:
-    """Roles in this process: a model for each, of which those the optimiser holds parameters of are trained."""
+    """Roles in this process: a model for each, of which those the optimiser holds parameters of are trained.
+
+    A `ref` without a model is read from the batch: its log-probs were computed once, before training.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,10 @@ class LocalRoles:
         self._live.clear()
         scores = Scores()
         for role, quantities in asks.items():
+            if role == "ref" and role not in self.models:
+                assert quantities == ("logp",), f"log-probs are all that is kept of a reference, not {quantities}"
+                scores[role] = RoleScores(logp=batch.logp_ref)
+                continue
             trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.models[role].parameters())
             whole = batch.num_tokens <= self.tokens_per_pass
             rng = torch.get_rng_state()
@@ -97,32 +104,41 @@ class LocalRoles:
         if len(pieces) == 1:
             return self._pass(role, quantities, batch)
         out: dict[str, Tensor] = {}
-        for piece, own in pieces:
-            for quantity, values in self._pass(role, quantities, piece).items():
-                whole = out.setdefault(quantity, values.new_empty(batch.num_own))
-                whole[own] = values
+        for piece in pieces:
+            for quantity, values in self._pass(role, quantities, piece.batch).items():
+                size = len(batch.scored) if quantity == "score" else batch.num_own
+                whole = out.setdefault(quantity, values.new_empty(size, *values.shape[1:]))
+                whole[_places(piece, quantity)] = values
         return RoleScores(out)
 
     def _pass(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
         laid = LAY[self.layouts[role]](batch)
         model = self.models[role]
-        hidden = self._at(model, laid)
+        everywhere = hidden_states(model, laid)
+        out = RoleScores()
+        if "score" in quantities:
+            out["score"] = score_head(model)(everywhere.index_select(0, laid.ends))
+        if set(quantities) == {"score"}:
+            return out
+        # index_select, not [at]: the backward of plain indexing is not deterministic where many responses read one row.
+        hidden = everywhere.index_select(0, laid.at)
+        if "value" in quantities:
+            out["value"] = score_head(model)(hidden)[:, 0]
+        if set(quantities) <= {"score", "value"}:
+            return out
         other = None
         if "kl" in quantities:
             with torch.no_grad():
                 ref_laid = LAY[self.layouts["ref"]](batch)
-                other = (self._at(self.models["ref"], ref_laid), output_head(self.models["ref"]).at(self.temperature))
+                ref_hidden = hidden_states(self.models["ref"], ref_laid).index_select(0, ref_laid.at)
+                other = (ref_hidden, output_head(self.models["ref"]).at(self.temperature))
         head = output_head(model).at(self.temperature)
         selected = selected_logp(
             hidden, head, batch.target, entropy="entropy" in quantities, hit="hit" in quantities, kl_to=other
         )
         everything = {"logp": selected.logp, "hit": selected.hit, "entropy": selected.entropy, "kl": selected.kl}
-        known = {q: everything[q] for q in quantities}
-        return RoleScores({q: t for q, t in known.items() if t is not None})
-
-    def _at(self, model: PreTrainedModel, laid: Laid) -> Tensor:
-        # index_select, not [at]: the backward of plain indexing is not deterministic where many responses read one row.
-        return hidden_states(model, laid).index_select(0, laid.at)
+        out.update({q: t for q in quantities if (t := everything.get(q)) is not None})
+        return out
 
     # -- learning -----------------------------------------------------------------------------------------------
 
@@ -137,10 +153,11 @@ class LocalRoles:
                 continue
             with torch.random.fork_rng():
                 torch.set_rng_state(live.rng)
-                for piece, own in live.batch.pieces(self.tokens_per_pass):
-                    outputs = self._pass(live.role, live.quantities, piece)
+                for piece in live.batch.pieces(self.tokens_per_pass):
+                    outputs = self._pass(live.role, live.quantities, piece.batch)
                     torch.autograd.backward(
-                        [outputs[q] for q in gradients], [g.index_select(0, own) for g in gradients.values()]
+                        [outputs[q] for q in gradients],
+                        [g.index_select(0, _places(piece, q)) for q, g in gradients.items()],
                     )
                     self._widen()
         self._live.clear()
@@ -195,3 +212,8 @@ class LocalRoles:
 
     def all_sum(self, values: Mapping[str, float]) -> dict[str, float]:
         return self.processes.all_sum(values)
+
+
+def _places(piece: Piece, quantity: str) -> Tensor:
+    """Where what a piece says of a quantity stands in the whole batch."""
+    return piece.scored if quantity == "score" else piece.own

@@ -137,7 +137,7 @@ def _config(model: PreTrainedModel, dtype: torch.dtype, original_dropout: Mappin
 
 
 def _generation_config(model: PreTrainedModel, stop_ids: Sequence[int]) -> dict[str, Any] | None:
-    if (generation := model.generation_config) is None:
+    if (generation := getattr(model, "generation_config", None)) is None:  # a classifier writes nothing
         return None
     settings = _public(json.loads(generation.to_json_string()))
     end = settings.get("eos_token_id")

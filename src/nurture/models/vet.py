@@ -79,8 +79,12 @@ class Vetted:
     digest: str
 
 
-def vet(folder: Path, *, allow: Literal["causal"] = "causal") -> Vetted:
-    """Read a model folder and refuse it unless it is a causal language model that cannot run code of its own."""
+Allowed = Literal["causal", "reward"]
+
+
+def vet(folder: Path, *, allow: Allowed = "causal") -> Vetted:
+    """Read a model folder and refuse it unless it is a causal language model that cannot run code of its own; with
+    `reward`, a sequence classifier on such a model's trunk is welcome, too."""
     folder, names = _listing(folder)
     if "adapter_config.json" in names:
         _refuse_adapter(folder)
@@ -235,9 +239,9 @@ def _stays_inside(folder: Path, link: Path) -> bool:
     return in_cache and target.is_file() and target.parent == repository / "blobs"
 
 
-def _architecture(path: Path, config: Mapping[str, Any], allow: Literal["causal"]) -> tuple[str, str]:
-    assert allow == "causal", "only causal models are loaded so far"
+def _architecture(path: Path, config: Mapping[str, Any], allow: Allowed) -> tuple[str, str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
@@ -252,6 +256,13 @@ def _architecture(path: Path, config: Mapping[str, Any], allow: Literal["causal"
     architecture = CAUSAL[model_type]
     assert isinstance(architecture, str)
     declared = config.get("architectures") or [architecture]
+    classifier = CLASSIFIERS.get(model_type)
+    if isinstance(declared, list) and isinstance(classifier, str) and classifier in declared:
+        if allow == "reward":
+            return model_type, classifier
+        raise VetError(
+            path, "ARCHITECTURE", f"is a {classifier}, which scores texts and cannot write any; use a language model."
+        )
     if not isinstance(declared, list) or architecture not in declared:
         raise VetError(path, "ARCHITECTURE", f"has architectures {declared}; {model_type!r} must be a {architecture}.")
     return model_type, architecture

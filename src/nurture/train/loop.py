@@ -112,7 +112,7 @@ def _micro_batches(
         if stop():
             raise Stopped
         failpoint("step.micro")
-        loss = method.loss(micro, roles.score(micro, method.roles))
+        loss = method.loss(micro, roles.score(micro, method.asks))
         total = loss.divided_by(counts)
         roles.backward(total)
         stats.add(loss.stats)

@@ -90,3 +90,10 @@ class AdamW:
             if parameter.data is not self.master[name]:
                 parameter.data.copy_(self.master[name])
         self.updates = updates
+
+    @torch.no_grad()
+    def set_model(self, weights: Mapping[str, Tensor]) -> None:
+        """Let the model compute with these weights; masters and moments stay as they are."""
+        for name, parameter in self.parameters.items():
+            if parameter.data is not self.master[name] or weights[name] is not self.master[name]:
+                parameter.data = weights[name].to(parameter.device, parameter.dtype, copy=True)

@@ -1,0 +1,124 @@
+"""Scores of answers by a reward model: of groups in training, of conversations anywhere.
+
+    model = load_reward_model("runs/reward/model")
+    score(model, [Conversation((Message("user", "2 + 2?"), Message("assistant", "4")))])
+
+An answer's score is read at its last own token and depends on its conversation alone, not on what is scored beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.template import Template
+from ..errors import DataError, InputError
+from ..methods import METHODS, Method
+from ..models.layouts import choose_layout, set_layout
+from ..models.load import load_model, resolve_model
+from ..models.roles import LocalRoles
+from ..protocols import Roles
+from ..records import Conversation
+from ..train.optim import AdamW
+from ..train.precision import choose_device, choose_precision
+from ..train.processes import Processes
+from ..types import Batch, Group
+
+TOKENS = 8192
+"""Tokens in one pass."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RewardModel:
+    """A model that judges, its template, and the method that says how its heads are read."""
+
+    roles: Roles
+    template: Template
+    method: Method
+    device: torch.device
+    max_length: int
+    source: str
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        return getattr(self.method, "criteria", ("overall",))
+
+    def require_same_template(self, policy: Template) -> None:
+        """InputError for a policy whose turns are written in another way than those this model learnt to judge."""
+        ours, theirs = self.template, policy
+        if ours.hash != theirs.hash or ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab():
+            what = "chat template" if ours.hash != theirs.hash else "vocabulary"
+            raise InputError(
+                f"{self.source} TEMPLATE this reward model was trained with another {what} than the policy's: it would "
+                "judge texts of a form it has never seen; train both from one model, or give them the same template."
+            )
+
+
+def load_reward_model(name: str | Path, *, device: str = "auto", precision: str = "auto") -> RewardModel:
+    """A reward model that Nurture saved, or any sequence classifier with a linear `score` head."""
+    where = choose_device(device)  # pyright: ignore[reportArgumentType]
+    dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
+    loaded = load_model(resolve_model(str(name), {}), dtype=dtype, device=where, seed=0, reward=True)
+    model = loaded.model.requires_grad_(False)
+    if not hasattr(model, "score"):
+        raise InputError(f"{name} is a language model without a score head; train one with method reward.")
+    template = Template(loaded.tokenizer)
+    settings = dict(getattr(model.config, "reward", None) or {"name": "reward", "criteria": _criteria(model)})
+    trained_with = settings.pop("template", template.hash)
+    kind = METHODS.get(str(settings.get("name")))
+    if kind is None or kind.trained != "reward":
+        raise InputError(
+            f"{name}: its configuration says it was trained by {settings.get('name')!r}, no reward method."
+        )
+    if trained_with != template.hash:
+        raise InputError(f"{name} TEMPLATE its chat template is not the one it was trained with; restore the folder.")
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    layout = choose_layout(model, positions).layout
+    set_layout(model, layout)
+    roles = LocalRoles({"reward": model}, {"reward": layout}, AdamW([]), Processes())
+    return RewardModel(roles, template, kind.model_validate(settings), where, positions, loaded.source)
+
+
+def _criteria(model: torch.nn.Module) -> list[str]:
+    return [str(name) for name in model.config.id2label.values()]  # pyright: ignore
+
+
+def score(model: RewardModel, conversations: Sequence[Conversation]) -> list[float]:
+    """One number for the last answer of each conversation."""
+    return [float(x) for x in judge(model, conversations)[0]]
+
+
+def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`[n]` one number for the last answer of each conversation, and `[n, C]` its score on every criterion."""
+    groups = model.template.encode_many(conversations, "last")
+    for conversation, group in zip(conversations, groups, strict=True):
+        if not group.responses[0].mask.any():
+            raise DataError(conversation.origin, "EMPTY", "has no answer to score.")
+        if group.length > model.max_length:
+            too_long = f"has {group.length} tokens, more than the {model.max_length} positions of the reward model."
+            raise DataError(conversation.origin, "TOO_LONG", too_long)
+    scores = score_groups(model.roles, groups, TOKENS, model.device)
+    batch = Batch(tuple(groups))
+    return model.method.judge(scores, batch).double().numpy(), scores.double().numpy()
+
+
+def score_groups(
+    roles: Roles, groups: Sequence[Group], tokens: int, device: torch.device, alive: Callable[[], None] = lambda: None
+) -> Tensor:
+    """`[M, C]` on the CPU, in the flat order of `Batch(groups)`."""
+    whole = Batch(tuple(groups), device)
+    out: Tensor | None = None
+    with torch.no_grad():
+        for piece in whole.pieces(tokens, "group"):
+            alive()
+            scores = roles.score(piece.batch, {"reward": ("score",)}).reward.score.cpu()
+            out = scores.new_empty(len(whole.scored), scores.shape[1]) if out is None else out
+            out[piece.scored.cpu()] = scores
+    assert out is not None, "there is nothing to score"
+    return out

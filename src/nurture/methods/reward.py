@@ -1,0 +1,141 @@
+"""Reward models: a number that says how good an answer is, learnt from what people said."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from ..core.preference import log_sigmoid, plackett_luce
+from ..types import Asks, Batch, Loss, Scores, Tally, tally
+from .method import Method
+from .pairs import NotNegative
+
+
+class Reward(Method):
+    """A reward model from comparisons, rankings or ratings. Ouyang et al. 2022, arXiv:2203.02155, eq. 1.
+
+        pair      L = -log sigmoid( s_w - s_l - margin )
+        ranking   L = the mean of that over the C(K, 2) pairs, or -log p(ranking) with ranking: listwise
+        rating    L = ( s - rating )^2                          per criterion
+
+    The score s is a linear function of the hidden state at the last token of an answer, its stop token, which has seen
+    all of it. Bradley and Terry (1952) say that the better of two answers wins with probability sigmoid(s_w - s_l); the
+    loss is minus the log of what that gives the answer that did win. So only differences of scores mean something. The
+    head starts at zero and the loss at log 2 = 0.6931: a coin.
+
+    The kind of the data chooses the loss, and kinds may be mixed. All pairs of a ranking stay together and weigh as
+    much as one pair: shuffled apart, a reward model overfits them within an epoch. Ratings may name several criteria;
+    each gets a head of its own, and one number is made of them by `weights`, or by a `gate` that comes first.
+    """
+
+    name: Literal["reward"] = "reward"  # pyright: ignore[reportIncompatibleVariableOverride]
+    ranking: Literal["pairs", "listwise"] = "pairs"
+    """What a ranking of K answers says: every pair by itself, or the order as a whole (Plackett-Luce; of equal ranks
+    all orders count the same)."""
+    center_rewards_coefficient: NotNegative = 0.0
+    """Weight of (s_w + s_l)^2, which keeps scores near 0 where comparisons leave their level open; 0.01 is usual
+    (Eisenstein et al. 2023, arXiv:2312.09244)."""
+    rating: Literal["linear", "bounded"] = "linear"
+    """Predict a rating by the score itself, or by a sigmoid of it that cannot leave the scale."""
+    scale: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest rating there is; any other rating is an error."""
+    criteria: Annotated[tuple[str, ...], Field(min_length=1)] = ("overall",)
+    """What ratings judge: a head for each. Comparisons and rankings judge `overall`, and need just one."""
+    weights: tuple[float, ...] = ()
+    """How the criteria add up to one number; by default all the same."""
+    gate: str | None = None
+    """A criterion that comes first: an answer whose score on it is below `gate_at` gets that score, lowered by the
+    width of the scale, so that nothing outweighs it (harmless before helpful)."""
+    gate_at: float = 0.5
+    """Where the gate opens."""
+    lm_coef: NotNegative = 0.0
+    """Weight of the language-modelling loss on the preferred answers, per token: it keeps the trunk a language model
+    while it learns to judge."""
+
+    roles: ClassVar = {"reward": ("score",)}
+    trained: ClassVar = "reward"
+    scope: ClassVar = "group"
+    data: ClassVar = "pair"
+    accepts: ClassVar = ("ranking", "rating")
+    default_learning_rate: ClassVar = 1e-5
+    metrics: ClassVar = {
+        "loss": "per comparison: -log of the probability given to what people said, log 2 = 0.693 for a coin; per "
+        "rating: squared error",
+        "accuracy": "share of pairs whose better answer has the higher score; equal scores count as wrong",
+        "margin": "score of the better answer minus that of the worse one, in nats of odds",
+        "score": "mean score of all answers; comparisons leave its level open",
+        "nll": "negative log-probability per token of the preferred answers (with lm_coef)",
+    }
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(set(self.criteria)) < len(self.criteria):
+            raise ValueError("criteria: each may be named once")
+        if self.weights and len(self.weights) != len(self.criteria):
+            raise ValueError(f"weights: there are {len(self.weights)} for {len(self.criteria)} criteria")
+        if self.gate is not None and self.gate not in self.criteria:
+            raise ValueError(f"gate: {self.gate!r} is none of the criteria {', '.join(self.criteria)}")
+        if not self.scale[0] < self.scale[1]:
+            raise ValueError("scale: must be the lowest rating, then the highest")
+        return self
+
+    @property
+    def asks(self) -> Asks:
+        return {"reward": ("score", "logp") if self.lm_coef else ("score",)}
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {
+            "comparisons": float(sum(any(r.rank is not None for r in g.responses) for g in batch.groups)),
+            "ratings": float((~batch.ratings.isnan()).sum()),
+            "tokens": float(batch.own_tokens[self._preferred(batch)].sum()),
+        }
+
+    def loss(self, batch: Batch, scores: Scores) -> Loss:
+        score = scores.reward.score  # [R, C]
+        sums: dict[str, torch.Tensor] = {}
+        stats: dict[str, Tally] = {"score": tally(score)}
+        totals: list[tuple[torch.Tensor, int]] = []
+        if compared := int(self.counts(batch)["comparisons"]):
+            s = score[:, 0]
+            better, worse = s.index_select(0, batch.better), s.index_select(0, batch.worse)
+            margin = better - worse
+            if self.ranking == "listwise":
+                parts = zip(batch.groups, s.split([len(g.responses) for g in batch.groups]), strict=True)
+                ranked = [(part, [r.rank for r in g.responses if r.rank is not None]) for g, part in parts]
+                total = torch.stack([plackett_luce(part, ranks) for part, ranks in ranked if ranks]).sum()
+            else:
+                total = (-log_sigmoid(margin - batch.margin) * batch.pair_weight).sum()
+            centre = ((better + worse).square() * batch.pair_weight).sum()
+            sums["comparisons"] = total + self.center_rewards_coefficient * centre
+            stats |= {"accuracy": tally((margin > 0).float()), "margin": tally(margin)}
+            totals.append((total.detach(), compared))
+        if batch.ratings.numel():
+            errors = (self.rated(score) - batch.ratings)[~batch.ratings.isnan()].square()
+            sums["ratings"] = errors.sum()
+            totals.append((sums["ratings"].detach(), errors.numel()))
+        stats["loss"] = (torch.stack([t for t, _ in totals]).sum() if totals else 0.0, sum(n for _, n in totals))
+        if self.lm_coef:
+            preferred = self._preferred(batch)
+            nll = -batch.sum_per_response(scores.reward.logp).index_select(0, preferred).sum()
+            sums["tokens"] = self.lm_coef * nll
+            stats["nll"] = (nll.detach(), int(batch.own_tokens[preferred].sum()))
+        return Loss(sums or {"comparisons": score.sum() * 0}, stats)
+
+    def rated(self, score: torch.Tensor) -> torch.Tensor:
+        """`[R, C]` the ratings that scores stand for."""
+        low, high = self.scale
+        return low + (high - low) * score.sigmoid() if self.rating == "bounded" else score
+
+    def judge(self, score: torch.Tensor, batch: Batch) -> torch.Tensor:
+        said = self.rated(score)
+        weights = self.weights or (1 / len(self.criteria),) * len(self.criteria)
+        total = (said * torch.tensor(weights, dtype=said.dtype, device=said.device)).sum(1)
+        if self.gate is None:
+            return total
+        first = said[:, self.criteria.index(self.gate)]
+        return torch.where(first < self.gate_at, first - (self.scale[1] - self.scale[0]), total)
+
+    def _preferred(self, batch: Batch) -> torch.Tensor:
+        """The responses nobody was preferred to."""
+        ranked = [(i, r.rank) for i, r in enumerate(batch.responses)]
+        return torch.tensor([i for i, rank in ranked if rank == 1], dtype=torch.long, device=batch.device)

@@ -1,0 +1,185 @@
+"""Scores that depend on nothing but their text, folders that transformers reads, and the numbers on the card."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from engine import engine, pairs
+
+from nurture.data.template import Template, ensure_chat
+from nurture.errors import DataError, InputError
+from nurture.evaluate.reward_bench import reward_bench, tally_subsets
+from nurture.evaluate.reward_card import calibration, calibration_error, decide, pair_card, rating_table, wilson
+from nurture.evaluate.scoring import load_reward_model, score, score_groups
+from nurture.methods import Reward
+from nurture.models.heads import add_score_head, classifier
+from nurture.models.load import load_model
+from nurture.models.save import save_model
+from nurture.records import Conversation, Message
+from nurture.types import Batch
+
+TINY = {
+    "config": {
+        "model_type": "llama", "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3,
+    },
+    "tokenizer": {"vocab_size": 320},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random reward model of two criteria, saved as a run saves it."""
+    texts = ["what is two plus two", "it is four", "i do not know"] * 20
+    loaded = load_model(TINY, dtype=torch.float32, device=torch.device("cpu"), seed=3, texts=texts)
+    ensure_chat(loaded.tokenizer)
+    model = loaded.model
+    add_score_head(model, 2)
+    model.score.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    model.config.pad_token_id = loaded.tokenizer.pad_token_id
+    method = Reward(criteria=("helpful", "harmless"), weights=(1.0, 2.0))
+    settings = method.model_dump(mode="json") | {"template": Template(loaded.tokenizer).hash}
+    saved = classifier(model, method.criteria, settings)
+    path = tmp_path_factory.mktemp("reward") / "model"
+    save_model(saved, loaded.tokenizer, path, state=None, dtype=torch.float32, card="", original_dropout=None)
+    return path
+
+
+def chat(question, reply):
+    return Conversation((Message("user", question), Message("assistant", reply)), origin="rows.jsonl:1")
+
+
+CHATS = [
+    chat("what is two plus two", "it is four"),
+    chat("what is two plus two", "i do not know what it is " * 3),
+    chat("who is it", "i do not know"),
+    chat("what", "four"),
+]
+
+
+def test_a_score_alone_is_the_score_in_any_batch(folder):
+    model = load_reward_model(folder, precision="fp32")
+    together = score(model, CHATS)
+    assert together == pytest.approx([score(model, [c])[0] for c in CHATS], abs=1e-5)
+    assert together[::-1] == pytest.approx(score(model, CHATS[::-1]), abs=1e-5)
+    assert len(set(together)) == len(CHATS)
+
+
+@pytest.mark.parametrize("layout", ["tree", "rows"])
+def test_scores_do_not_depend_on_layout_or_pass(layout):
+    batch = pairs(n=6)
+    whole = score_groups(engine(layout="tree"), batch.groups, 1 << 30, batch.device)
+    parts = score_groups(engine(layout=layout), batch.groups, 25, batch.device)
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+    alone = torch.cat([score_groups(engine(layout=layout), [g], 1 << 30, batch.device) for g in batch.groups])
+    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_sequence_classifier_gives_the_same_scores(folder):
+    from transformers import AutoModelForSequenceClassification
+
+    ours = load_reward_model(folder, precision="fp32")
+    theirs, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert theirs.config.num_labels == 2 and theirs.config.id2label == {0: "helpful", 1: "harmless"}
+    for conversation in CHATS:
+        (group,) = ours.template.encode_many([conversation], "last")
+        end = int(Batch((group,)).ends[0][0])  # transformers reads at the last token it is given: the stop token
+        ids = torch.as_tensor(np.concatenate([group.prompt, group.responses[0].ids[: end + 1]]))[None]
+        with torch.no_grad():
+            helpful, harmless = theirs(ids).logits[0].tolist()
+        assert score(ours, [conversation])[0] == pytest.approx(helpful + 2 * harmless, abs=1e-4)
+
+
+def test_what_is_no_reward_model_or_cannot_be_scored_is_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="scores texts and cannot write any"):
+        load_model(folder, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    model = load_reward_model(folder, precision="fp32")
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 TOO_LONG"):
+        score(model, [chat("what " * 200, "four")])
+    with pytest.raises(DataError, match=r"rows\.jsonl:1 EMPTY"):
+        score(model, [Conversation((Message("user", "what"),), origin="rows.jsonl:1")])
+    other = Template(model.template.tokenizer, source=model.template.source.replace("assistant", "Assistant"))
+    with pytest.raises(InputError, match=r"TEMPLATE .* another chat template than the policy's"):
+        model.require_same_template(other)
+    model.require_same_template(model.template)
+
+
+def test_a_file_of_comparisons(folder, tmp_path):
+    rows = [
+        {"prompt": "what is two plus two", "chosen": "it is four", "rejected": "i do not know", "subset": "sums"},
+        {"prompt": "what is two plus two", "chosen": "i do not know", "rejected": "it is four", "subset": "sums"},
+        {
+            "prompt": [{"role": "user", "content": "who"}],
+            "chosen": [{"role": "assistant", "content": "it"}],
+            "rejected": [{"role": "assistant", "content": "four"}],
+            "subset": "names",
+        },
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    model = load_reward_model(folder, precision="fp32")
+    found = reward_bench(model, path)
+    assert found["rows"] == 3 and found["subset sums"] == 0.5, "one of two opposite comparisons is won"
+    a, b = score(model, [chat("who", "it"), chat("who", "four")])
+    assert found["subset names"] == float(a > b)
+    path.write_text(json.dumps(rows[0] | {"rejected": "it is four"}) + "\n")
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1 EQUAL"):
+        reward_bench(model, path)
+
+
+def test_subsets_are_weighted_as_rewardbench_weights_them():
+    wins = {
+        "alpacaeval-easy": [True] * 3 + [False],
+        "mt-bench-easy": [False],
+        "math-prm": [True] * 2,
+        "hep-go": [False] * 16,
+    }
+    found = tally_subsets(wins)
+    chat, reasoning = 3 / 5, 984 / 1000
+    assert found["section Chat"] == pytest.approx(chat) and found["section Reasoning"] == pytest.approx(reasoning)
+    assert found["accuracy"] == pytest.approx((chat + reasoning) / 2)
+    assert tally_subsets({"mine": [True, False, False], "yours": [True]})["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 5), (3, 7), (50, 60), (1, 1)])
+def test_the_interval_is_wilsons(hits, n):
+    """Its ends are the shares from which what was seen lies exactly 1.96 standard errors away."""
+    for end in wilson(hits, n):
+        assert abs(hits / n - end) == pytest.approx(1.959964 * (end * (1 - end) / n) ** 0.5, abs=1e-9)
+    low, high = wilson(hits, n)
+    assert low <= hits / n <= high
+
+
+def test_a_calibrated_model_is_seen_to_be_calibrated():
+    draw = np.random.default_rng(0)
+    gap = np.abs(draw.normal(0, 2, 40_000))
+    sure = 1 / (1 + np.exp(-gap))
+    right = draw.random(len(gap)) < sure
+    assert calibration_error(sure, right) < 0.01
+    assert calibration_error(1 / (1 + np.exp(-4 * gap)), right) > 0.05, "four times as sure as it should be"
+    assert sum(b["n"] for b in calibration(sure, right)) == len(gap)
+
+
+def test_a_model_that_measures_length_is_caught():
+    draw = np.random.default_rng(1)
+    length_better, length_worse = draw.integers(5, 60, 400).astype(float), draw.integers(5, 60, 400).astype(float)
+    card = pair_card(length_better / 20, length_worse / 20, length_better, length_worse, np.zeros(400))
+    assert card["length"]["correlation"] == pytest.approx(1.0)
+    assert card["accuracy"]["share"] == pytest.approx(np.mean(length_better > length_worse))
+    assert decide(card)[0] == "no-go"
+    right = pair_card(np.full(400, 4.0), draw.normal(0, 0.5, 400), length_better, length_worse, np.zeros(400))
+    assert decide(right)[0] == "go" and right["accuracy"]["share"] == 1.0
+    tied = pair_card(np.zeros(400), np.zeros(400), length_better, length_worse, np.zeros(400))
+    assert tied["accuracy"]["share"] == 0.0, "a tie is no win"
+    few = pair_card(np.full(20, 4.0), np.zeros(20), length_better[:20], length_better[:20], np.zeros(20))
+    assert decide(few)[0] == "caution" and "only 20" in decide(few)[1]
+
+
+def test_ratings_are_held_against_always_saying_the_mean():
+    truth = np.array([[0.0], [0.5], [1.0], [np.nan]], np.float32)
+    table = rating_table(["overall"], np.array([[0.1], [0.5], [0.9], [0.3]]), truth)
+    assert table["overall"]["ratings"] == 3 and table["overall"]["correlation"] == pytest.approx(1.0)
+    assert table["overall"]["rms_error"] == pytest.approx(np.sqrt(0.02 / 3), rel=1e-5)
+    assert decide({"criteria": rating_table(["overall"], np.full((4, 1), 0.5), truth)})[0] == "no-go"

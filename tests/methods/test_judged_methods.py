@@ -1,0 +1,187 @@
+"""Reward, process reward and Stable Alignment against NumPy written from the formulas; the troubles DPO notices."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from engine import chains, engine, one_step, pairs, rankings, ratings
+
+from nurture.errors import InputError
+from nurture.methods import DPO, Process, Reward, Stable
+from nurture.methods.pairs import PATIENCE
+from nurture.recipe import stage_from
+from nurture.types import Batch, RoleScores, Scores
+
+
+def random_scores(batch, criteria=1, seed=0):
+    score = torch.randn(len(batch.scored), criteria, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    logp = -3 * torch.rand(batch.num_own, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return Scores(reward=RoleScores(score=score, logp=logp))
+
+
+def objective(method, batch, said):
+    return method.loss(batch, said).divided_by(method.counts(batch)).item()
+
+
+def by_group(batch, values):
+    at = 0
+    for g in batch.groups:
+        yield g, values[at : at + len(g.responses)]
+        at += len(g.responses)
+
+
+def test_all_pairs_of_a_ranking_weigh_one_over_k_choose_2():
+    batch = rankings(n=8)
+    said = random_scores(batch)
+    total = 0.0
+    for g, s in by_group(batch, said.reward.score[:, 0].numpy()):
+        k = len(g.responses)
+        ordered = [(a, b) for a in range(k) for b in range(k) if g.responses[a].rank < g.responses[b].rank]
+        total += sum(np.log1p(np.exp(s[b] - s[a])) for a, b in ordered) / (k * (k - 1) / 2)
+    assert objective(Reward(), batch, said) == pytest.approx(total / 8, rel=1e-6)
+
+
+def test_a_pair_is_a_ranking_of_two():
+    batch = pairs()
+    said = random_scores(batch)
+    assert objective(Reward(), batch, said) == pytest.approx(objective(Reward(ranking="listwise"), batch, said))
+    assert one_step(engine(head=0), Reward(), batch)[0]["loss"] == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_ratings_are_regressed_for_every_criterion_and_missing_ones_are_left_out():
+    batch = ratings(n=6, criteria=3)
+    first = batch.groups[0]
+    missing = replace(first.responses[0], scores=(float("nan"), 0.5, 1.0))
+    batch = Batch((replace(first, responses=(missing, *first.responses[1:])), *batch.groups[1:]))
+    said = random_scores(batch, criteria=3)
+    s, y = said.reward.score.numpy(), batch.ratings.numpy()
+    three = {"criteria": ("a", "b", "c")}
+    assert objective(Reward(**three), batch, said) == pytest.approx(np.nanmean((s - y) ** 2), rel=1e-6)
+    bounded = 1 / (1 + np.exp(-s))
+    assert objective(Reward(**three, rating="bounded"), batch, said) == pytest.approx(np.nanmean((bounded - y) ** 2))
+
+
+def test_the_language_model_loss_is_that_of_the_preferred_answers():
+    batch = rankings()
+    said = random_scores(batch)
+    best = [i for i, r in enumerate(batch.responses) if r.rank == 1]
+    nll = -said.reward.logp.numpy()[np.isin(batch.response.numpy(), best)].mean()
+    gap = objective(Reward(lm_coef=0.3), batch, said) - objective(Reward(), batch, said)
+    assert gap == pytest.approx(0.3 * nll, rel=1e-6)
+
+
+def test_one_pass_gives_scores_and_log_probs_and_carries_both_gradients():
+    batch = rankings()
+    _, both = one_step(engine(), Reward(lm_coef=0.3), batch)
+    _, alone = one_step(engine(), Reward(), batch)
+    assert both["score.weight"].allclose(alone["score.weight"], rtol=1e-5, atol=1e-7)
+    assert "lm_head.weight" in both and "lm_head.weight" not in alone
+    _, pieces = one_step(engine(tokens_per_pass=30), Reward(lm_coef=0.3), batch)
+    for name in both:
+        torch.testing.assert_close(pieces[name], both[name], rtol=1e-4, atol=1e-5)
+
+
+def test_criteria_become_one_number_by_weights_or_behind_a_gate():
+    score = torch.tensor([[1.0, 0.9], [1.0, 0.1], [0.0, 0.6]])
+    batch = ratings()
+    mean = Reward(criteria=("helpful", "harmless")).judge(score, batch)
+    assert mean.tolist() == pytest.approx([0.95, 0.55, 0.3])
+    weighted = Reward(criteria=("helpful", "harmless"), weights=(1.0, 2.0)).judge(score, batch)
+    assert weighted.tolist() == pytest.approx([2.8, 1.2, 1.2])
+    gated = Reward(criteria=("helpful", "harmless"), gate="harmless").judge(score, batch)
+    assert gated.tolist() == pytest.approx([0.95, 0.1 - 1, 0.3]), "what fails the gate is below all that passes"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["gate=kind"], "'kind' is none of the criteria overall"),
+        (["weights=[1.0, 2.0]"], "there are 2 for 1 criteria"),
+        (["scale=[1.0, 0.0]"], "the lowest rating, then the highest"),
+    ],
+)
+def test_settings_that_do_not_fit(words, told):
+    with pytest.raises(InputError, match=told):
+        stage_from("reward", ["data=x.jsonl", *words])
+
+
+def test_beta_zero_is_refused_and_a_reference_only_where_there_is_one():
+    with pytest.raises(InputError, match="beta must be greater than 0"):
+        stage_from("dpo", ["data=x.jsonl", "beta=0.0"])
+    with pytest.raises(InputError, match="'orpo' has no reference"):
+        stage_from("orpo", ["data=x.jsonl", "ref=lab"])
+
+
+@pytest.mark.parametrize("aggregate", ["min", "product", "last"])
+def test_process_rewards(aggregate):
+    batch = chains(n=7)
+    said = random_scores(batch)
+    s = said.reward.score[:, 0].numpy()
+    y = np.array([label for r in batch.responses for label in r.step_labels])
+    p = 1 / (1 + np.exp(-s))
+    method = Process(aggregate=aggregate)
+    want = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    assert objective(method, batch, said) == pytest.approx(want, rel=1e-6)
+    at, chain = 0, []
+    for r in batch.responses:
+        steps = p[at : at + len(r.step_ends)]
+        at += len(r.step_ends)
+        chain.append({"min": steps.min(), "product": steps.prod(), "last": steps[-1]}[aggregate])
+    assert method.judge(said.reward.score, batch).tolist() == pytest.approx(chain)
+    total, count = method.loss(batch, said).stats["step_accuracy"]
+    assert float(total) / count == pytest.approx(np.mean((s > 0) == (y > 0.5)))
+
+
+def test_stable_alignment_finds_the_best_within_each_prompt():
+    batch = ratings(n=8)
+    said = random_scores(batch)
+    method = Stable(ratio=0.3, contrast_margin=0.8, rating_scale=1.0)
+    nll = -batch.sum_per_response(said.reward.logp).numpy() / batch.own_tokens.numpy()
+    total = 0.0
+    for g, own in by_group(batch, nll):
+        s = np.array([r.scores[0] for r in g.responses])
+        best = own[s == s.max()].mean()
+        rest = s < s.max()
+        contrast = max(0.0, np.mean(best - own[rest] + 0.8 * (s.max() - s[rest]))) if rest.any() else 0.0
+        total += best + 0.3 * contrast
+    assert objective(method, batch, Scores(policy=said.reward)) == pytest.approx(total / 8, rel=1e-6)
+
+
+def test_stable_alignment_learns_from_rankings_too():
+    batch = rankings()
+    rated = Batch(
+        tuple(
+            replace(
+                g, responses=tuple(replace(r, rank=None, scores=((top - r.rank) / (top - 1),)) for r in g.responses)
+            )
+            for g in batch.groups
+            for top in [max(r.rank for r in g.responses)]
+        )
+    )
+    said = Scores(policy=random_scores(batch).reward)
+    assert objective(Stable(), batch, said) == pytest.approx(objective(Stable(), rated, said), rel=1e-6)
+
+
+def remarks_of(steps):
+    state = {}
+    for step in steps:
+        state = DPO().after_step(state, {"margin": 0.1, "grad_norm": 1.0, "learning_rate": 1e-6, **step})
+    return state["remarks"]
+
+
+def test_a_loss_that_stands_still_is_told_with_its_cause():
+    still = {"margin": 0.0, "logp_chosen": -1.0}
+    assert "no gradient reaches" in remarks_of([{**still, "grad_norm": 0.0}])["stuck"]
+    assert "learning rate is 0" in remarks_of([{**still, "learning_rate": 0.0}] * (PATIENCE + 1))["stuck"]
+    assert "too small to be seen" in remarks_of([still] * (PATIENCE + 1))["stuck"]
+    assert remarks_of([still, {"logp_chosen": -1.0}] * PATIENCE) == {}
+
+
+def test_better_answers_that_become_unlikely_are_told_once():
+    falling = [{"logp_chosen": -1.0 - 0.1 * i} for i in range(30)]
+    remarks = remarks_of(falling)
+    assert list(remarks) == ["falling"] and "nats per token" in remarks["falling"]
+    assert remarks_of([{"logp_chosen": -1.0 - 0.001 * i} for i in range(30)]) == {}
+    noisy = [{"logp_chosen": -1.0 - (i % 2)} for i in range(30)]
+    assert remarks_of(noisy) == {}, "one batch differs from the next by more than that"
