@@ -20,7 +20,7 @@ stages:
   reader:
     method: lm
     model:
-      config: {{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2}}
+      config: {{model_type: llama, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}}
       tokenizer: {lab_model()}
     data: lab/corpus
     steps: 2
