@@ -518,7 +518,7 @@ def test_roles_and_keys_of_any_name(tmp_path):
     rows = [{"dialog": [{"speaker": "patient", "text": "It hurts."}, {"speaker": "doctor", "text": "Where?"}]}]
     path = write(tmp_path / "rows.jsonl", *rows)
     columns = {"messages": "dialog", "role": "speaker", "content": "text"}
-    with pytest.raises(BadRows, match="role.user: patient"):
+    with pytest.raises(BadRows, match=r"role\.user: patient"):
         load_records(path, wants="conversation", columns=columns)
     columns |= {"role.user": "patient", "role.assistant": "doctor"}
     (record,) = load_records(path, wants="conversation", columns=columns).records
@@ -527,9 +527,9 @@ def test_roles_and_keys_of_any_name(tmp_path):
 
 def test_columns_that_are_not_there_are_errors(tmp_path):
     path = write(tmp_path / "rows.jsonl", {"frage": "Hi", "antwort": "Hello."})
-    with pytest.raises(InputError, match="no row has a column 'farge'. Did you mean 'frage'"):
+    with pytest.raises(InputError, match=r"no row has a column 'farge'\. Did you mean 'frage'"):
         load_records(path, wants="conversation", columns={"prompt": "farge", "completion": "antwort"})
-    with pytest.raises(InputError, match="'promt' is a key of no format.*Did you mean 'prompt'"):
+    with pytest.raises(InputError, match=r"'promt' is a key of no format.*Did you mean 'prompt'"):
         load_records(path, wants="conversation", columns={"promt": "frage", "completion": "antwort"})
 
 
@@ -546,7 +546,7 @@ def test_weights_say_what_is_trained(tmp_path):
     (record,) = load_records(write(tmp_path / "rows.jsonl", {"messages": turns}), wants="conversation").records
     assert [m.train for m in record.messages] == [None, False, None, True]
     turns[1]["weight"] = 0.5
-    with pytest.raises(BadRows, match="must be 0 or 1, found 0.5"):
+    with pytest.raises(BadRows, match=r"must be 0 or 1, found 0\.5"):
         load_records(write(tmp_path / "rows.jsonl", {"messages": turns}), wants="conversation")
 
 

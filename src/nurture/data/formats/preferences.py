@@ -27,9 +27,8 @@ def pair_implicit(row: Row, origin: str) -> Pair:
     if isinstance(chosen, list) and isinstance(rejected, list):
         return _split(read_turns(chosen, "chosen"), read_turns(rejected, "rejected"), origin, row)
     better, worse = answer(chosen, "chosen"), answer(rejected, "rejected")
-    common = next(
-        (i for i, (a, b) in enumerate(zip(better, worse, strict=False)) if a != b), min(map(len, (better, worse)))
-    )
+    shorter = min(len(better), len(worse))
+    common = next((i for i in range(shorter) if better[i] != worse[i]), shorter)
     common = better.rfind(" ", 0, common) + 1
     if not better[:common].strip():
         raise Fault("NO_PROMPT", "'chosen' and 'rejected' have no beginning in common; add a 'prompt'.")

@@ -108,15 +108,18 @@ def rename_turns(value: object, names: Mapping[str, str]) -> object:
         value = [value]
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         return value
-    keys = {names[key]: key for key in ("role", "content") if key in names}
-    words = {theirs: key.removeprefix("role.") for key, theirs in names.items() if key.startswith("role.")}
+    keys: dict[Any, str] = {names[key]: key for key in ("role", "content") if key in names}
+    words: dict[Any, str] = {
+        theirs: key.removeprefix("role.") for key, theirs in names.items() if key.startswith("role.")
+    }
     turns: list[dict[str, Any]] = []
     for turn in value:
         # The key `from` is `role` to us; a renamed key pushes one of ours that was there aside.
-        renamed = {keys.get(k, k): v for k, v in turn.items() if k in keys or k not in keys.values()}
+        renamed: dict[str, Any] = {keys.get(k, k): v for k, v in turn.items() if k in keys or k not in keys.values()}
         for key in ("role", "from"):
-            if isinstance(renamed.get(key), str):
-                renamed[key] = words.get(renamed[key], renamed[key])
+            word = renamed.get(key)
+            if isinstance(word, str):
+                renamed[key] = words.get(word, word)
         turns.append(renamed)
     return turns
 
