@@ -13,7 +13,7 @@ from rich.text import Text
 from .show import printable
 
 if TYPE_CHECKING:
-    from .api_data import Part, Shown
+    from .data.views import Part, Shown
 
 
 def print_shown(console: Console, shown: Sequence[Shown]) -> None:

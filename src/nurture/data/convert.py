@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,10 +92,16 @@ def _whole_file(out: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         draft.unlink(missing_ok=True)
 
 
-def _text(path: Path, compressed: bool) -> TextIO:
-    if compressed:  # without a name and a time inside, equal rows are equal bytes
-        return gzip.open(path, "wt", encoding="utf-8")
-    return path.open("w", encoding="utf-8")
+@contextmanager
+def _text(path: Path, compressed: bool) -> Iterator[TextIO]:
+    if not compressed:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    # Without a name and a time inside, equal rows are equal bytes.
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+        with io.TextIOWrapper(packed, encoding="utf-8", newline="") as file:
+            yield file
 
 
 # ---- ours: everything a record holds but its origin ----

@@ -104,24 +104,21 @@ def unread_keys(row: Row, columns: Iterable[str]) -> list[str]:
 
 def rename_turns(value: object, names: Mapping[str, str]) -> object:
     """Messages under our names: `names` maps `role` and `content` to their keys and `role.user`, … to their words."""
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        return value
-    keys: dict[Any, str] = {names[key]: key for key in ("role", "content") if key in names}
-    words: dict[Any, str] = {
-        theirs: key.removeprefix("role.") for key, theirs in names.items() if key.startswith("role.")
-    }
-    turns: list[dict[str, Any]] = []
-    for turn in value:
-        # The key `from` is `role` to us; a renamed key pushes one of ours that was there aside.
-        renamed: dict[str, Any] = {keys.get(k, k): v for k, v in turn.items() if k in keys or k not in keys.values()}
+    keys = {names[key]: key for key in ("role", "content") if key in names}
+    words = {theirs: key.removeprefix("role.") for key, theirs in names.items() if key.startswith("role.")}
+
+    def rename(turn: object) -> object:
+        if not isinstance(turn, dict):
+            return turn
+        # A renamed key pushes one of ours that was there aside.
+        renamed: dict[Any, Any] = {keys.get(k, k): v for k, v in turn.items() if k in keys or k not in keys.values()}
         for key in ("role", "from"):
             word = renamed.get(key)
             if isinstance(word, str):
                 renamed[key] = words.get(word, word)
-        turns.append(renamed)
-    return turns
+        return renamed
+
+    return [rename(turn) for turn in value] if isinstance(value, list) else rename(value)
 
 
 def _message(turn: object, place: str) -> Message:
