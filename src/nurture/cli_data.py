@@ -37,13 +37,12 @@ def check(
     from . import api_data
     from .show import printable
 
+    wants, columns = _kind(kind), _columns(column)
     found: list[dict[str, Any]] = []
     faulty = False
     for file in files:
         try:
-            problems, report = api_data.check(
-                file, wants=_kind(kind), format=format, columns=_columns(column), limit=limit
-            )
+            problems, report = api_data.check(file, wants=wants, format=format, columns=columns, limit=limit)
         except InputError as error:
             faulty = True
             found.append({"source": file, "error": str(error)})

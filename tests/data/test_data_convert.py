@@ -181,7 +181,7 @@ def test_the_rows_are_those_another_program_expects(tmp_path):
 
 def test_nothing_is_written_where_a_row_is_bad(tmp_path):
     source, out = rows(tmp_path / "rows.jsonl", GOOD, BAD), tmp_path / "out" / "rows.jsonl"
-    with pytest.raises(BadRows, match="rows.jsonl:2 EMPTY_ANSWER"):
+    with pytest.raises(BadRows, match=r"rows\.jsonl:2 EMPTY_ANSWER"):
         convert_file(Reading(source), out, "nurture")
     assert list(out.parent.iterdir()) == []
     report = convert_file(Reading(source), out, "nurture", on_bad_row="quarantine", max_bad_fraction=0.5)

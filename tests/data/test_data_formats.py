@@ -1,13 +1,17 @@
 """Each known format: a row of it, recognised, becomes the record it means."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+import nurture.data
 from nurture.data.convert import as_nurture
 from nurture.data.formats import FORMATS
 from nurture.data.formats.detect import convert, named
 from nurture.data.formats.format import Fault
+from nurture.data.formats.serve import SERVES
 from nurture.data.load import BadRows, Reading, load_records
 from nurture.errors import InputError
 from nurture.records import Completion, Conversation, Message, Pair, Ranking, Rating, Steps, Task, Text
@@ -593,3 +597,25 @@ class TestServing:
         for name, wants in (("text", "pair"), ("steps", "conversation"), ("kto", "pair"), ("task", "text")):
             with pytest.raises(InputError, match=f"of format {name}"):
                 self.read(tmp_path, name, wants)
+
+
+def test_the_page_lists_every_format():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for format in FORMATS:
+        columns = ", ".join(f"`{column}`" for column in format.required)
+        assert f"| `{format.name}` | {format.kind} | {columns}" in page
+    for (have, want), serving in SERVES.items():
+        assert f"| {have} | {want} | {serving.says}" in page
+
+
+def test_the_page_lists_every_code():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    sources = Path(nurture.data.__file__).parent
+    read = [p for p in sources.rglob("*.py") if p.parent.name == "formats" or p.stem in READERS]
+    raised = re.compile(r'(?:Fault|DataError|BadRow)\([^"()]*(?:\([^()]*\)[^"()]*|f"[^"]*"[^"]*)*"([A-Z_]{3,})"')
+    codes = {code for p in read for code in raised.findall(p.read_text(encoding="utf-8"))}
+    assert len(codes) > 35
+    assert sorted(code for code in codes if f"`{code}`" not in page) == []
+
+
+READERS = ("read", "json_rows", "table_rows", "sources", "rows", "convert", "load")

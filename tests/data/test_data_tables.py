@@ -65,7 +65,7 @@ def test_what_is_wrong_with_a_csv_has_a_place(tmp_path, content, expected):
 
 def test_each_line_of_text_is_a_row(tmp_path):
     path = tmp_path / "rows.txt"
-    path.write_bytes("Once.\r\n\n  Twice, [a].\nNever.".encode())
+    path.write_bytes(b"Once.\r\n\n  Twice, [a].\nNever.")
     assert load_records(path, wants="text").records == [
         Text("Once.", "rows.txt:1"),
         Text("  Twice, [a].", "rows.txt:3"),

@@ -99,9 +99,12 @@ def _text(path: Path, compressed: bool) -> Iterator[TextIO]:
             yield file
         return
     # Without a name and a time inside, equal rows are equal bytes.
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-        with io.TextIOWrapper(packed, encoding="utf-8", newline="") as file:
-            yield file
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as file,
+    ):
+        yield file
 
 
 # ---- ours: everything a record holds but its origin ----
