@@ -28,7 +28,9 @@ path = sys.argv[1]
 start = time.perf_counter()
 {verb}
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(usage.ru_utime + usage.ru_stime, time.perf_counter() - start, usage.ru_maxrss * 1024)
+# ru_maxrss would count the parent, from which this process was forked.
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(usage.ru_utime + usage.ru_stime, time.perf_counter() - start, peak * 1024)
 """
 
 
