@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_data import data
 from .errors import InputError, NurtureError
 
 if TYPE_CHECKING:
@@ -313,6 +314,7 @@ def schema() -> None:
 
 lab = typer.Typer(help="The lab: a small invented world with an exact grader.", no_args_is_help=True)
 app.add_typer(lab, name="lab")
+app.add_typer(data, name="data")
 
 
 @lab.command("show")

@@ -93,7 +93,8 @@ class Source(Section):
     """Where rows come from."""
 
     path: Text
-    """A file (JSON, JSONL, Parquet), `lab/<name>` or `bundled/<name>`."""
+    """A file (JSON, JSONL, CSV, text, Parquet, Arrow), a folder, a pattern, `dataset_info.json#<name>`, a hub name
+    (`owner/name#train`), `lab/<name>` or `bundled/<name>`."""
     format: Text | None = None
     """The form of the rows; by default it is recognised from their keys."""
     columns: dict[str, str] = {}

@@ -60,12 +60,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Several answers to one prompt; `ranks[i]` is the place of answer i, 1 is best, equal numbers are ties."""
+    """Several answers to one prompt; `ranks[i]` is the place of answer i, 1 is best, equal numbers are ties. `scores`
+    are what it was ranked by, where that is known; the higher the better."""
 
     prompt: tuple[Message, ...]
     responses: tuple[tuple[Message, ...], ...]
     ranks: tuple[int, ...]
     origin: str = ""
+    scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

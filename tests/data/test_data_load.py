@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
@@ -124,16 +123,16 @@ def test_a_misspelt_role_gets_a_suggestion(tmp_path):
 
 
 def test_an_unknown_format_lists_what_was_seen_and_what_is_known(tmp_path):
-    path = write(tmp_path / "rows.jsonl", [{"question": "1+1", "answer": "2"}] * 3)
+    path = write(tmp_path / "rows.jsonl", [{"frage": "1+1", "antwort": "2"}] * 3)
     with pytest.raises(DataError) as caught:
         load_records(path, wants="conversation")
     assert caught.value.code == "UNKNOWN_FORMAT"
-    for word in ["'question'", "'answer'", *(f.name for f in FORMATS), *(c for f in FORMATS for c in f.required)]:
+    for word in ["'frage'", "'antwort'", *(f.name for f in FORMATS), *(c for f in FORMATS for c in f.required)]:
         assert word in str(caught.value)
-    loaded = load_records(path, wants="conversation", columns={"prompt": "question", "completion": "answer"})
+    loaded = load_records(path, wants="conversation", columns={"prompt": "frage", "completion": "antwort"})
     assert loaded.records[0] == Completion("1+1", "2", "rows.jsonl:1")
     loaded = load_records(
-        path, wants="conversation", format="alpaca", columns={"instruction": "question", "output": "answer"}
+        path, wants="conversation", format="alpaca", columns={"instruction": "frage", "output": "antwort"}
     )
     assert loaded.records[0].messages == (Message("user", "1+1"), Message("assistant", "2"))
     with pytest.raises(InputError, match="Did you mean 'alpaca'"):
@@ -149,9 +148,9 @@ def test_the_format_is_that_of_most_rows_over_the_whole_file(tmp_path):
 
 def test_other_columns_are_counted(tmp_path):
     rows = [GOOD | {"id": 1, "note": "n"}, GOOD | {"id": 2}, GOOD]
-    rows[2] = {"messages": [{**turn, "weight": 1} for turn in GOOD["messages"]]}
+    rows[2] = {"messages": [{**turn, "score": 1} for turn in GOOD["messages"]]}
     report = load_records(write(tmp_path / "rows.jsonl", rows), wants="conversation").report
-    assert report.ignored == {"id": 2, "note": 1, "messages[].weight": 1}
+    assert report.ignored == {"id": 2, "note": 1, "messages[].score": 1}
     assert "id (2 rows)" in "\n".join(report.lines())
     assert json.loads(json.dumps(report.to_json()))["ignored"]["note"] == 1
 
@@ -240,34 +239,3 @@ def test_the_digest_follows_the_content_alone(tmp_path):
 
     assert digest("a.jsonl", [GOOD, GOOD]) == digest("b.jsonl", [GOOD, GOOD])
     assert digest("a.jsonl", [GOOD, GOOD]) != digest("b.jsonl", [GOOD])
-
-
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real data, ../shared/data, is absent")
-class TestRealFiles:
-    def test_chat(self):
-        loaded = load_records(SHARED / "tinker_conversations.jsonl", wants="conversation")
-        assert (loaded.report.format, loaded.report.rows, loaded.report.kept) == ("messages", 128, 128)
-        rows = [json.loads(line) for line in (SHARED / "tinker_conversations.jsonl").read_text().splitlines()]
-        assert [[{"role": m.role, "content": m.content} for m in r.messages] for r in loaded.records] == [
-            row["messages"] for row in rows
-        ]
-
-    def test_gsm8k_by_its_columns(self):
-        columns = {"prompt": "question", "completion": "answer"}
-        loaded = load_records(SHARED / "gsm8k_train.jsonl", wants="conversation", columns=columns)
-        assert loaded.report.kept == len(loaded.records) == 7473
-        assert loaded.records[0].completion.endswith("#### 72")
-
-    def test_prompts_without_answers_are_refused(self):
-        with pytest.raises(BadRows) as caught:
-            load_records(SHARED / "rlvr_sample.jsonl", wants="conversation")
-        assert caught.value.totals == {"NO_ASSISTANT": 100}
-
-    @pytest.mark.parametrize("name", ["sharegpt_dummy.json", "stack_exchange_paired_tiny.json", "acecode_sample.jsonl"])
-    def test_a_format_that_is_not_known_is_named_by_its_columns(self, name):
-        with pytest.raises(DataError) as caught:
-            load_records(SHARED / name, wants="conversation")
-        assert caught.value.code == "UNKNOWN_FORMAT"

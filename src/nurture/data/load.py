@@ -1,24 +1,37 @@
-"""One way in: a data file becomes records, and every row is accounted for."""
+"""One way in: a source of any known format becomes records, and every row is accounted for."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
 from ..records import Record
-from .bundled import bundled_path
-from .formats import Fault, Kind, convert, detect, ignored_columns, named, rename
-from .read import BadRow, Row, scan
+from .formats import FORMATS, Fault, Format, Kind
+from .formats.detect import Seen, check_columns, convert, ignored_columns, named, rename
+from .formats.serve import SERVES, Serving
+from .read import BadRow, Row
 from .report import DataReport
+from .sources import open_source
 
 SHOWN = 20
+
+PLURAL: dict[Kind, str] = {
+    "conversation": "conversations",
+    "text": "plain text",
+    "pair": "pairs",
+    "ranking": "rankings",
+    "rating": "ratings",
+    "steps": "steps",
+    "task": "tasks",
+}
 
 INSTEAD = {
     "text": "trains on plain text: give rows with a 'text' column, or use method sft for conversations",
@@ -61,50 +74,151 @@ def load_records(
     A bad row is an error, or with `on_bad_row="quarantine"` is set aside, as long as no more than `max_bad_fraction` of
     the rows are bad.
     """
-    path = bundled_path(str(source)) if str(source).startswith("bundled/") else Path(source)
-    columns = columns or {}
-    good, bad = list[Row](), list[BadRow]()
-    for row in scan(path):
+    reading = Reading(source, wants=wants, format=format, columns=columns)
+    records, bad = list[Record](), list[BadRow]()
+    for found in reading:
+        if isinstance(found, BadRow):
+            bad.append(found)
+        else:
+            records += found
+    refuse_bad(reading, bad, on_bad_row, max_bad_fraction)
+    return Loaded(records, reading.report, bad)
+
+
+def refuse_bad(
+    reading: Reading, bad: Sequence[BadRow], on_bad_row: Literal["error", "quarantine"], max_bad_fraction: float
+) -> None:
+    """Raise what a finished reading found wrong, unless so few rows may be set aside."""
+    if not bad:
+        return
+    if not reading.kept:
+        hint = "No row can be read."
+    elif on_bad_row == "error":
+        hint = 'Mend them, or set them aside with on_bad_row: "quarantine".'
+    elif len(bad) > max_bad_fraction * reading.rows:
+        hint = f"More than max_bad_fraction={max_bad_fraction} may not be set aside."
+    else:
+        return
+    raise BadRows(reading.name, bad, reading.rows, hint)
+
+
+class Reading:
+    """A source in two passes and bounded memory: the first recognises the format over all rows, iterating is the
+    second. It yields for each row its records, or what is wrong with it; `report` is complete when it ends.
+
+    `wants` is the kind of record; without it the format's own kind is read. `on_request` allows also those conversions
+    between kinds that leave much out.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        wants: Kind | None = None,
+        format: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        on_request: bool = False,
+    ):
+        self.opened = open_source(source)
+        self.name = str(source)
+        self.columns = dict(columns or self.opened.columns)
+        self.format: Format | None = None
+        self.serving: Serving | None = None
+        self.seen: Seen | None = None
+        """What the first pass saw; nothing where the format was named."""
+        self._recognise(format or self.opened.format, wants)
+        if self.format and wants and self.format.kind != wants:
+            serving = SERVES.get((self.format.kind, wants))
+            if serving is None or (serving.on_request and not on_request):
+                raise InputError(self._instead(self.format, wants, serving))
+            self.serving = serving
+        self.kind = wants or (self.format.kind if self.format else None)
+        self.rows = self.kept = self.records = 0
+        self._rejected, self._ignored, self._files = Counter[str](), Counter[str](), Counter[str]()
+        self._digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[list[Record] | BadRow]:
+        for row in self.opened.scan():
+            found = self._read(row)
+            self.rows += 1
+            if len(self.opened.files) > 1:
+                self._files[_PLACE.sub("", self.opened.origin(row))] += 1
+            if isinstance(found, BadRow):
+                self._rejected[found.code] += 1
+            else:
+                self.kept += 1
+                self.records += len(found)
+            yield found
+
+    @property
+    def report(self) -> DataReport:
+        """What became of the rows read so far."""
+        return DataReport(
+            source=self.name,
+            format=self.format.name if self.format else "unknown",
+            rows=self.rows,
+            kept=self.kept,
+            rejected=dict(sorted(self._rejected.items())),
+            ignored=dict(self._ignored),
+            sha256=self._digest.hexdigest(),
+            records=self.records,
+            kind=self.kind or "",
+            served=self.serving.says if self.serving else "",
+            files=dict(self._files),
+            unread=self.opened.unread,
+        )
+
+    def _recognise(self, format: str | None, wants: Kind | None) -> None:
+        if format:
+            self.format = named(format)
+            if not self.columns:
+                return
+        seen = Seen()
+        for row in self.opened.scan():
+            if isinstance(row, Row):
+                seen.look(row.value, self.columns)
+        self.seen = seen
+        if seen.rows:
+            check_columns(self.columns, seen.theirs)
+            self.format = self.format or seen.format(wants, self.name)
+
+    def _read(self, row: Row | BadRow) -> list[Record] | BadRow:
         if isinstance(row, BadRow):
-            bad.append(row)
-        else:
-            good.append(Row(row.where, rename(row.value, columns), row.raw) if columns else row)
-    rows = len(good) + len(bad)
-    if not good:
-        raise BadRows(str(source), bad, rows, "No row can be read.")
-    layout = named(format) if format else detect((row.value for row in good), wants, str(source))
-    if layout.kind != wants:
-        raise InputError(f"{source} is of format {layout.name}, but this method {INSTEAD[wants]}.")
-
-    records, ignored, digest = list[Record](), Counter[str](), hashlib.sha256()
-    for row in good:
+            return row
+        assert self.format is not None, "a row that can be read was looked at"
+        value = rename(row.value, self.columns) if self.columns else row.value
         try:
-            records.append(convert(row.value, row.origin, layout))
+            records = convert(value, self.opened.origin(row), self.format)
+            if self.serving:
+                records = [served for record in records for served in self.serving.convert(record)]
         except Fault as fault:
-            bad.append(BadRow(row.where, fault.code, fault.message, row.raw))
-        else:
-            ignored.update(ignored_columns(row.value, layout))
-            digest.update(row.raw.encode() + b"\n")
-    if bad:
-        bad.sort(key=lambda row: _line_number(row.where))
-        if on_bad_row == "error":
-            raise BadRows(str(source), bad, rows, 'Mend them, or set them aside with on_bad_row: "quarantine".')
-        if not records or len(bad) > max_bad_fraction * rows:
-            raise BadRows(
-                str(source), bad, rows, f"More than max_bad_fraction={max_bad_fraction} may not be set aside."
-            )
-    rejected = dict(sorted(Counter(row.code for row in bad).items()))
-    report = DataReport(str(source), layout.name, rows, len(records), rejected, dict(ignored), digest.hexdigest())
-    return Loaded(records, report, bad)
+            return BadRow(row.where, fault.code, fault.message, row.raw)
+        self._ignored.update(ignored_columns(value, self.format))
+        self._digest.update(row.raw.encode() + b"\n")
+        return numbered(records)
+
+    def _instead(self, format: Format, wants: Kind, serving: Serving | None) -> str:
+        """Why the wanted kind cannot be had, and what to do."""
+        told = INSTEAD.get(wants) if format.kind in INSTEAD else None
+        said = told or f"learns from {PLURAL[wants]}"
+        sentence = f"{self.name} is of format {format.name} ({PLURAL[format.kind]}), but this method {said}."
+        columns = {c for c, n in self.seen.columns.items() if n == self.seen.rows} if self.seen else set[str]()
+        others = [f.name for f in FORMATS if f.kind == wants and not f.holds and columns.issuperset(f.required)]
+        if others:
+            sentence += f" To read its rows as {PLURAL[wants]} all the same, write format: {others[0]}."
+        if serving:
+            sentence += f" nurture data convert with --as {wants} makes them, in which {serving.says}."
+        return sentence
 
 
-def _line_number(where: str) -> tuple[int, ...]:
-    """`file:3:24` -> (3, 24), whatever colons the file's name holds."""
-    numbers: list[int] = []
-    for part in reversed(where.split(":")[-2:]):
-        if part.isdigit():
-            numbers.insert(0, int(part))
-    return tuple(numbers)
+_PLACE = re.compile(r"(:\d+){1,2}$")
+
+
+def numbered(records: list[Record]) -> list[Record]:
+    """Several records of one row are told apart by a number behind its name."""
+    if len(records) < 2:
+        return records
+    return [replace(record, origin=f"{record.origin}#{i}") for i, record in enumerate(records)]
 
 
 def write_rejected(path: Path, rows: Sequence[BadRow]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """`rows = kept + rejected`; `kept = prepared + dropped_long + dropped_masked` once the rows are tokenised."""
+    """`rows = kept + rejected`; once they are tokenised, `records = prepared + dropped_long + dropped_masked`."""
 
     source: str
     format: str
@@ -21,8 +21,17 @@ class DataReport:
     """Columns that nothing reads, and in how many rows they occur."""
     sha256: str = ""
     """Digest of the kept rows as they were written."""
+    records: int | None = None
+    """Records the kept rows became, where that is not one each."""
+    kind: str = ""
+    served: str = ""
+    """How records of the file's kind serve as the wanted kind, where that is another."""
+    files: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Rows of each file, where there are several."""
+    unread: Sequence[str] = ()
+    """Files of the folder that hold no data."""
     prepared: int | None = None
-    """Rows that became groups. The fields from here on are unknown before the rows are tokenised."""
+    """Records that became groups. The fields from here on are unknown before they are tokenised."""
     truncated: int = 0
     dropped_long: int = 0
     dropped_masked: int = 0
@@ -33,9 +42,8 @@ class DataReport:
     def __post_init__(self):
         assert self.rows == self.kept + sum(self.rejected.values()), "every row is kept or rejected"
         if self.prepared is not None:
-            assert self.kept == self.prepared + self.dropped_long + self.dropped_masked, (
-                "every kept row is accounted for"
-            )
+            made = self.kept if self.records is None else self.records
+            assert made == self.prepared + self.dropped_long + self.dropped_masked, "every record is accounted for"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,6 +53,14 @@ class DataReport:
         first = f"{self.source}: {self.rows:,} rows of format {self.format}"
         rejected = ", ".join(f"{count:,} {code}" for code, count in sorted(self.rejected.items()))
         lines = [f"{first}, {self.kept:,} kept" + (f", rejected: {rejected}" if rejected else "")]
+        if self.records is not None and self.records != self.kept:
+            lines.append(f"{self.records:,} records made of them")
+        if self.served:
+            lines.append(f"read as {self.kind}: {self.served}")
+        if self.files:
+            lines.append("files: " + ", ".join(f"{name} ({n:,} rows)" for name, n in self.files.items()))
+        if self.unread:
+            lines.append(f"not read, as no data: {', '.join(self.unread)}")
         if self.ignored:
             lines.append("ignored columns: " + ", ".join(f"{c} ({n:,} rows)" for c, n in sorted(self.ignored.items())))
         if self.prepared is not None:

@@ -1,0 +1,83 @@
+"""How long data files take and how much memory: `python -m benchmarks.data`.
+
+A file of Alpaca rows is read, checked and converted; a larger one is streamed. CPU seconds are what our own process
+used, so that they mean the same beside other work; memory is the most it ever held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from . import measure
+
+VERBS = {
+    "load": "from nurture.data.load import load_records; load_records(path, wants='conversation')",
+    "check": "from nurture.api_data import check; check(path)",
+    "convert": "from nurture.api_data import convert; convert(path, path + '.out.jsonl', 'openai')",
+}
+
+CHILD = """
+import resource, sys, time
+path = sys.argv[1]
+start = time.perf_counter()
+{verb}
+usage = resource.getrusage(resource.RUSAGE_SELF)
+# ru_maxrss would count the parent, from which this process was forked.
+peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(usage.ru_utime + usage.ru_stime, time.perf_counter() - start, peak * 1024)
+"""
+
+
+def write_alpaca(path: Path, size: int | None = None, rows: int | None = None) -> int:
+    """Rows of random words until there are enough of them or of bytes."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(5000)]
+    written = made = 0
+    with path.open("w") as file:
+        while (rows is None or made < rows) and (size is None or written < size):
+            row = {
+                "instruction": " ".join(draw.choices(words, k=12)),
+                "input": " ".join(draw.choices(words, k=8)) if made % 2 else "",
+                "output": " ".join(draw.choices(words, k=40)),
+            }
+            written += file.write(json.dumps(row) + "\n")
+            made += 1
+    return made
+
+
+def measured(verb: str, path: Path) -> tuple[float, float, float]:
+    """CPU seconds (the start of Python with them), seconds of the work, bytes."""
+    command = [sys.executable, "-c", CHILD.format(verb=VERBS[verb]), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    cpu, wall, memory = map(float, done.stdout.split())
+    return cpu, wall, memory
+
+
+def table(folder: Path, rows: int, stream: int) -> None:
+    path = folder / "alpaca.jsonl"
+    write_alpaca(path, rows=rows)
+    print(f"{rows:,} Alpaca rows, {path.stat().st_size / 1e6:.0f} MB")
+    for verb in VERBS:
+        cpu, wall, memory = measured(verb, path)
+        print(f"  {verb:<8} {cpu:6.1f} CPU s  {wall:6.1f} s  {memory / 1e6:6.0f} MB")
+    if stream:
+        made = write_alpaca(path, size=stream)
+        print(f"{made:,} rows, {path.stat().st_size / 1e6:.0f} MB")
+        cpu, wall, memory = measured("check", path)
+        print(f"  {'check':<8} {cpu:6.1f} CPU s  {wall:6.1f} s  {memory / 1e6:6.0f} MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--stream", type=int, default=1_000_000_000, help="bytes of the streamed file; 0 for none")
+    chosen = parser.parse_args()
+    print(f"machine: {measure.machine()}\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        table(Path(temporary), chosen.rows, chosen.stream)

@@ -1,0 +1,120 @@
+"""Data files from Python: check, show and convert, the verbs of `nurture data`.
+
+from nurture import api_data
+problems, report = api_data.check("rows.jsonl")
+api_data.convert("rows.jsonl", "pairs.jsonl", to="trl", wants="pair")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .data.convert import Form
+    from .data.formats import Kind
+    from .data.report import DataReport
+    from .data.rows import BadRow
+    from .data.template import TrainOn
+    from .data.views import Shown
+    from .records import Record
+
+
+def check(
+    source: str | Path,
+    *,
+    wants: Kind | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int = 100,
+) -> tuple[list[BadRow], DataReport]:
+    """The first `limit` problems of a source, and what became of every row. Memory does not grow with the file."""
+    from .data.load import Reading
+    from .data.rows import BadRow
+
+    reading = Reading(source, wants=wants, format=format, columns=columns)
+    problems: list[BadRow] = []
+    for found in reading:
+        if isinstance(found, BadRow) and len(problems) < limit:
+            problems.append(found)
+    return problems, reading.report
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    to: Form = "nurture",
+    *,
+    wants: Kind | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: Literal["error", "quarantine"] = "error",
+) -> DataReport:
+    """Write a source's records as ours or as OpenAI's, TRL's or ShareGPT's rows."""
+    from .data.convert import convert_file
+    from .data.load import Reading
+
+    reading = Reading(source, wants=wants, format=format, columns=columns, on_request=True)
+    return convert_file(reading, Path(out), to, on_bad_row=on_bad_row)
+
+
+def show(
+    source: str | Path,
+    *,
+    model: str = "lab",
+    n: int = 3,
+    train_on: TrainOn = "assistant",
+    wants: Kind | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Shown]:
+    """The first `n` records in the chat template of `model` (by default the lab's), with what carries loss."""
+    from .data.template import Template, ensure_chat
+    from .data.views import view
+
+    tokenizer = load_tokenizer(model)
+    ensure_chat(tokenizer)
+    template = Template(tokenizer)
+    records = list(islice(_records(source, wants, format, columns), n))
+    return [view(record, template, train_on) for record in records]
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name, or `lab`, without its weights."""
+    from transformers import AutoTokenizer
+
+    from .models.load import TOKENIZER_FILES, download, quiet, resolve_model
+
+    found = resolve_model(model, {})
+    folder = found if isinstance(found, Path) else download(found, TOKENIZER_FILES)
+    try:
+        with quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            return tokenizer
+    except Exception as error:  # tokenizers raises plain `Exception` for a bad tokenizer.json
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder}: its tokenizer cannot be read: {reason}") from error
+
+
+def _records(
+    source: str | Path, wants: Kind | None, format: str | None, columns: Mapping[str, str] | None
+) -> Iterator[Record]:
+    """The records of a source or of the lab's data set; a bad row that is met is raised."""
+    from .data.load import Reading
+    from .data.rows import BadRow
+
+    if str(source).startswith("lab/"):
+        from .lab.datasets import open_dataset
+
+        yield from open_dataset(str(source))
+        return
+    for found in Reading(source, wants=wants, format=format, columns=columns):
+        if isinstance(found, BadRow):
+            raise found.error
+        yield from found

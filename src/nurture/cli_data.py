@@ -1,0 +1,144 @@
+"""`nurture data`: look into data files, find what is wrong with them, write them in another form."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import InputError, NurtureError
+
+data = typer.Typer(help="Data files: check, show, convert.", no_args_is_help=True)
+
+Files = Annotated[list[str], typer.Argument(help="Files, folders, patterns or hub names.", metavar="FILE...")]
+File = Annotated[str, typer.Argument(help="A file, folder, pattern or hub name.", metavar="FILE")]
+Format = Annotated[str | None, typer.Option(help="The form of the rows; by default it is recognised.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="Ours=theirs, where a column has another name.", metavar="A=B")
+]
+Wants = Annotated[
+    str | None, typer.Option("--as", help="conversation, text, pair, ranking, rating, steps or task.", metavar="KIND")
+]
+
+
+@data.command()
+def check(
+    files: Files,
+    kind: Wants = None,
+    format: Format = None,
+    column: Columns = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most problems to list of each.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Read every row and list what is wrong with it. Ends with 2 where something is."""
+    from . import api_data
+    from .show import printable
+
+    wants, columns = _kind(kind), _columns(column)
+    found: list[dict[str, Any]] = []
+    faulty = False
+    for file in files:
+        try:
+            problems, report = api_data.check(file, wants=wants, format=format, columns=columns, limit=limit)
+        except InputError as error:
+            faulty = True
+            found.append({"source": file, "error": str(error)})
+            if not as_json:
+                print(printable(str(error)))
+            continue
+        bad = sum(report.rejected.values())
+        faulty |= bad > 0
+        listed = [{"where": p.where, "code": p.code, "message": p.message} for p in problems]
+        found.append(report.to_json() | {"problems": listed})
+        if as_json:
+            continue
+        for problem in problems:
+            print(printable(f"{problem.where} {problem.code} {problem.message}"))
+        if bad > len(problems):
+            print(f"... and {bad - len(problems):,} more")
+        for line in report.lines():
+            print(printable(line))
+    if as_json:
+        print(json.dumps({"sources": found}, ensure_ascii=False))
+    if faulty:
+        raise typer.Exit(NurtureError.exit_code)
+
+
+@data.command()
+def show(
+    file: File,
+    model: Annotated[str, typer.Option(help="Whose chat template: a folder, 'lab' or a hub name.")] = "lab",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many records.")] = 3,
+    train_on: Annotated[str, typer.Option(help="assistant, last or all.")] = "assistant",
+    kind: Wants = None,
+    format: Format = None,
+    column: Columns = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead.", metavar="OUT")] = None,
+) -> None:
+    """Show the first records as a model will see them, with what carries loss in colour."""
+    from rich.console import Console
+
+    from . import api_data
+    from .show_data import page, print_shown
+
+    if train_on not in ("assistant", "last", "all"):
+        raise InputError(f"--train-on is {train_on!r}; say assistant, last or all.")
+    shown = api_data.show(
+        file, model=model, n=n, train_on=train_on, wants=_kind(kind), format=format, columns=_columns(column)
+    )
+    if html:
+        from .files import replace_synced
+
+        replace_synced(html, page(shown, f"{file} in the template of {model}").encode())
+        print(html)
+    else:
+        print_shown(Console(), shown)
+
+
+@data.command()
+def convert(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .json file.", metavar="OUT")],
+    to: Annotated[str, typer.Option(help="nurture, openai, trl or sharegpt.")] = "nurture",
+    kind: Wants = None,
+    format: Format = None,
+    column: Columns = None,
+    on_bad_row: Annotated[str, typer.Option(help="error or quarantine.")] = "error",
+) -> None:
+    """Write the rows of a file in another form. What that form cannot hold is an error, and nothing is written."""
+    from . import api_data
+    from .data.convert import FORMS
+    from .show import printable
+
+    if to not in FORMS:
+        raise InputError(f"--to is {to!r}; say {', '.join(FORMS)}.")
+    if on_bad_row not in ("error", "quarantine"):
+        raise InputError(f"--on-bad-row is {on_bad_row!r}; say error or quarantine.")
+    report = api_data.convert(
+        file, out, to, wants=_kind(kind), format=format, columns=_columns(column), on_bad_row=on_bad_row
+    )
+    for line in report.lines():
+        print(printable(line), file=sys.stderr)
+    print(out)
+
+
+def _columns(words: list[str] | None) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for word in words or []:
+        ours, equals, theirs = word.partition("=")
+        if not (ours and equals and theirs):
+            raise InputError(f"--column {word!r}: write our name, = and yours, as in prompt=question.")
+        columns[ours] = theirs
+    return columns
+
+
+def _kind(word: str | None) -> Any:
+    from .data.formats import KINDS
+    from .errors import did_you_mean
+
+    if word is not None and word not in KINDS:
+        raise InputError(f"--as is {word!r}; kinds are {', '.join(KINDS)}.{did_you_mean(word, KINDS)}")
+    return word
