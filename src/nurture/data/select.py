@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -209,7 +210,7 @@ def broken_rule(record: Record) -> str:
         return "an answer refuses"
     if any(phrase in answer.lower() for answer in answers for phrase in OTHER_ANSWERS):
         return "an answer refers to other answers"
-    for (role, asked), (_, said) in zip(turns, turns[1:], strict=False):
+    for (role, asked), (_, said) in pairwise(turns):
         if role == "user" and words(asked) == words(said):
             return "an answer repeats its question"
     if len(answers) > 1 and len({tuple(words(answer)) for answer in answers}) < len(answers):

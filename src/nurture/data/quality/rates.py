@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from .view import Turn
 
@@ -70,7 +71,7 @@ def faults(turns: Sequence[Turn]) -> list[str]:
     code = any("```" in text for text in texts)
     plain = [_CODE.sub("", text) for text in texts] if code else texts
     found = {
-        "does not alternate": said[:1] == ["assistant"] or any(a == b for a, b in zip(said, said[1:], strict=False)),
+        "does not alternate": said[:1] == ["assistant"] or any(a == b for a, b in pairwise(said)),
         "ends on the user": said[-1:] == ["user"] and "assistant" in said,
         "empty turn": any(not text.strip() for text in texts),
         "edge white space": any(text != text.strip() for text in texts if text.strip()),
