@@ -104,7 +104,9 @@ def _clean(origin: str, row: Mapping[str, Any], blocked: Sequence[str]) -> tuple
     return Conversation(tuple(system + spoken), origin=origin), list(dict.fromkeys(repairs))
 
 
-_TAG = re.compile(r"</?(?:p|div|span|br|li|ul|ol|pre|code|strong|em|b|i|a|h[1-6]|table|tbody|thead|tr|td|th)\b[^>]*>", re.I)
+_TAG = re.compile(
+    r"</?(?:p|div|span|br|li|ul|ol|pre|code|strong|em|b|i|a|h[1-6]|table|tbody|thead|tr|td|th)\b[^>]*>", re.I
+)
 _PRE = re.compile(r"<pre\b[^>]*>(.*?)</pre>", re.S | re.I)
 _RULES: tuple[tuple[str, str], ...] = (
     (r"<code\b[^>]*>(.*?)</code>", r"`\1`"),
@@ -122,7 +124,10 @@ _RULES: tuple[tuple[str, str], ...] = (
 def looks_like_html(text: str) -> bool:
     """Whether tags stand outside Markdown's code: at least an opening and a closing one of the same name."""
     outside = re.sub(r"```.*?(?:```|\Z)|`[^`\n]*`", "", text, flags=re.S)
-    return re.search(r"<(p|div|span|li|ul|ol|pre|code|strong|em|h[1-6]|table)\b[^>]*>.*?</\1>", outside, re.S | re.I) is not None
+    return (
+        re.search(r"<(p|div|span|li|ul|ol|pre|code|strong|em|h[1-6]|table)\b[^>]*>.*?</\1>", outside, re.S | re.I)
+        is not None
+    )
 
 
 def to_markdown(text: str) -> str:
@@ -165,7 +170,9 @@ def split_long(
     """Pieces of at most `longest` by `length`, cut before a user's turn: every round is in exactly one piece, in order,
     and each piece has the system message. A round that is longer by itself is a piece of its own, for the policy on long
     rows to judge; nothing is dropped here."""
-    system = conversation.messages[:1] if conversation.messages[:1] and conversation.messages[0].role == "system" else ()
+    system = (
+        conversation.messages[:1] if conversation.messages[:1] and conversation.messages[0].role == "system" else ()
+    )
     pieces: list[tuple[Message, ...]] = []
     for some in rounds(conversation.messages[len(system) :]):
         if pieces and length((*system, *pieces[-1], *some)) <= longest:

@@ -113,7 +113,9 @@ def build(
     if not templates:
         raise InputError("Instructions need at least one template.")
     if not 1 <= per_row <= len(templates):
-        raise InputError(f"per_row is {per_row}; with {len(templates)} templates it must be from 1 to {len(templates)}.")
+        raise InputError(
+            f"per_row is {per_row}; with {len(templates)} templates it must be from 1 to {len(templates)}."
+        )
     counts = Counter[str]({template.name or template.source: 0 for template in templates})
     conversations: list[Conversation] = []
     turned = 0

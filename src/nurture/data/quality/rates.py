@@ -57,7 +57,9 @@ FAULTS = {
 }
 """What is amiss in the form of a dialogue."""
 
-_HTML = re.compile(r"</?(?:div|span|p|br|li|ul|ol|a|td|tr|table|b|i|h[1-6]|img|script|strong|em)(?:\s[^<>]*)?/?>", re.I)
+_HTML = re.compile(
+    r"</?(?:div|span|p|br|li|ul|ol|a|td|tr|table|b|i|h[1-6]|img|script|strong|em)(?:\s+[\w-]+=[^<>]*)?\s*/?>", re.I
+)
 _CONTROL = re.compile(r"<\|[\w ]{1,30}\|>|\[/?INST\]|<</?SYS>>|</?s>")
 _BROKEN = re.compile("\ufffd|Ã[\u0080-\u00bf]|â€")
 _REPEATED = re.compile(r"(.{20,200}?)\1{3}", re.S)
