@@ -1,6 +1,7 @@
 """Cleaning, splitting without losing a pair, threads of a tree."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_splitting_loses_nothing_and_parts_no_pair(turns, with_system, longest):
     assert all(body[0].role == "user" for body in bodies[1:])
     for piece, body in zip(pieces, bodies, strict=True):
         assert size(piece.messages) <= longest or len(rounds(body)) == 1
-    for body, following in zip(bodies, bodies[1:], strict=False):  # no piece could have taken the next round in
+    for body, following in pairwise(bodies):  # no piece could have taken the next round in
         assert size((*system, *body, *rounds(following)[0])) > longest
     assert len({piece.origin for piece in pieces}) == len(pieces)
 

@@ -1,7 +1,7 @@
 """Every step says what it removed, and the counts add up; k-centre against all choices."""
 
 import json
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_steps_add_up_on_the_labs_demonstrations():
     chosen = select(records, steps)
     assert len(chosen.kept) == 20 and list(chosen.kept) == sorted(set(chosen.kept))
     assert chosen.steps[0].before == 300 and chosen.steps[-1].kept == 20
-    for one, following in zip(chosen.steps, chosen.steps[1:], strict=False):
+    for one, following in pairwise(chosen.steps):
         assert one.kept == following.before
     for done in chosen.steps:
         assert bool(done.examples) == bool(done.reasons)

@@ -168,8 +168,8 @@ def split_long(
     conversation: Conversation, longest: int, length: Callable[[Sequence[Message]], int]
 ) -> list[Conversation]:
     """Pieces of at most `longest` by `length`, cut before a user's turn: every round is in exactly one piece, in order,
-    and each piece has the system message. A round that is longer by itself is a piece of its own, for the policy on long
-    rows to judge; nothing is dropped here."""
+    and each piece has the system message. A round that is longer by itself is a piece of its own, for the policy on
+    long rows to judge; nothing is dropped here."""
     system = (
         conversation.messages[:1] if conversation.messages[:1] and conversation.messages[0].role == "system" else ()
     )
@@ -191,8 +191,8 @@ def split_long(
 
 
 def threads(tree: Mapping[str, Any], origin: str = "", *, best_only: bool = False) -> list[Conversation]:
-    """The paths of an OpenAssistant tree from its root to the last answer. With `best_only`, of sibling answers only the
-    one of the best rank (0 is best; an unranked answer comes last; of equals the first).
+    """The paths of an OpenAssistant tree from its root to the last answer. With `best_only`, of sibling answers only
+    the one of the best rank (0 is best; an unranked answer comes last; of equals the first).
 
     Deleted messages, those that failed review and questions without an answer are left out with all below them; a tree
     that was never finished has no threads.

@@ -33,6 +33,7 @@ Scorer = Callable[[Sequence[Record]], Sequence[float]]
 """Records to how good each is, higher being better: a reward model, say."""
 
 SHOWN = 3
+WORDS = Words()
 
 
 class SelectStep(Protocol):
@@ -154,7 +155,7 @@ class Length:
 
     shortest: int = 0
     longest: int | None = None
-    unit: Unit = Words()
+    unit: Unit = WORDS
     name = "length"
 
     def removes(self, records: Sequence[Record]) -> Removed:
@@ -186,7 +187,8 @@ OTHER_ANSWERS = (
     "as mentioned", "other answer", "previous answer", "answer above", "answers above", "see above", "stack exchange",
     "stackoverflow", "stack overflow", "edit:", "update:", "thanks for the", "upvote", "this thread", "this forum",
 )  # fmt: skip
-"""Words of an answer that belongs to a page with other answers. After LIMA: Zhou et al. 2023, arXiv:2305.11206, §2.1."""
+"""Words of an answer that belongs to a page with other answers, which LIMA left out too. Zhou et al. 2023,
+arXiv:2305.11206, §2.1."""
 
 
 @dataclass(frozen=True)

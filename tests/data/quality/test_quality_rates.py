@@ -56,8 +56,15 @@ def test_form_of_answers(answer, form):
     assert form_of(answer) == form
 
 
-@pytest.mark.parametrize("answer", ["I'm sorry, but I can't help with that.", "As an AI language model, I have no home.",
-                                    "I cannot assist with this request.", "I’m unable to do that."])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that.",
+        "As an AI language model, I have no home.",
+        "I cannot assist with this request.",
+        "I’m unable to do that.",
+    ],
+)
 def test_refusals(answer):
     assert refuses(answer)
 
