@@ -1,6 +1,7 @@
 """What is decided, and what is refused, before a run's first step; and that none of it writes a file."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,20 @@ def test_a_place_where_no_run_folder_can_be_is_one_sentence(tmp_path):
         with pytest.raises(InputError, match=message), lock_run(folder):
             pass
     assert file.read_text() == "mine"
+
+
+def test_sources_are_mixed_by_weight_and_cap(tmp_path, stage):
+    a, b = rows_file(tmp_path / "a.jsonl", 40), rows_file(tmp_path / "b.jsonl", 10)
+    plain = set_up(stage(*FRESH, f"data=[{a},{b}]"), Processes())
+    assert plain.mixture is None and len(plain.train) == 50
+    mixed = set_up(stage(*FRESH, f"data=[{{path: {a}, cap: 10}},{{path: {b}, weight: 3}}]"), Processes())
+    # Rates 10 and 3 · 10 share the 20 places of an epoch: 5 rows of a, each row of b once or twice.
+    counts = Counter(group.key.partition(":")[0] for group in mixed.train)
+    assert counts == {"a.jsonl": 5, "b.jsonl": 15} and len({group.key for group in mixed.train}) == 15
+    assert "75.0% of an epoch, 15 of its 10 rows" in setting_up.describe(mixed)["mixture"]
+
+
+def test_evaluation_rows_are_not_mixed(tmp_path, stage):
+    a = rows_file(tmp_path / "a.jsonl", 4)
+    with pytest.raises(InputError, match="evaluation uses every row once"):
+        stage(*FRESH, f"data={a}", f"eval.data={{path: {a}, cap: 2}}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .cli_data import data
+from .cli_quality import add_to as add_quality_commands
 from .errors import InputError, NurtureError
 
 if TYPE_CHECKING:
@@ -312,9 +313,11 @@ def schema() -> None:
     print(api.schema())
 
 
+add_quality_commands(data)
+app.add_typer(data, name="data")
+
 lab = typer.Typer(help="The lab: a small invented world with an exact grader.", no_args_is_help=True)
 app.add_typer(lab, name="lab")
-app.add_typer(data, name="data")
 
 
 @lab.command("show")

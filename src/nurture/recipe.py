@@ -99,6 +99,10 @@ class Source(Section):
     """The form of the rows; by default it is recognised from their keys."""
     columns: dict[str, str] = {}
     """Which column of the file stands for which key of the format, where the names differ: `{prompt: question}`."""
+    weight: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
+    """How often rows of this source are taken in comparison with the other sources' rows."""
+    cap: Count | None = None
+    """A source of more rows counts as one of so many."""
 
 
 class Checkpoint(Section):
@@ -141,6 +145,8 @@ class Eval(Section):
             raise ValueError("data and share are both set; keep the one that says what to evaluate on")
         if self.every and not self.data and not self.share:
             raise ValueError("every is set but there is nothing to evaluate on; set data, or share to hold rows out")
+        if any(source.weight != 1 or source.cap for source in self.data or ()):
+            raise ValueError("data: weight and cap mix training data; evaluation uses every row once")
         return self
 
 
@@ -316,7 +322,7 @@ def _lab_defaults(kind: type[Method], written: dict[str, Any]) -> dict[str, Any]
 
 
 def _sources_written(sources: Sequence[Source]) -> Any:
-    plain = [s.path if not s.format and not s.columns else s.model_dump(mode="json") for s in sources]
+    plain = [s.path if s == Source(path=s.path) else s.model_dump(mode="json") for s in sources]
     return plain[0] if len(plain) == 1 else plain
 
 

@@ -16,6 +16,7 @@ from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
 from .data.judged import Judging, add_unrelated
 from .data.load import load_records
+from .data.mix import Mixture, Part, mix
 from .data.prepare import prepare, show_example, split_eval
 from .data.read import BadRow
 from .data.report import DataReport
@@ -65,6 +66,7 @@ class Setup:
     ref: LoadedModel | None = None
     """The reference where it is another model than the start; None once its log-probs are kept."""
     ref_digest: str = ""
+    mixture: Mixture | None = None
 
     @property
     def parameters(self) -> int:
@@ -106,13 +108,16 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         _give_head(loaded, getattr(stage.method, "criteria", ("overall",)), stage)
     template = Template(tokenizer)
 
-    train, reports = _prepare(stage, loaded, template, records, reports)
+    parts, reports = _prepare(stage, loaded, template, records, reports)
+    mixture = _mixture(stage, parts)
+    train = _mixed(parts, mixture)
     held_out: list[Group] = []
     eval_reports: list[DataReport] = []
     if stage.eval.data:
         eval_records, eval_reports, eval_rejected = _read(stage.eval.data, stage)
         rejected += eval_rejected
-        held_out, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
+        parts, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
+        held_out = _mixed(parts, None)
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
     if stage.method.unrelated:
@@ -135,7 +140,7 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
     return Setup(
         stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
-        memory, ref, ref.digest if ref else "",
+        memory, ref, ref.digest if ref else "", mixture,
     )  # fmt: skip
 
 
@@ -166,6 +171,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
         facts["held out"] = f"{len(setup.held_out):,} groups"
     if setup.loaded.new_tokens:
         facts["new tokens"] = ", ".join(setup.loaded.new_tokens)
+    if setup.mixture:
+        facts["mixture"] = "\n".join(setup.mixture.lines())
     for i, report in enumerate(setup.reports):
         facts[f"data {i + 1}" if len(setup.reports) > 1 else "data"] = "\n".join(report.lines())
     return facts
@@ -296,7 +303,8 @@ def _messages(part: Any) -> list[Message]:
 
 def _prepare(
     stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
-) -> tuple[list[Group], list[DataReport]]:
+) -> tuple[list[list[Group]], list[DataReport]]:
+    """The groups and the report of each source."""
     context = _positions(loaded)
     if stage.max_length is not None and stage.max_length > context:
         raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
@@ -305,7 +313,7 @@ def _prepare(
     judging = Judging(
         getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5)
     )
-    groups: list[Group] = []
+    parts: list[list[Group]] = []
     done: list[DataReport] = []
     for some, report in zip(records, reports, strict=True):
         prepared = prepare(
@@ -316,9 +324,30 @@ def _prepare(
             on_long=stage.on_long,
             judging=judging,
         )
-        groups += prepared.groups
+        parts.append(prepared.groups)
         done.append(prepared.report(report))
-    return groups, done
+    return parts, done
+
+
+def _mixture(stage: Stage, parts: list[list[Group]]) -> Mixture | None:
+    """How the sources are mixed, where any has a weight or a cap."""
+    if all(source.weight == 1 and source.cap is None for source in stage.data):
+        return None
+    named = [f"{i + 1}. {source.path}" for i, source in enumerate(stage.data)]
+    return Mixture(
+        tuple(
+            Part(name, len(groups), source.weight, source.cap)
+            for name, groups, source in zip(named, parts, stage.data, strict=True)
+        ),
+        seed=stage.seed,
+    )
+
+
+def _mixed(parts: list[list[Group]], mixture: Mixture | None) -> list[Group]:
+    """The groups of an epoch: all of all sources, or what the mixture takes of them."""
+    if mixture is None:
+        return [group for groups in parts for group in groups]
+    return mix({part.name: groups for part, groups in zip(mixture.parts, parts, strict=True)}, mixture)
 
 
 def _micro_batch(

@@ -1,0 +1,300 @@
+"""`nurture data stats` and `nurture data select`: look at data, and choose from it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from .errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from .data.quality.stats import Stats
+    from .data.quality.units import Tokens, Unit
+    from .data.select import Selection, SelectStep
+    from .records import Record
+
+Files = Annotated[list[str], typer.Argument(help="Files, lab/<name> or bundled/<name>.", metavar="FILE...")]
+Model = Annotated[str | None, typer.Option("--model", help="Count the tokens of this model ('lab', a folder, a name).")]
+Format = Annotated[str | None, typer.Option("--format", help="The form of the rows, where it is not recognised.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="OUR=THEIRS: the name of a column in the file.", metavar="OUR=THEIRS"),
+]
+
+STEPS = {
+    "exact": "exact",
+    "near": "near or near=0.7",
+    "minhash": "minhash or minhash=0.8",
+    "decontaminate": "decontaminate=FILE",
+    "length": "length=SHORTEST:LONGEST, either may be missing",
+    "language": "language=en,de",
+    "rules": "rules",
+    "longest": "longest=1000",
+    "diverse": "diverse=1000",
+}
+
+
+def add_to(data: typer.Typer) -> None:
+    """Add the commands to the group `nurture data`."""
+    data.command("stats")(stats)
+    data.command("select")(select)
+
+
+def stats(
+    files: Files,
+    model: Model = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="An evaluation set to look for in the data; may be given again.")
+    ] = None,
+    embed: Annotated[
+        Path | None, typer.Option(help="A folder of an embedding model to compare topics with, instead of TF-IDF.")
+    ] = None,
+    format: Format = None,
+    column: Columns = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots and examples.")] = None,
+) -> None:
+    """What a data set is like, per source and in all: lengths, diversity, balance, form, languages, duplicates."""
+    from .data.quality.page import page
+    from .data.quality.stats import measure
+
+    columns = _columns(column)
+    sources = {short: read(name, format, columns) for name, short in _short_names(dict.fromkeys(files)).items()}
+    found = measure(
+        sources,
+        unit=_tokens(model) if model else None,
+        against=[record for name in against or [] for record in read(name)],
+        embed=_embedder(embed) if embed else None,
+        embed_name=str(embed or ""),
+    )
+    if html:
+        html.write_text(page(found), encoding="utf-8")
+    if as_json:
+        print(json.dumps({"sources": [one.to_json() for one in found], "published": _published()}, ensure_ascii=False))
+    else:
+        _show(found)
+        if html:
+            print(f"The page with plots and examples is {html}.")
+
+
+def select(
+    file: Annotated[str, typer.Argument(help="A file, lab/<name> or bundled/<name>.", metavar="FILE")],
+    out: Annotated[Path, typer.Argument(help="A new .jsonl file.", metavar="OUT")],
+    steps: Annotated[list[str], typer.Argument(help="; ".join(STEPS.values()), metavar="STEP...")],
+    model: Model = None,
+    format: Format = None,
+    column: Columns = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Choose rows, step by step: nurture data select FILE OUT exact near=0.7 language=en diverse=1000."""
+    from dataclasses import asdict
+
+    from .data.select import select as choose
+
+    if out.suffix != ".jsonl":
+        raise InputError(f"{out}: the chosen rows are written as JSON lines; give it a name that ends in .jsonl.")
+    if out.exists():
+        raise InputError(f"{out} exists; choose another name or remove it.")
+    chosen_steps = [step_from(word, _tokens(model) if model else None) for word in steps]
+    records = read(file, format, _columns(column))
+    selection = choose(records, chosen_steps)
+    write_rows(out, rows_of(file, [records[place] for place in selection.kept]))
+    if as_json:
+        print(json.dumps({"kept": len(selection.kept), "steps": [asdict(s) for s in selection.steps]}))
+    else:
+        _show_selection(selection, out)
+
+
+def step_from(word: str, unit: Unit | None = None) -> SelectStep:
+    """`near=0.6` -> the step."""
+    from .data import select as made
+
+    name, given, value = word.partition("=")
+    if name not in STEPS:
+        raise InputError(f"{word!r} is no step; there are {', '.join(STEPS.values())}.{did_you_mean(name, STEPS)}")
+    if name in ("exact", "rules"):
+        if given:
+            raise InputError(f"{word!r}: {name} takes no value.")
+        return made.Exact() if name == "exact" else made.Rules()
+    if name in ("near", "minhash"):
+        step = made.Near if name == "near" else made.MinHash
+        return step(_share(word, value)) if given else step()
+    if not value:
+        raise InputError(f"{word!r} needs a value: {STEPS[name]}.")
+    if name == "decontaminate":
+        return made.Decontaminate(read(value))
+    if name == "language":
+        return made.Language(tuple(value.split(",")))
+    if name == "length":
+        shortest, colon, longest = value.partition(":")
+        if not colon:
+            raise InputError(f"{word!r}: write {STEPS[name]}.")
+        ends = _whole(word, shortest or "0"), _whole(word, longest) if longest else None
+        return made.Length(*ends, unit) if unit else made.Length(*ends)
+    n = _whole(word, value)
+    return made.Longest(n) if name == "longest" else made.Diverse(n)
+
+
+def _short_names(names: Iterable[str]) -> dict[str, str]:
+    """Files without their folders, where that tells them apart."""
+    short = {name: name if name.startswith("lab/") else Path(name).name for name in names}
+    repeated = {value for value, count in Counter(short.values()).items() if count > 1}
+    return {name: name if value in repeated else value for name, value in short.items()}
+
+
+def _share(word: str, value: str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise InputError(f"{word!r}: the threshold is a number above 0 and at most 1, such as 0.7.")
+    return share
+
+
+def _whole(word: str, value: str) -> int:
+    if not value.isdecimal():
+        raise InputError(f"{word!r}: {value!r} is no whole number.")
+    return int(value)
+
+
+def _columns(given: Sequence[str] | None) -> dict[str, str]:
+    pairs = [word.partition("=") for word in given or []]
+    if wrong := next((ours for ours, equals, theirs in pairs if not (ours and equals and theirs)), None):
+        raise InputError(f"--column {wrong!r}: write OUR=THEIRS, such as --column prompt=question.")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+# ---- in and out ----
+
+
+def read(name: str, format: str | None = None, columns: dict[str, str] | None = None) -> list[Record]:
+    """The records of a file or of one of the lab's data sets."""
+    if name.startswith("lab/"):
+        from .lab.datasets import open_dataset
+
+        return list(open_dataset(name))
+    from .data.load import load_records
+
+    columns = columns or {}
+    return load_records(name, wants=_kind(name, format, columns), format=format, columns=columns).records
+
+
+def _kind(name: str, format: str | None, columns: dict[str, str]) -> Any:
+    """Conversations or text: what the first rows look like."""
+    from .data.bundled import bundled_path
+    from .data.formats import detect, named, rename
+    from .data.read import Row, scan
+
+    if format:
+        return named(format).kind
+    path = bundled_path(name) if name.startswith("bundled/") else Path(name)
+    rows = (rename(row.value, columns) for row in scan(path) if isinstance(row, Row))
+    return detect(list(islice(rows, 200)), "conversation", name).kind
+
+
+def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
+    """The rows of a file that became these records, as they were written."""
+    if name.startswith("lab/"):
+        return [_row(record) for record in chosen]
+    from .data.bundled import bundled_path
+    from .data.read import Row, scan
+
+    origins = {record.origin for record in chosen}
+    path = bundled_path(name) if name.startswith("bundled/") else Path(name)
+    return [row.value for row in scan(path) if isinstance(row, Row) and row.origin in origins]
+
+
+def _row(record: Record) -> dict[str, Any]:
+    from .records import Conversation, Text
+
+    if isinstance(record, Text):
+        return {"text": record.text}
+    if isinstance(record, Conversation):
+        return {"messages": [{"role": m.role, "content": m.content} for m in record.messages]}
+    raise InputError(f"Only the lab's demonstrations and corpus can be chosen from, not {type(record).__name__} rows.")
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    from .files import replace_synced
+
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its folder {path.parent} is not there.")
+    replace_synced(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def _tokens(model: str) -> Tokens:
+    from transformers import AutoTokenizer
+
+    from .data.quality.units import Tokens
+    from .data.template import Template, ensure_chat
+    from .models.load import TOKENIZER_FILES, download, resolve_model
+    from .models.vet import vet_tokenizer
+
+    source = resolve_model(model, {})
+    folder = vet_tokenizer(source if isinstance(source, Path) else download(source, TOKENIZER_FILES))
+    tokenizer = cast(Any, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    ensure_chat(tokenizer)
+    return Tokens(Template(tokenizer), model)
+
+
+def _embedder(folder: Path) -> Any:
+    from .models.embed import embedder
+
+    return embedder(folder)
+
+
+# ---- what is printed ----
+
+
+def _published() -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from .data.quality.table import ULTRACHAT
+
+    return asdict(ULTRACHAT)
+
+
+def _show(found: Sequence[Stats]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .data.quality.table import ROWS, ULTRACHAT, published_cell, summary_lines
+    from .show import printable
+
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    for one in found:
+        table.add_column(Text(printable(one.source)), overflow="fold")
+    table.add_column(Text(f"{ULTRACHAT.name}, published"), style="dim")
+    for name, _, cell in ROWS:
+        table.add_row(name, *(Text(printable(cell(one))) for one in found), published_cell(ULTRACHAT, name))
+    console = Console()
+    console.print(table)
+    for line in summary_lines(found):
+        console.print(Text(printable(line), style="dim"))
+
+
+def _show_selection(selection: Selection, out: Path) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from .show import printable
+
+    console = Console()
+    for step in selection.steps:
+        console.print(Text(f"{step.step}: {step.before:,} -> {step.kept:,}", style="bold"))
+        for reason, count in step.reasons.items():
+            console.print(Text(printable(f"  {count:,} removed: {reason}")))
+        for example in step.examples:
+            text = " ".join(example.text.split())
+            shown = text if len(text) <= 160 else text[:159] + "…"
+            console.print(Text(printable(f"    {example.origin} ({example.reason}): {shown}"), style="dim"))
+    print(f"{len(selection.kept):,} rows are in {out}.", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What a data set is like: measures that read text alone, and the report made of them."""
