@@ -24,7 +24,7 @@ class Method(BaseModel):
 
     roles: ClassVar[Asks] = {"policy": ("logp",)}
     scope: ClassVar[Scope] = "response"
-    data: ClassVar[Literal["conversation", "text"]] = "conversation"
+    data: ClassVar[Literal["conversation", "text", "task"]] = "conversation"
     default_learning_rate: ClassVar[float] = 2e-5
     metrics: ClassVar[Mapping[str, str]] = {}
 
