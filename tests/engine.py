@@ -1,14 +1,18 @@
 """A small real engine for tests: a tiny model behind `LocalRoles`, one process."""
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from families import tiny
 
-from nurture.models.layouts import set_layout
+from nurture.models.layouts import LAY, set_layout
 from nurture.models.roles import LocalRoles
+from nurture.rollout.record import advantages, record
 from nurture.train.loop import Budget, train
 from nurture.train.optim import AdamW
 from nurture.train.processes import Processes
-from nurture.types import Batch, Group, Response
+from nurture.types import Batch, Group, Response, RoleScores
 
 VOCABULARY = 199
 
@@ -18,6 +22,47 @@ def engine(family="llama", layout="tree", seed=0, model=None, **settings):
     set_layout(model, layout)
     optimizer = AdamW(list(model.named_parameters()))
     return LocalRoles({"policy": model}, {"policy": layout}, optimizer, Processes(), **settings)
+
+
+class ActorCriticRoles(LocalRoles):
+    """`LocalRoles` with a critic: one more linear head on the policy's own hidden states."""
+
+    def _pass(self, role, quantities, batch):
+        if role != "value":
+            return super()._pass(role, quantities, batch)
+        hidden = self._at(self.models[role], LAY[self.layouts[role]](batch))
+        return RoleScores(value=hidden @ self.optimizer.parameters["value_head"])
+
+
+def online_engine(family="llama", layout="tree", seed=0, model=None, ref=None, value_scale=0.1, **settings):
+    """Policy, critic and reference, for methods that learn from rollouts."""
+    model = tiny(family, seed) if model is None else model
+    ref = tiny(family, seed + 1) if ref is None else ref
+    for m in (model, ref):
+        set_layout(m, layout)
+    draw = torch.Generator().manual_seed(3)
+    value_head = torch.nn.Parameter(value_scale * torch.randn(model.config.hidden_size, generator=draw))
+    optimizer = AdamW([*model.named_parameters(), ("value_head", value_head)])
+    ref.requires_grad_(False)
+    return ActorCriticRoles(
+        {"policy": model, "value": model, "ref": ref}, dict.fromkeys(("policy", "value", "ref"), layout), optimizer,
+        Processes(), **settings,
+    )  # fmt: skip
+
+
+def rollout(method, seed=0, roles=None, noise=0.2):
+    """Groups of several scored responses with everything a rollout records. With `noise`, what was recorded is a little
+    off what the model says now, as it is after an update, so that ratios differ from 1 and some are clipped."""
+    draw = np.random.default_rng(seed)
+    shapes = [(int(draw.integers(3, 12)), tuple(int(x) for x in draw.integers(2, 12, n))) for n in (3, 2, 4, 16)]
+    groups = [group(draw, p, lengths, key=str(i)) for i, (p, lengths) in enumerate(shapes)]
+    scored = [replace(g, responses=tuple(replace(r, score=float(draw.normal())) for r in g.responses)) for g in groups]
+    batch = record(Batch(tuple(scored)), roles or online_engine(), method)
+    for name in ("logp_old", "logp_ref", "value"):
+        if any(getattr(r, name) is not None for r in batch.responses):
+            off = torch.tensor(noise * draw.normal(size=batch.num_own))
+            batch = batch.recording(**{name: getattr(batch, name) + off})
+    return advantages(batch, method, {})
 
 
 def group(draw, prompt, lengths, own=0.7, key=""):

@@ -130,8 +130,9 @@ class Batch:
     @cached_property
     def last(self) -> Tensor:
         """`[T]` 1 at the last own token of each response, else 0."""
+        ends = np.cumsum(self.own_lengths)[np.flatnonzero(self.own_lengths)] - 1
         last = self._zeros()
-        last[torch.tensor([end - 1 for end, n in zip(np.cumsum(self.own_lengths), self.own_lengths) if n])] = 1.0
+        last[self._tensor(ends)] = 1.0
         return last
 
     @cached_property
@@ -186,7 +187,7 @@ class Batch:
             return None
         filled = [np.zeros(n, np.float32) if p is None else p for p, n in zip(parts, self.own_lengths, strict=True)]
         assert [len(p) for p in filled] == self.own_lengths, f"{name} has one number for each own token"
-        return torch.from_numpy(np.concatenate(filled)).to(self.device)
+        return torch.as_tensor(np.concatenate(filled)).to(self.device)
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self.num_own, device=self.device)

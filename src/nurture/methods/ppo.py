@@ -63,7 +63,7 @@ class PPO(Online):
 
     default_learning_rate: ClassVar[float] = 5e-6
     metrics: ClassVar = {
-        "loss": "the whole objective but for the ptx term, per token; its value says little, since each rollout has its own",
+        "loss": "the whole objective but for the ptx term, per token; each rollout has its own, so compare within one",
         "policy_loss": "clipped surrogate per token: near 0 at the first update of a rollout, then falling",
         "value_loss": "clipped squared error of the critic per token, halved, before vf_coef",
         "value_error": "squared difference of value and return per token: falls as the critic learns",

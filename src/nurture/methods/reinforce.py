@@ -44,6 +44,4 @@ class Reinforce(Online):
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         per_token = -batch.adv * scores.policy.logp - self.entropy_coef * scores.policy.entropy
-        return Loss(
-            {"tokens": per_token.sum()}, {"loss": tally(per_token), "entropy": tally(scores.policy.entropy)}
-        )
+        return Loss({"tokens": per_token.sum()}, {"loss": tally(per_token), "entropy": tally(scores.policy.entropy)})

@@ -105,4 +105,3 @@ def rollout_metrics(batch: Batch) -> dict[str, float]:
     if batch.logp_old is not None and batch.logp_ref is not None:
         metrics["rollout/kl"] = float(batch.sum_per_response(batch.logp_old - batch.logp_ref).mean())
     return metrics
-
