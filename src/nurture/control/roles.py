@@ -50,7 +50,7 @@ class NetworkRoles:
     """Implements `protocols.Roles`. Each role is a network from states to numbers: one per action for `policy` (logits)
     and `q` (action values), one for `value`."""
 
-    def __init__(self, networks: Mapping[str, nn.Module], *, max_grad_norm: float | None = 0.5, temperature: float = 1.0):
+    def __init__(self, networks: Mapping[str, nn.Module], *, max_grad_norm: float | None = None, temperature: float = 1.0):
         self.networks, self.max_grad_norm, self.temperature = dict(networks), max_grad_norm, temperature
         named = [(f"{role}.{n}", p) for role, net in networks.items() for n, p in net.named_parameters()]
         self.optimizer = AdamW(named)
