@@ -26,7 +26,9 @@ def solved(model, policy, gamma):
 @pytest.mark.parametrize("gamma", [0.5, 0.95, 1.0])
 def test_policy_evaluation_solves_bellmans_equation(gamma):
     _, model = lake(is_slippery=True)
-    np.testing.assert_allclose(evaluate_policy(model, uniform(model), gamma), solved(model, uniform(model), gamma), atol=1e-7)
+    np.testing.assert_allclose(
+        evaluate_policy(model, uniform(model), gamma), solved(model, uniform(model), gamma), atol=1e-7
+    )
 
 
 def test_no_policy_beats_value_iteration():

@@ -53,12 +53,11 @@ class Player:
             self.state = method.after_step(self.state, step.metrics)
             yield replace(step, metrics={**step.metrics, **self.metrics})
 
-    def greedy(self, episodes: int, temperature: float = 0.0) -> Batch:
+    def greedy(self, episodes: int) -> Batch:
         """Episodes from start states that no rollout begins in, taking the likeliest action each time."""
         keys = [f"greedy {i}" for i in range(episodes)]
-        return play(
-            self._worlds, self.policy, keys, seed=self.seed, max_steps=self.method.max_completion_length, temperature=temperature
-        )  # fmt: skip
+        longest = self.method.max_completion_length
+        return play(self._worlds, self.policy, keys, seed=self.seed, max_steps=longest, temperature=0.0)
 
     def _batches(self, steps: int) -> Iterator[Batch]:
         method, made, number = self.method, 0, 0
@@ -90,7 +89,9 @@ class Player:
             assert r.reward is not None
             with torch.no_grad():
                 rest = float(value(torch.as_tensor(r.cut_at)))
-            return replace(r, reward=np.append(r.reward[:-1], r.reward[-1:] + getattr(self.method, "gamma", 1.0) * rest))
+            return replace(
+                r, reward=np.append(r.reward[:-1], r.reward[-1:] + getattr(self.method, "gamma", 1.0) * rest)
+            )
 
         groups = (
             Group(g.prompt, tuple(completed(r) for r in g.responses if isinstance(r, Trajectory)), g.key)

@@ -50,7 +50,9 @@ class NetworkRoles:
     """Implements `protocols.Roles`. Each role is a network from states to numbers: one per action for `policy` (logits)
     and `q` (action values), one for `value`."""
 
-    def __init__(self, networks: Mapping[str, nn.Module], *, max_grad_norm: float | None = None, temperature: float = 1.0):
+    def __init__(
+        self, networks: Mapping[str, nn.Module], *, max_grad_norm: float | None = None, temperature: float = 1.0
+    ):
         self.networks, self.max_grad_norm, self.temperature = dict(networks), max_grad_norm, temperature
         named = [(f"{role}.{n}", p) for role, net in networks.items() for n, p in net.named_parameters()]
         self.optimizer = AdamW(named)
@@ -75,7 +77,10 @@ class NetworkRoles:
         if role == "q":
             return RoleScores(value=out.gather(1, batch.target[:, None]).squeeze(1))
         logp = (out / self.temperature).log_softmax(-1)
-        known = {"logp": lambda: logp.gather(1, batch.target[:, None]).squeeze(1), "entropy": lambda: -(logp.exp() * logp).sum(-1)}
+        known = {
+            "logp": lambda: logp.gather(1, batch.target[:, None]).squeeze(1),
+            "entropy": lambda: -(logp.exp() * logp).sum(-1),
+        }
         return RoleScores({q: known[q]() for q in quantities})
 
     def backward(self, loss: Tensor) -> None:
@@ -90,7 +95,9 @@ class NetworkRoles:
         norm = global_norm(gradients.values())
         if np.isfinite(norm):
             clip = self.max_grad_norm is not None and norm > self.max_grad_norm
-            self.optimizer.step(gradients, learning_rate, self.max_grad_norm / norm if clip and self.max_grad_norm else 1.0)
+            self.optimizer.step(
+                gradients, learning_rate, self.max_grad_norm / norm if clip and self.max_grad_norm else 1.0
+            )
         self.discard()
         return {"grad_norm": norm}
 

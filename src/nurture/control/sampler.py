@@ -76,5 +76,8 @@ def play(
         for i in range(len(envs))
     ]
     prompts: list[Ids] = [np.array([start], np.int64) for start in starts[::n]]
-    groups = (Group(prompt, tuple(episodes[i * n : (i + 1) * n]), key) for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True)))
+    groups = (
+        Group(prompt, tuple(episodes[i * n : (i + 1) * n]), key)
+        for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))
+    )
     return Batch(tuple(groups))

@@ -76,20 +76,8 @@ def updates(batch: Batch, method: Online, seed: int, rollout: int, mixed: Sequen
             yield Batch(tuple(batch.groups[i] for i in chosen) + tuple(mixed[i] for i in others), batch.device)
 
 
-METRICS: Mapping[str, str] = {
-    "rollout/score": "mean score of a response: what the rewards say, before any KL penalty",
-    "rollout/score_std": "standard deviation of the scores over the rollout",
-    "rollout/length": "mean number of tokens the policy wrote per response",
-    "rollout/truncated": "share of responses cut off at max_completion_length",
-    "rollout/no_signal": "share of groups whose scores are all equal, so that comparing within them teaches nothing",
-    "rollout/explained_variance": "1 - Var(return - value) / Var(return): 1 for a critic that knows the returns, 0 for "
-    "one that knows only their mean",
-    "rollout/kl": "mean over responses of the distance from the reference in nats per response (k1, summed)",
-}
-"""What every rollout logs besides the method's own statistics."""
-
-
 def rollout_metrics(batch: Batch) -> dict[str, float]:
+    """What every rollout logs besides the method's own statistics (`runs.METRICS` says what each means)."""
     score, lengths = batch.score, np.array(batch.own_lengths)
     spread = [{r.score for r in g.responses} for g in batch.groups]
     metrics = {
