@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .records import Message, Task
 from .types import Asks, Batch, Ids, Scores
 
 
@@ -85,4 +86,54 @@ class Sampler(Protocol):
 
     def stream(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Sample | tuple[int, int, int]]:
         """Tokens as they are drawn, `(request, k, token)`, and each finished `Sample`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is rewarded: a response to a task, as text without its stop token. `messages` are its turns where it has
+    several (tool calls and what they gave), `tokens` its length."""
+
+    task: Task
+    text: str
+    messages: tuple[Message, ...] = ()
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A reward, and why. `parts` are the outcomes a combination was made of; `code` names what else happened."""
+
+    value: float
+    reason: str = ""
+    code: str = ""
+    parts: Mapping[str, Outcome] = field(default_factory=dict[str, "Outcome"])
+
+
+@dataclass(frozen=True, slots=True)
+class Unscorable:
+    """The task does not allow a judgement of this answer (no gold answer, broken tests). It is left out of learning."""
+
+    reason: str
+    code: str = ""
+    parts: Mapping[str, Outcome] = field(default_factory=dict[str, "Outcome"])
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The reward itself failed: an exception, a deadline, a dead endpoint. Never a wrong answer."""
+
+    reason: str
+    code: str = ""
+    parts: Mapping[str, Outcome] = field(default_factory=dict[str, "Outcome"])
+
+
+Outcome = Scored | Unscorable | Failed
+
+
+class Reward(Protocol):
+    """Says what answers are worth: one outcome per answer, in their order."""
+
+    def score(self, answers: Sequence[Answer]) -> Iterable[Outcome]:
+        """May be a generator: what it gave before a deadline counts."""
         ...

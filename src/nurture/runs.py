@@ -38,6 +38,10 @@ METRICS: Mapping[str, str] = {
     "rollout/no_signal": "share of groups whose scores are all equal, so that comparing within them teaches nothing",
     "rollout/explained_variance": "1 - Var(return - value) / Var(return): 1 for a critic that knows the returns, 0 for "
     "one that knows only their mean",
+    "rollout/responses": "responses drawn, those of groups set aside included",
+    "rollout/unscored": "responses that no reward could be given for; they are left out",
+    "rollout/empty_groups": "groups in which no response could be scored; they are left out",
+    "rollout/refilled": "groups without signal that were set aside for others",
     "rollout/kl": "mean over responses of the distance from the reference in nats per response (k1, summed)",
 }
 """What the engine writes to `metrics.jsonl`; a method adds its own (`Method.metrics`)."""

@@ -93,7 +93,7 @@ def test_scores_are_those_of_the_networks():
     policy = torch.distributions.Categorical(logits=player.policy(states) / 2.0)
     torch.testing.assert_close(scores.policy.logp, policy.log_prob(batch.target))
     torch.testing.assert_close(scores.policy.entropy, policy.entropy())
-    torch.testing.assert_close(scores.value.value, player.roles.networks["value"](states).squeeze(1))
+    torch.testing.assert_close(scores.value.value, 100.0 * player.roles.networks["value"](states).squeeze(1))
 
 
 def test_gradients_through_the_leaves_are_those_of_the_whole():
@@ -105,7 +105,7 @@ def test_gradients_through_the_leaves_are_those_of_the_whole():
     player.roles.discard()
     states = torch.as_tensor(np.concatenate([r.states for r in batch.responses]))
     policy = torch.distributions.Categorical(logits=player.policy(states))
-    value = player.roles.networks["value"](states).squeeze(1)
+    value = player.roles.value_scale * player.roles.networks["value"](states).squeeze(1)
     ((policy.log_prob(batch.target) * value).sum() + policy.entropy().square().sum()).backward()
     for name, parameter in player.roles.optimizer.parameters.items():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-4)
@@ -118,7 +118,7 @@ def test_a_time_limit_is_not_an_end():
     whole = player._with_the_rest(batch)
     assert all(r.truncated for r in batch.responses)
     for cut, completed in zip(batch.responses, whole.responses, strict=True):
-        rest = player.roles.networks["value"](torch.as_tensor(cut.cut_at)).item()
+        rest = 5 * player.roles.networks["value"](torch.as_tensor(cut.cut_at)).item()
         np.testing.assert_allclose(completed.reward, [1, 1, 1, 1, 1 + 0.9 * rest], rtol=1e-6)
         assert completed.score == 5.0
 

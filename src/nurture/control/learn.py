@@ -11,7 +11,7 @@ import torch
 
 from ..core.random import stream_key
 from ..methods import Online
-from ..rollout.record import advantages, record, rollout_metrics, updates
+from ..rollout.record import advantages, check_parts, record, rollout_metrics, updates
 from ..train.loop import Budget, train
 from ..types import Batch, Group, Step
 from .gym import Gym
@@ -37,13 +37,17 @@ class Player:
     """The method's own, from `after_step`."""
 
     def __post_init__(self):
+        check_parts(self.method, self.batch_size)
         self.worlds: list[Gym] = [Gym(self.env)]
         world = self.worlds[0]
         self.policy = network(world.state_size, world.num_actions, self.hidden, self._seed("policy"), 0.01)
         networks: dict[str, torch.nn.Module] = {"policy": self.policy}
         if "value" in self.method.roles:
             networks["value"] = network(world.state_size, 1, self.hidden, self._seed("value"), 1.0)
-        self.roles = NetworkRoles(networks, temperature=self.method.temperature)
+        # What rewards of 1 come to: as many as an episode has steps, or as the discount lets count.
+        gamma = getattr(self.method, "gamma", 1.0)
+        horizon = min(self.method.max_completion_length, 1 / (1 - gamma) if gamma < 1 else float("inf"))
+        self.roles = NetworkRoles(networks, temperature=self.method.temperature, value_scale=float(horizon))
 
     def learn(self, steps: int, learning_rate: Callable[[int], float]) -> Iterator[Step]:
         """One `Step` per update, with the metrics of its rollout."""
@@ -88,7 +92,7 @@ class Player:
                 return r
             assert r.reward is not None
             with torch.no_grad():
-                rest = float(value(torch.as_tensor(r.cut_at)))
+                rest = self.roles.value_scale * float(value(torch.as_tensor(r.cut_at)))
             return replace(
                 r, reward=np.append(r.reward[:-1], r.reward[-1:] + getattr(self.method, "gamma", 1.0) * rest)
             )

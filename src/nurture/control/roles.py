@@ -48,13 +48,23 @@ def network(inputs: int, outputs: int, hidden: int, seed: int, last_gain: float)
 
 class NetworkRoles:
     """Implements `protocols.Roles`. Each role is a network from states to numbers: one per action for `policy` (logits)
-    and `q` (action values), one for `value`."""
+    and `q` (action values), one for `value`.
+
+    `value_scale` is about how large returns are. The critic's network says what share of it to expect, since a network
+    with outputs near 1 learns in a tenth of the updates that one with outputs near 100 needs.
+    """
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], *, max_grad_norm: float | None = None, temperature: float = 1.0
+        self,
+        networks: Mapping[str, nn.Module],
+        *,
+        max_grad_norm: float | None = None,
+        temperature: float = 1.0,
+        value_scale: float = 1.0,
     ):
         self.networks, self.max_grad_norm, self.temperature = dict(networks), max_grad_norm, temperature
         named = [(f"{role}.{n}", p) for role, net in networks.items() for n, p in net.named_parameters()]
+        self.value_scale = value_scale
         self.optimizer = AdamW(named)
         self._live: list[tuple[RoleScores, RoleScores]] = []
 
@@ -73,7 +83,7 @@ class NetworkRoles:
 
     def _outputs(self, role: str, quantities: tuple[Quantity, ...], out: Tensor, batch: Batch) -> RoleScores:
         if role == "value":
-            return RoleScores(value=out.squeeze(-1))
+            return RoleScores(value=self.value_scale * out.squeeze(-1))
         if role == "q":
             return RoleScores(value=out.gather(1, batch.target[:, None]).squeeze(1))
         logp = (out / self.temperature).log_softmax(-1)

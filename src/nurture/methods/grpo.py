@@ -60,9 +60,9 @@ class GRPO(Online):
         "entropy": "entropy of the policy per token, in nats: a steady fall to 0 means it has stopped exploring",
         "kl": "distance from the reference per token in nats (k3, never negative); NaN without a reference",
         "ratio": "mean of p / p_old: stays near 1, since far ratios are noise",
-        "approx_kl": "KL(p_old || p) per token (k3): how far the updates on this rollout have gone",
+        "approx_kl": "KL from p_old to p per token (k3): how far the updates on this rollout have gone",
         "clip_fraction": "share of tokens where the clip took the gradient away (cispo: where it limited the weight)",
-        "sampler_gap": "mean |log p_trainer - log p_sampler| of drawn tokens: how far the two engines disagree",
+        "sampler_gap": "mean absolute difference of the trainer's and the sampler's log-probabilities",
     }
 
     roles: ClassVar = {"policy": ("logp", "entropy")}

@@ -71,9 +71,9 @@ class PPO(Online):
         "entropy": "entropy of the policy per token, in nats: a steady fall to 0 means it has stopped exploring",
         "kl": "distance from the reference per token in nats, by kl_estimator; the alarm is a rise without end",
         "ratio": "mean of p / p_old: stays near 1, since far ratios are noise",
-        "approx_kl": "KL(p_old || p) per token (k3): how far the updates on this rollout have gone; above 0.1 is fast",
+        "approx_kl": "KL from p_old to p per token (k3): how far this rollout has moved the policy; above 0.1 is fast",
         "clip_fraction": "share of tokens where the clip took the gradient away: 0.05 to 0.3 is usual",
-        "sampler_gap": "mean |log p_trainer - log p_sampler| of drawn tokens: how far the two engines disagree",
+        "sampler_gap": "mean absolute difference of the trainer's and the sampler's log-probabilities",
         "ptx_loss": "negative log-probability per token of the texts mixed in",
     }  # fmt: skip
 

@@ -39,7 +39,7 @@ class RLOO(Online):
         "kl": "distance from the reference per token in nats (k1, can be negative); NaN without a reference",
         "ratio": "mean of p / p_old of whole responses: stays near 1, since far ratios are noise",
         "clip_fraction": "share of responses where the clip took the gradient away",
-        "sampler_gap": "mean |log p_trainer - log p_sampler| of drawn tokens: how far the two engines disagree",
+        "sampler_gap": "mean absolute difference of the trainer's and the sampler's log-probabilities",
     }
 
     @property

@@ -56,15 +56,19 @@ def advantages(batch: Batch, method: Online, state: Mapping[str, Any]) -> Batch:
     return batch.recording(adv=batch.adv * weight)
 
 
+def check_parts(method: Online, batch_size: int) -> None:
+    """Every mini-batch needs a prompt."""
+    if batch_size < method.num_mini_batches:
+        raise InputError(
+            f"num_mini_batches: {method.num_mini_batches} is more than the {batch_size} prompts of the rollout; "
+            "lower it, or raise batch_size."
+        )
+
+
 def updates(batch: Batch, method: Online, seed: int, rollout: int, mixed: Sequence[Group] = ()) -> Iterator[Batch]:
     """`num_iterations` times the rollout's groups in a new order, cut into `num_mini_batches` batches; the groups
     `mixed` in (demonstrations, texts) are dealt out alike. A function of (seed, rollout)."""
     parts = method.num_mini_batches
-    if batch.num_groups < parts:
-        raise InputError(
-            f"num_mini_batches: {parts} is more than the {batch.num_groups} prompts of the rollout; "
-            "lower it, or raise batch_size."
-        )
     for iteration in range(method.num_iterations):
         if parts == 1:
             yield Batch(batch.groups + tuple(mixed), batch.device) if mixed else batch
