@@ -35,10 +35,15 @@ def learnt(method, steps, peak, seed=0, batch_size=8):
 @pytest.mark.parametrize(
     ("method", "steps", "peak"),
     [
-        (PPO(kl_coef=0.0, clip_value=None, num_mini_batches=4, num_iterations=8, **GAME), 320, 1e-3),
-        (ActorCritic(**GAME), 60, 1e-2),
-        (Reinforce(**GAME), 60, 1e-2),
-        (GRPO(beta=0.0, max_completion_length=500, num_generations=4, num_iterations=4), 120, 3e-3),
+        (PPO(kl_coef=0.0, clip_value=None, num_mini_batches=4, num_iterations=8, **GAME), 256, 1e-3),
+        pytest.param(ActorCritic(**GAME), 60, 1e-2, marks=pytest.mark.slow),
+        pytest.param(Reinforce(**GAME), 60, 1e-2, marks=pytest.mark.slow),
+        pytest.param(
+            GRPO(beta=0.0, max_completion_length=500, num_generations=4, num_iterations=4),
+            120,
+            3e-3,
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["ppo", "actor-critic", "reinforce", "grpo"],
 )
@@ -126,7 +131,7 @@ def test_a_time_limit_is_not_an_end():
 def test_equal_seeds_learn_equally():
     method = PPO(kl_coef=0.0, num_mini_batches=2, **GAME)
     runs = [[s.metrics for s in Player("CartPole-v1", method, 3, 4).learn(16, linear(16, 1e-3))] for _ in range(2)]
-    assert runs[0] == runs[1]
+    assert str(runs[0]) == str(runs[1])  # as text, where NaN equals NaN
 
 
 def test_memory_forgets_the_oldest():
@@ -156,6 +161,7 @@ def test_dqn_targets_and_loss():
     assert loss.item() == pytest.approx(np.where(error < 1, error**2 / 2, error - 0.5).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_dqn_learns():
     player = QPlayer("CartPole-v1", DQN(updates=64, collect=128), 0, 64)
     for _ in player.learn(1500, linear(1500, 2e-3)):

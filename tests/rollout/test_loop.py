@@ -72,9 +72,9 @@ def test_every_epoch_shows_every_prompt_once():
 
 def learn(roles, made, first, last):
     state = {}
-    for step in train(roles, made.method, made.batches(lambda: state, first, last), learning_rate=lambda n: 1e-3,
-                      budget=Budget(1 << 30)):  # fmt: skip
-        state = made.method.after_step(state, step.metrics)
+    batches = made.batches(lambda: dict(state), first, last)
+    for step in train(roles, made.method, batches, learning_rate=lambda n: 1e-3, budget=Budget(1 << 30)):
+        state.update(made.method.after_step(state, step.metrics))
     return state
 
 
