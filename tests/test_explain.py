@@ -1,6 +1,7 @@
 """`nurture explain` says all that a method's page says."""
 
 import inspect
+import json
 
 import pytest
 from rich.console import Console, RenderableType
@@ -31,7 +32,8 @@ def test_a_method_is_told_whole(method):
         assert words(paragraph) in words(text)
     for name in own_fields(kind):
         field = kind.model_fields[name]
-        assert f"{name} = {field.default}" in text and words(field.description or "?") in text
+        default = field.default if isinstance(field.default, str) else json.dumps(field.default)
+        assert f"{name} = {default}" in text and words(field.description or "?") in text
     for name, meaning in {**kind.metrics, **METRICS}.items():
         assert f"{name} " in text and meaning in text
     assert "batch_size" not in text

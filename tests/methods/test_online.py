@@ -69,7 +69,8 @@ def trl_self(kind, logp, entropy, **settings):
         "_get_per_token_logps_and_entropies": lambda *a, **k: (logp, entropy, None), "top_entropy_quantile": 1.0,
         "off_policy_mask_threshold": None, "use_vllm": False, "_entropy_bonus_enabled": False,
         "aux_loss_enabled": False, "current_gradient_accumulation_steps": 1, "max_completion_length": 16,
-        "accelerator": SimpleNamespace(**same), "model": SimpleNamespace(training=True), "_metrics": {"train": Metrics()},
+        "accelerator": SimpleNamespace(**same), "model": SimpleNamespace(training=True),
+        "_metrics": {"train": Metrics()},
     }  # fmt: skip
     arguments = SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1)
     return SimpleNamespace(**defaults | settings, args=arguments)

@@ -1,7 +1,7 @@
 """Responses of several turns: the model writes, the world answers, the model goes on.
 
-Token ids are the record. What was drawn is never turned into text and back: the world's words are tokenised on their own
-and put behind it, with mask 0, so that no loss touches what the model did not say.
+Token ids are the record. What was drawn is never turned into text and back: the world's words are tokenised by
+themselves and put behind it, with mask 0, so that no loss touches what the model did not say.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def several_turns(
     encode: Encode,
     max_turns: int = 4,
 ) -> Draw:
-    """`Draw` for `Rollouts`, with a `world` of its own for each response. `max_tokens` of the sampling holds for a whole
-    response, the world's words included; what goes beyond is cut off."""
+    """`Draw` for `Rollouts`, with a `world` of its own for each response. `max_tokens` of the sampling holds for a
+    whole response, the world's words included; what goes beyond is cut off."""
 
     def draw(requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
         talks = [[_Talk(r, k, world(r)) for k in range(r.n)] for r in requests]
