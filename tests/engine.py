@@ -9,6 +9,7 @@ from families import tiny
 from nurture.models.heads import add_score_head
 from nurture.models.layouts import set_layout
 from nurture.models.roles import LocalRoles
+from nurture.rollout.record import advantages, record
 from nurture.train.loop import Budget, train
 from nurture.train.optim import AdamW
 from nurture.train.processes import Processes
@@ -29,6 +30,28 @@ def engine(family="llama", layout="tree", seed=0, model=None, ref=None, criteria
         set_layout(one, layout)
     optimizer = AdamW(list(model.named_parameters()))
     return LocalRoles(models, dict.fromkeys(models, layout), optimizer, Processes(), **settings)
+
+
+def online_engine(family="llama", layout="tree", seed=0, model=None, ref=None, value_scale=0.1, **settings):
+    """Policy and critic are one model with two heads; the reference is another one."""
+    roles = engine(family, layout, seed, model, ref, head=value_scale, **settings)
+    roles.models["value"], roles.layouts["value"] = roles.models.pop("reward"), roles.layouts.pop("reward")
+    return roles
+
+
+def rollout(method, seed=0, roles=None, noise=0.2):
+    """Groups of several scored responses with everything a rollout records. With `noise`, what was recorded is a little
+    off what the model says now, as it is after an update, so that ratios differ from 1 and some are clipped."""
+    draw = np.random.default_rng(seed)
+    shapes = [(int(draw.integers(3, 12)), tuple(int(x) for x in draw.integers(2, 12, n))) for n in (3, 2, 4, 16)]
+    groups = [group(draw, p, lengths, key=str(i)) for i, (p, lengths) in enumerate(shapes)]
+    scored = [replace(g, responses=tuple(replace(r, score=float(draw.normal())) for r in g.responses)) for g in groups]
+    batch = record(Batch(tuple(scored)), roles or online_engine(), method)
+    for name in ("logp_old", "logp_ref", "value"):
+        if any(getattr(r, name) is not None for r in batch.responses):
+            off = torch.tensor(noise * draw.normal(size=batch.num_own))
+            batch = batch.recording(**{name: getattr(batch, name) + off})
+    return advantages(batch, method, {})
 
 
 def group(draw, prompt, lengths, own=0.7, key=""):

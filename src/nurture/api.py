@@ -84,10 +84,15 @@ def _dry_run(recipe: Recipe, console: Console) -> None:
 
 
 def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: Console) -> None:
+    from .play import describe as describe_game
+    from .play import is_game
     from .setup import describe, example, set_up
     from .show import header
     from .train.processes import Processes
 
+    if is_game(stage):
+        header(console, f"{stage.method.name} in {title}", describe_game(stage) | {"dry run": "nothing was played"})
+        return
     setup = set_up(stage, Processes(), stages=stages)
     facts = describe(setup, stage.processes) | {"dry run": "nothing was trained or written"}
     header(console, f"{stage.method.name} in {title}", facts, example=example(setup, colour=console.is_terminal))

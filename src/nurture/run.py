@@ -38,6 +38,7 @@ from .models.heads import classifier
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_model
+from .play import is_game, play_stage
 from .protocols import Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
@@ -104,6 +105,8 @@ def _run_locked(
                 _clear(out)
             processes.barrier()
             _refuse_other_config(stage, out)
+            if is_game(stage):
+                return play_stage(stage, out, console)
             heartbeat("set-up", 0)
             setup = set_up(stage, processes, stages=stages)
         except NurtureError:

@@ -30,6 +30,19 @@ METRICS: Mapping[str, str] = {
     "eval/loss": "the loss on held-out rows, no dropout",
     "eval/perplexity": "exp(eval/loss)",
     "eval/token_accuracy": "share of held-out tokens that were the model's first choice",
+    "eval/score": "mean score of greedy episodes at the end of a game",
+    "rollout/score": "mean score of a response: what the rewards say, before any KL penalty",
+    "rollout/score_std": "standard deviation of the scores over the rollout",
+    "rollout/length": "mean number of tokens the policy wrote per response",
+    "rollout/truncated": "share of responses cut off at max_completion_length",
+    "rollout/no_signal": "share of groups whose scores are all equal, so that comparing within them teaches nothing",
+    "rollout/explained_variance": "1 - Var(return - value) / Var(return): 1 for a critic that knows the returns, 0 for "
+    "one that knows only their mean",
+    "rollout/responses": "responses drawn, those of groups set aside included",
+    "rollout/unscored": "responses that no reward could be given for; they are left out",
+    "rollout/empty_groups": "groups in which no response could be scored; they are left out",
+    "rollout/refilled": "groups without signal that were set aside for others",
+    "rollout/kl": "mean over responses of the distance from the reference in nats per response (k1, summed)",
 }
 """What the engine writes to `metrics.jsonl`; a method adds its own (`Method.metrics`)."""
 

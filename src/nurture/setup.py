@@ -91,6 +91,11 @@ class Setup:
 def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None) -> Setup:
     """Load, tokenise, decide. `stages` maps finished stages to their models."""
     stages = stages or {}
+    if stage.method.data == "task":
+        raise InputError(
+            f"method {stage.method.name!r} learns from what it does itself, which only a game lets it do here: use "
+            "model: mlp and data: gym/CartPole-v1, for instance."
+        )
     keep_pages()
     device = choose_device(stage.device)
     deterministic()

@@ -9,7 +9,7 @@ by response, left to right. All per-token tensors, `[T]`, are in that order, wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -29,8 +29,11 @@ class Response:
 
     What people said of it: its `rank` among the group (1 is best, equal numbers are ties), `scores` with one number per
     criterion (NaN where nobody rated it), `label` (1 wanted, 0 unwanted), and for each of `step_ends`, the indices of
-    the last token of every step, a label in `step_labels`. `logp_ref` is what a reference model once said of its own
-    tokens.
+    the last token of every step, a label in `step_labels`.
+
+    The last fields are the record of a rollout, one number for each own token: the reward (where it does not come as
+    one `score` at the end), what each role said before any update, and what the method made of it. `logp_ref` is also
+    what a reference that is asked only once said of people's answers.
     """
 
     ids: Ids
@@ -39,10 +42,18 @@ class Response:
     rank: int | None = None
     label: float | None = None
     step_ends: tuple[int, ...] = ()
+    truncated: bool = False
+    """Cut off by a limit of length instead of ended by the model."""
+    reward: NDArray[np.float32] | None = None
     logp_sampler: NDArray[np.float32] | None = None
+    logp_old: NDArray[np.float32] | None = None
+    logp_ref: NDArray[np.float32] | None = None
+    kl: NDArray[np.float32] | None = None
+    value: NDArray[np.float32] | None = None
+    adv: NDArray[np.float32] | None = None
+    ret: NDArray[np.float32] | None = None
     scores: tuple[float, ...] = ()
     step_labels: tuple[float, ...] = ()
-    logp_ref: NDArray[np.float32] | None = None
 
     def __post_init__(self):
         assert self.ids.shape == self.mask.shape and self.ids.ndim == 1, "a response has one mask entry per token id"
@@ -148,13 +159,6 @@ class Batch:
         return self._floats([x for row in rows for x in row]).view(len(rows), width)
 
     @cached_property
-    def logp_ref(self) -> Tensor:
-        """`[T]` what the reference model said of each own token, computed once before training."""
-        known = [r.logp_ref for r in self.responses if r.logp_ref is not None]
-        assert len(known) == self.num_responses, "the reference's log-probs were not computed for this batch"
-        return torch.as_tensor(np.concatenate(known) if known else np.zeros(0, np.float32)).to(self.device)
-
-    @cached_property
     def _pairs(self) -> tuple[list[int], list[int], list[float], list[float]]:
         better: list[int] = []
         worse: list[int] = []
@@ -200,7 +204,99 @@ class Batch:
     @cached_property
     def own_tokens(self) -> Tensor:
         """`[R]` how many own tokens each response has, at least 1 (it divides)."""
-        return self._tensor(np.asarray([max(1, len(own)) for own in self.owned], np.int64))
+        return self._tensor(np.maximum(self.own_lengths, 1))
+
+    @cached_property
+    def own_lengths(self) -> list[int]:
+        """`[R]` how many own tokens each response has."""
+        return [len(own) for own in self.owned]
+
+    @cached_property
+    def score(self) -> Tensor:
+        """`[R]` the score of each response."""
+        scores = [r.score for r in self.responses if r.score is not None]
+        assert len(scores) == self.num_responses, "a response without a score is not part of a rollout"
+        return torch.tensor(scores, dtype=torch.float32, device=self.device)
+
+    @cached_property
+    def reward(self) -> Tensor:
+        """`[T]` the reward of each own token: as recorded, or the response's score at its last own token."""
+        if (recorded := self._recorded("reward")) is not None:
+            return recorded
+        return self.per_token(self.score) * self.last
+
+    @cached_property
+    def last(self) -> Tensor:
+        """`[T]` 1 at the last own token of each response, else 0."""
+        ends = np.cumsum(self.own_lengths)[np.flatnonzero(self.own_lengths)] - 1
+        last = self._zeros()
+        last[self._tensor(ends)] = 1.0
+        return last
+
+    @cached_property
+    def logp_sampler(self) -> Tensor | None:
+        """`[T]` under the distribution that was sampled from, as the sampler computed it."""
+        return self._recorded("logp_sampler")
+
+    @cached_property
+    def logp_old(self) -> Tensor | None:
+        """`[T]` under the policy as it was before the first update on this rollout, as the trainer computes it."""
+        return self._recorded("logp_old")
+
+    @cached_property
+    def logp_ref(self) -> Tensor | None:
+        """`[T]` under the reference."""
+        return self._recorded("logp_ref")
+
+    @cached_property
+    def kl(self) -> Tensor | None:
+        """`[T]` exact KL(old policy || reference)."""
+        return self._recorded("kl")
+
+    @cached_property
+    def value(self) -> Tensor:
+        """`[T]` what the critic expected before the first update on this rollout."""
+        recorded = self._recorded("value")
+        return self._zeros() if recorded is None else recorded
+
+    @cached_property
+    def adv(self) -> Tensor:
+        """`[T]` advantages."""
+        recorded = self._recorded("adv")
+        return self._zeros() if recorded is None else recorded
+
+    @cached_property
+    def ret(self) -> Tensor:
+        """`[T]` returns: what the critic is to learn."""
+        recorded = self._recorded("ret")
+        return self._zeros() if recorded is None else recorded
+
+    @cached_property
+    def acted(self) -> Tensor:
+        """`[T]` whether the own token was drawn by the policy in a rollout. False for demonstrations mixed in, which
+        carry no record: their part of every recorded tensor is 0."""
+        acted = [r.adv is not None for r in self.responses]
+        return torch.tensor(acted, dtype=torch.bool, device=self.device).index_select(0, self.response)
+
+    def _recorded(self, name: str) -> Tensor | None:
+        """What the responses recorded under this name (0 for those that did not), or None where none of them did."""
+        parts: list[NDArray[np.float32] | None] = [getattr(r, name) for r in self.responses]
+        if all(part is None for part in parts):
+            return None
+        filled = [np.zeros(n, np.float32) if p is None else p for p, n in zip(parts, self.own_lengths, strict=True)]
+        assert [len(p) for p in filled] == self.own_lengths, f"{name} has one number for each own token"
+        return torch.as_tensor(np.concatenate(filled)).to(self.device)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.num_own, device=self.device)
+
+    def recording(self, **per_token: Tensor) -> Batch:
+        """The same batch with `[T]` tensors written into its responses, by name."""
+        cuts = np.cumsum(self.own_lengths)[:-1]
+        columns = {n: np.split(t.detach().float().cpu().numpy(), cuts) for n, t in per_token.items()}
+        told = iter([replace(r, **{n: c[i] for n, c in columns.items()}) for i, r in enumerate(self.responses)])
+        groups = tuple(replace(g, responses=tuple(next(told) for _ in g.responses)) for g in self.groups)
+        return Batch(groups, self.device)
 
     @property
     def num_groups(self) -> int:
@@ -341,8 +437,11 @@ Tally = tuple[float | Tensor, int]
 """A statistic as (sum, count), so that micro-batches and processes add up exactly."""
 
 
-def tally(values: Tensor) -> Tally:
-    return values.detach().sum(dtype=torch.float64), values.numel()
+def tally(values: Tensor, of: Tensor | None = None) -> Tally:
+    """The sum and count of all values, or of those where the mask `of` is true."""
+    if of is None:
+        return values.detach().sum(dtype=torch.float64), values.numel()
+    return values.detach().where(of, 0).sum(dtype=torch.float64), int(of.sum())
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class LocalRoles:
         for role, quantities in asks.items():
             if role == "ref" and role not in self.models:
                 assert quantities == ("logp",), f"log-probs are all that is kept of a reference, not {quantities}"
+                assert batch.logp_ref is not None, "the reference's log-probs were not computed for this batch"
                 scores[role] = RoleScores(logp=batch.logp_ref)
                 continue
             trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.models[role].parameters())

@@ -1,0 +1,210 @@
+"""Rollouts of a language model as an iterator of batches: draw, reward, record, and go through it.
+
+    for step in train(roles, method, rollouts.batches(...), ...)
+
+Nothing here remembers anything: the prompts of rollout k, what is drawn for them and how the updates are cut are
+functions of (seed, k) and the weights. So a run that goes on after rollout k, from the weights it had then, ends as one
+that was never stopped. Checkpoints belong on these borders, every `method.updates_per_rollout` updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.random import numpy_generator, stream_key
+from ..data.batches import sample_order
+from ..errors import InputError
+from ..methods import Online
+from ..protocols import Answer, Outcome, Request, Roles, Sample, Sampler, Sampling, Scored, Unscorable
+from ..records import Task
+from ..types import CPU, Batch, Group, Ids, Response
+from .record import advantages, check_parts, record, rollout_metrics, updates
+
+Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
+"""One outcome per answer, in their order."""
+Draw = Callable[[Sequence[Request], Sampling], list[list[Response]]]
+"""For each request its `n` responses."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """A task as the sampler is given it. `key` names it for the random streams."""
+
+    task: Task
+    ids: Ids
+    key: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A prompt, its responses that could be scored, and what became of all of them."""
+
+    prompt: Prompt
+    responses: tuple[Response, ...]
+    samples: tuple[dict[str, Any], ...]
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether comparing the responses teaches anything."""
+        return len({r.score for r in self.responses}) > 1
+
+
+@dataclass
+class Rollouts:
+    """`batch_size` prompts a rollout, `method.num_generations` responses each.
+
+    A response that cannot be scored is left out of its group, and a group without any is left out of the rollout; both
+    are counted. With `refills`, groups whose scores are all equal are set aside and other prompts drawn for them, so
+    many times at most; what is still missing then is filled up with those set aside, so that a rollout keeps its size.
+    """
+
+    prompts: Sequence[Prompt]
+    draw: Draw
+    judge: Judge
+    roles: Roles
+    method: Online
+    decode: Callable[[Sequence[int]], str]
+    batch_size: int
+    seed: int
+    stop_ids: tuple[int, ...] = ()
+    refills: int = 0
+    mixed: Callable[[int], Sequence[Group]] = lambda rollout: ()
+    """Groups to imitate beside rollout k (PPO-ptx)."""
+    tokens: int = 1 << 62
+    """The most tokens in one pass of recording."""
+    device: torch.device = CPU
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    """Of the newest rollout: `rollout_metrics`, and how many responses and groups came to nothing."""
+    samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Every response of the newest rollout: prompt, response, score with its reason, length, KL."""
+
+    def __post_init__(self):
+        check_parts(self.method, self.batch_size)
+        if not self.prompts:
+            raise InputError("data: no task to learn from is left.")
+
+    def batches(
+        self, state: Callable[[], Mapping[str, Any]], first: int = 0, last: int | None = None
+    ) -> Iterator[Batch]:
+        """The updates of rollouts number `first` (from 0) up to `last`. `state` is asked for the method's own state at
+        the border before each."""
+        rollout = first
+        while last is None or rollout < last:
+            batch = self.rollout(rollout, state())
+            yield from updates(batch, self.method, self.seed, rollout, self.mixed(rollout))
+            rollout += 1
+
+    def rollout(self, number: int, state: Mapping[str, Any]) -> Batch:
+        """Rollout number `number` with everything recorded."""
+        scenes, counts = self._scenes(number)
+        groups = tuple(Group(s.prompt.ids, s.responses, s.prompt.key) for s in scenes)
+        batch = record(Batch(groups, self.device), self.roles, self.method, self.tokens)
+        priced = advantages(batch, self.method, state)
+        self.metrics = {**rollout_metrics(priced), **counts}
+        self.samples = [{"rollout": number, **row} for row in _with_kl(scenes, batch)]
+        return priced
+
+    def _scenes(self, number: int) -> tuple[list[Scene], dict[str, float]]:
+        kept: list[Scene] = []
+        aside: list[Scene] = []
+        drawn = unscored = empty = 0
+        for chosen in self._choices(number):
+            missing = self.batch_size - len(kept)
+            if not missing:
+                break
+            for scene in self._play(chosen[:missing], number):
+                drawn += len(scene.samples)
+                unscored += len(scene.samples) - len(scene.responses)
+                empty += not scene.responses
+                if scene.responses:
+                    (kept if scene.has_signal or not self.refills else aside).append(scene)
+        spare = self.batch_size - len(kept)
+        if not kept and not aside:
+            raise InputError(f"no response of rollout {number} could be scored; events and samples say why.")
+        counts = {
+            "rollout/responses": float(drawn),
+            "rollout/unscored": float(unscored),
+            "rollout/empty_groups": float(empty),
+            "rollout/refilled": float(max(0, len(aside) - spare)),
+        }
+        return kept + aside[:spare], counts
+
+    def _choices(self, number: int) -> Iterator[list[Prompt]]:
+        """The prompts of a rollout in the order of their epoch, then others by chance for each refill."""
+        n = len(self.prompts)
+        places = (divmod(number * self.batch_size + i, n) for i in range(self.batch_size))
+        yield [self.prompts[sample_order(self.seed, epoch, n)[place]] for epoch, place in places]
+        for refill in range(self.refills):
+            order = numpy_generator(self.seed, "refill", number, refill).permutation(n)
+            yield [self.prompts[order[i % n]] for i in range(self.batch_size)]
+
+    def _play(self, prompts: Sequence[Prompt], number: int) -> list[Scene]:
+        method = self.method
+        sampling = Sampling(
+            max_tokens=method.max_completion_length, temperature=method.temperature, stop_ids=self.stop_ids,
+            seed=stream_key(self.seed, "rollout", number) >> 1,
+        )  # fmt: skip
+        # The place is part of the name: a prompt that comes twice in a rollout is answered anew.
+        requests = [Request(p.ids, method.num_generations, f"{p.key} {i}") for i, p in enumerate(prompts)]
+        drawn = self.draw(requests, sampling)
+        answers = [
+            Answer(p.task, self.decode(_spoken(r, self.stop_ids)), tokens=len(r.ids))
+            for p, responses in zip(prompts, drawn, strict=True)
+            for r in responses
+        ]
+        outcomes = list(self.judge(answers))
+        assert len(outcomes) == len(answers), "a judge gives one outcome per answer"
+        told = iter(zip(answers, outcomes, strict=True))
+        return [
+            self._scene(p, [(r, *next(told)) for r in responses]) for p, responses in zip(prompts, drawn, strict=True)
+        ]
+
+    def _scene(self, prompt: Prompt, told: list[tuple[Response, Answer, Outcome]]) -> Scene:
+        scored: list[Response] = []
+        rows: list[dict[str, Any]] = []
+        text = self.decode(prompt.ids.tolist())
+        for response, answer, outcome in told:
+            row = {"prompt": text, "response": answer.text, "tokens": len(response.ids), "reason": outcome.reason}
+            if isinstance(outcome, Scored):
+                scored.append(replace(response, score=outcome.value))
+                row["score"] = outcome.value
+            else:
+                row["unscored"] = "unscorable" if isinstance(outcome, Unscorable) else "failed"
+            rows.append(row)
+        return Scene(prompt, tuple(scored), tuple(rows))
+
+
+def single_turn(sampler: Sampler) -> Draw:
+    """Each response is one turn: what the sampler drew, token for token."""
+
+    def draw(requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
+        out: list[list[Response]] = [[] for _ in requests]
+        for sample in sampler.sample(requests, sampling):
+            out[sample.request].append(response_of(sample))
+        return out
+
+    return draw
+
+
+def response_of(sample: Sample) -> Response:
+    own = np.ones(len(sample.ids), bool)
+    return Response(sample.ids, own, truncated=sample.reason == "length", logp_sampler=sample.logp)
+
+
+def _spoken(response: Response, stop_ids: Sequence[int]) -> list[int]:
+    """The ids without the stop token that ended them."""
+    ids: list[int] = response.ids.tolist()
+    return ids[:-1] if ids and ids[-1] in stop_ids else ids
+
+
+def _with_kl(scenes: Sequence[Scene], batch: Batch) -> list[dict[str, Any]]:
+    """The rows of all responses; those that were scored with their distance from the reference, where it is known."""
+    kl = None
+    if batch.logp_old is not None and batch.logp_ref is not None:
+        kl = iter(batch.sum_per_response(batch.logp_old - batch.logp_ref).tolist())
+    return [{**row, "kl": next(kl)} if kl is not None and "score" in row else row for s in scenes for row in s.samples]

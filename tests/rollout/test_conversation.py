@@ -1,0 +1,93 @@
+"""Several turns with a tiny real model. Its vocabulary is read as characters, so that it can be made to call a tool."""
+
+import numpy as np
+import pytest
+from engine import online_engine
+
+from nurture.methods import GRPO
+from nurture.protocols import Request, Sampling, Scored
+from nurture.records import Task
+from nurture.rollout.conversation import Calculator, several_turns
+from nurture.rollout.env import Turn
+from nurture.rollout.loop import Prompt, Rollouts
+from nurture.rollout.sampler import LocalSampler
+
+STOPS = tuple(range(0, 199, 8))
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("Let me see. <calc>12*7</calc>", Turn("84")),
+        ("<calc> 3 - 10 </calc>\n", Turn("-7")),
+        ("12*7 is 84", Turn("", done=True)),
+        ("<calc>2**99</calc>", Turn("", done=True)),
+        ("<calc>1+1</calc> and so on", Turn("", done=True)),
+    ],
+)
+def test_calculator(said, heard):
+    assert Calculator().step(said) == heard
+
+
+class Parrot:
+    """Repeats the last token twice, and ends the talk after a turn of an odd number of tokens."""
+
+    def reset(self, seed):
+        return ""
+
+    def step(self, action):
+        words = action.split()
+        return Turn(" ".join(words[-1:] * 2), done=len(words) % 2 == 1 or not words)
+
+
+def decode(ids):
+    return " ".join(map(str, ids))
+
+
+def encode(text):
+    return [int(w) for w in text.split()]
+
+
+def talks(seed=0, max_tokens=30):
+    roles = online_engine()
+    draw = several_turns(LocalSampler(roles.models["policy"]), lambda request: Parrot(), decode, encode)
+    prompts = [np.random.default_rng(i).integers(8, 199, 5) for i in range(3)]
+    requests = [Request(p, 6, f"prompt {i}") for i, p in enumerate(prompts)]
+    return roles, prompts, draw(requests, Sampling(max_tokens=max_tokens, stop_ids=STOPS, seed=seed))
+
+
+def test_the_world_speaks_with_mask_0_and_the_model_answers_it():
+    _, _, drawn = talks()
+    several = 0
+    for response in (r for row in drawn for r in row):
+        turns = np.split(np.arange(len(response.ids)), np.flatnonzero(np.diff(response.mask.astype(int))) + 1)
+        own, worlds = turns[::2], turns[1::2]
+        several += len(own) > 1
+        for before, heard in zip(own, worlds, strict=False):
+            assert response.ids[before[-1]] in STOPS
+            assert response.ids[heard].tolist() == [response.ids[before[-2]]] * 2, (
+                "what was said to it, token for token"
+            )
+        assert len(response.logp_sampler) == response.mask.sum() and len(response.ids) <= 30
+    assert several >= 3
+
+
+def test_the_trainer_agrees_with_every_turn():
+    """Log-probabilities of all turns equal those of one teacher-forced pass: no token was tokenised again."""
+    roles, prompts, _drawn = talks()
+    draw = several_turns(LocalSampler(roles.models["policy"]), lambda request: Parrot(), decode, encode)
+    tasks = [Prompt(Task(()), p, f"prompt {i}") for i, p in enumerate(prompts)]
+
+    def judge(answers):
+        return [Scored(float(len(a.text))) for a in answers]
+
+    method = GRPO(num_generations=6, max_completion_length=30, num_iterations=2)
+    batch = Rollouts(tasks, draw, judge, roles, method, decode, 3, 0, STOPS).rollout(0, {})
+    assert (batch.logp_old - batch.logp_sampler).abs().max() < 5e-5
+    assert batch.num_own < sum(len(r.ids) for r in batch.responses), "some words are not the model's"
+
+
+def test_equal_seeds_talk_equally():
+    first, again, other = (talks(seed)[2] for seed in (0, 0, 1))
+    ids = [[r.ids.tobytes() for row in some for r in row] for some in (first, again, other)]
+    assert ids[0] == ids[1] != ids[2]

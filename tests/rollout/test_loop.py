@@ -1,0 +1,155 @@
+"""Rollouts of a tiny real model through the real sampler and the real roles."""
+
+import numpy as np
+import pytest
+import torch
+from engine import online_engine
+
+from nurture.core.reduce import global_norm
+from nurture.errors import InputError
+from nurture.methods import GRPO, PPO
+from nurture.protocols import Failed, Scored, Unscorable
+from nurture.records import Message, Task
+from nurture.rollout.loop import Prompt, Rollouts, single_turn
+from nurture.rollout.sampler import LocalSampler
+from nurture.train.loop import Budget, train
+from nurture.types import Group
+
+STOP = 7
+
+
+def prompts(n=5):
+    draw = np.random.default_rng(0)
+    return [
+        Prompt(Task((Message("user", str(i)),), answer=i), draw.integers(8, 199, 4 + i), f"row {i}") for i in range(n)
+    ]
+
+
+def decode(ids):
+    return " ".join(map(str, ids))
+
+
+def evens(answers):
+    """A score that differs within a group: the share of even tokens."""
+    return [
+        Scored(np.mean([int(w) % 2 == 0 for w in a.text.split() or ["1"]]), "share of even tokens") for a in answers
+    ]
+
+
+def rollouts(method, roles=None, judge=evens, **settings):
+    roles = roles or online_engine()
+    draw = single_turn(LocalSampler(roles.models["policy"]))
+    return Rollouts(prompts(), draw, judge, roles, method, decode, batch_size=3, seed=4, stop_ids=(STOP,), **settings)
+
+
+GRPO4 = GRPO(num_generations=4, max_completion_length=6, num_iterations=2)
+
+
+@pytest.mark.parametrize("method", [GRPO4, PPO(num_generations=2, max_completion_length=6)], ids=lambda m: m.name)
+def test_a_rollout_records_what_a_loss_needs(method):
+    made = rollouts(method)
+    batch = made.rollout(0, {})
+    assert batch.num_groups == 3 and batch.num_responses == 3 * method.num_generations
+    assert (batch.logp_old - batch.logp_sampler).abs().max() < 5e-5, "the sampler's log-probs are the trainer's"
+    for response in batch.responses:
+        assert response.truncated == (response.ids[-1] != STOP)
+        words = [int(i) % 2 == 0 for i in response.ids if i != STOP]
+        assert response.score == pytest.approx(np.mean(words or [False]))
+    row = made.samples[0]
+    assert {"rollout", "prompt", "response", "score", "reason", "tokens", "kl"} == set(row)
+    first = batch.responses[0]
+    assert row["kl"] == pytest.approx(float((first.logp_old - first.logp_ref).sum()), abs=1e-5)
+    assert made.metrics["rollout/score"] == pytest.approx(np.mean([r.score for r in batch.responses]))
+    assert STOP not in map(int, row["response"].split())
+
+
+def test_every_epoch_shows_every_prompt_once():
+    made = rollouts(GRPO4)
+    keys = [key for k in range(5) for key in [g.key for g in made.rollout(k, {}).groups]]
+    for epoch in (keys[:5], keys[5:10], keys[10:]):
+        assert sorted(epoch) == [f"row {i}" for i in range(5)]
+
+
+def learn(roles, made, first, last):
+    state = {}
+    batches = made.batches(lambda: dict(state), first, last)
+    for step in train(roles, made.method, batches, learning_rate=lambda n: 1e-3, budget=Budget(1 << 30)):
+        state.update(made.method.after_step(state, step.metrics))
+    return state
+
+
+def test_going_on_from_a_border_is_exact():
+    """Weights and optimiser after two rollouts, put into a fresh engine, end where an uninterrupted run ends."""
+    whole = online_engine()
+    learn(whole, rollouts(GRPO4, whole), 0, 4)
+    half = online_engine()
+    learn(half, rollouts(GRPO4, half), 0, 2)
+    fresh = online_engine()
+    fresh.optimizer.load({n: t.clone() for n, t in half.optimizer.tensors().items()}, half.optimizer.updates)
+    learn(fresh, rollouts(GRPO4, fresh), 2, 4)
+    for name, tensor in whole.optimizer.tensors().items():
+        assert torch.equal(tensor, fresh.optimizer.tensors()[name]), name
+
+
+def test_the_score_rises():
+    roles = online_engine()
+    made = rollouts(GRPO(num_generations=16, max_completion_length=6, beta=0.0), roles)
+    before = np.mean([made.rollout(100 + k, {}).score.mean() for k in range(3)])
+    learn(roles, made, 0, 12)
+    after = np.mean([made.rollout(100 + k, {}).score.mean() for k in range(3)])
+    assert after > before + 0.1
+
+
+def test_what_cannot_be_scored_is_left_out_and_counted():
+    def judge(answers):
+        kinds = {0: Unscorable("no gold"), 1: Failed("dead endpoint")}
+        broken = Unscorable("broken tests")
+        return [broken if a.task.answer == 2 else kinds.get(i % 4, Scored(float(i))) for i, a in enumerate(answers)]
+
+    made = rollouts(GRPO4, judge=judge)
+    number = next(k for k in range(5) if any(p.task.answer == 2 for p in next(iter(made._choices(k)))))
+    batch = made.rollout(number, {})
+    assert [len(g.responses) for g in batch.groups] == [2, 2]
+    assert made.metrics["rollout/unscored"] == 8 and made.metrics["rollout/empty_groups"] == 1
+    assert [row.get("unscored") for row in made.samples[:4]] in (
+        ["unscorable", "failed", None, None], ["unscorable"] * 4)  # fmt: skip
+    nothing = rollouts(GRPO4, judge=lambda answers: [Unscorable("no gold")] * len(answers))
+    with pytest.raises(InputError, match="no response of rollout 0 could be scored"):
+        nothing.rollout(0, {})
+
+
+def test_groups_without_signal_are_drawn_again():
+    def judge(answers):
+        return [Scored(1.0) if a.task.answer in (1, 3) else Scored(float(i)) for i, a in enumerate(answers)]
+
+    for refills, expected in ((0, 0.0), (6, None)):
+        made = rollouts(GRPO4, judge=judge, refills=refills)
+        number = next(k for k in range(5) if {1, 3} & {p.task.answer for p in next(iter(made._choices(k)))})
+        batch = made.rollout(number, {})
+        assert batch.num_groups == 3
+        if refills:
+            assert made.metrics["rollout/no_signal"] == 0.0 and made.metrics["rollout/refilled"] >= 1
+            assert made.metrics["rollout/responses"] > 12
+        else:
+            assert made.metrics["rollout/no_signal"] > 0 and made.metrics["rollout/refilled"] == expected
+    flat = rollouts(GRPO4, judge=lambda answers: [Scored(1.0)] * len(answers), refills=2)
+    assert flat.rollout(0, {}).num_groups == 3, "what is missing is filled up with those set aside"
+    assert flat.metrics["rollout/no_signal"] == 1.0 and flat.metrics["rollout/responses"] == 36
+
+
+def test_texts_to_imitate_are_mixed_in():
+    method = PPO(ptx_coef=1.0, max_completion_length=6, num_iterations=1)
+    made = rollouts(method)
+    text = Group(np.arange(3), made.rollout(0, {}).responses[:1], "text")
+    plain = Group(text.prompt, tuple(type(r)(r.ids, r.mask) for r in text.responses), "text")
+    mixed = rollouts(method, mixed=lambda k: [plain])
+    (batch,) = mixed.batches(dict, 0, 1)
+    assert [g.key for g in batch.groups][-1] == "text" and not batch.acted[-1]
+    roles = online_engine()
+    (step,) = train(roles, method, [batch], learning_rate=lambda n: 0.0, budget=Budget(1 << 30))
+    assert np.isfinite(step.metrics["ptx_loss"]) and global_norm(roles.optimizer.master.values()) > 0
+
+
+def test_too_many_parts_are_refused_before_anything_is_drawn():
+    with pytest.raises(InputError, match="num_mini_batches: 4 is more than the 3 prompts"):
+        rollouts(GRPO(num_mini_batches=4))
