@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, Union, cast
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
@@ -34,6 +35,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method
 from .yaml12 import Dumper, Tree, read_yaml
@@ -177,9 +179,26 @@ def _method(value: Any, _: ValidatorFunctionWrapHandler) -> Method:
     return kind.model_validate(fields)
 
 
+def _adapter(value: Any, _: ValidatorFunctionWrapHandler) -> Adapter | None:
+    if value is None or isinstance(value, Adapter):
+        return value
+    fields = {"name": value} if isinstance(value, str) else value
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+        raise ValueError("must be the name of an adapter, or {name: ..., r: ...} with its fields")
+    kind = ADAPTERS.get(fields["name"])
+    if kind is None:
+        near = did_you_mean(fields["name"], ADAPTERS)
+        raise ValueError(f"{fields['name']!r} is not an adapter.{near} Known are {', '.join(ADAPTERS)}")
+    return kind.model_validate(dict(fields))
+
+
+AnyAdapter = Union[tuple(ADAPTERS.values())]  # pyright: ignore[reportInvalidTypeForm]  # noqa: UP007
+
+
 def _learning_rate(known: dict[str, Any]) -> float:
     method: Method = known["method"]
-    return method.default_learning_rate
+    adapter: Adapter | None = known.get("adapter")
+    return adapter.learning_rate(method.default_learning_rate) if adapter else method.default_learning_rate
 
 
 class Stage(Section):
@@ -191,6 +210,11 @@ class Stage(Section):
     """Where to start: an earlier stage, `lab`, a folder, a hub name, or `{config, tokenizer}` for a fresh model."""
     data: Sources
     """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`."""
+    adapter: Annotated[
+        SerializeAsAny[Adapter] | None, WrapValidator(_adapter, json_schema_input_type=str | AnyAdapter | None)
+    ] = None
+    """What is trained: the name of an adapter, or `{name: lora, r: 16}`. By default all weights or, where `model` is an
+    adapter itself, that one."""
 
     steps: Count | None = None
     """How many updates to make. Instead of `epochs`."""
@@ -201,7 +225,7 @@ class Stage(Section):
     (`tokens_per_micro`) does not change the result."""
 
     learning_rate: NotNegative = Field(default_factory=_learning_rate)
-    """The peak learning rate; by default the method's own."""
+    """The peak learning rate; by default the method's own, raised where an adapter learns best at more."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up."""
     warmup: NotNegative = 0.03
@@ -586,6 +610,10 @@ def _owner(kind: type[Stage] | type[Recipe], tree: Tree, keys: list[str]) -> tup
         if not isinstance(name, str):
             return "a stage", Stage.model_fields
         return f"a stage or of {name!r}", {**Stage.model_fields, **method_class(name).model_fields}
+    if inside == ["adapter"]:
+        written = stage["adapter"]
+        name = written.get("name") if isinstance(written, Mapping) else written
+        return f"adapter {name!r}", ADAPTERS[name].model_fields if name in ADAPTERS else {}
     section = next((key for key in reversed(inside) if key in SECTIONS), None)
     return inside[-1], SECTIONS[section].model_fields if section else {}
 

@@ -32,7 +32,7 @@ from .evaluate.held_out import evaluate_loss
 from .files import digest_of, replace_synced
 from .models.layouts import choose_layout
 from .models.roles import LocalRoles
-from .models.save import finish_replacing, model_card, save_model
+from .models.save import finish_replacing, model_card, save_adapter, save_model
 from .protocols import Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
@@ -176,14 +176,17 @@ class _Run:
         writes = self.processes.rank == 0
         self.journal = Journal(self.out if writes else None)
         self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
+        model, layout, adapter = setup.loaded.model, setup.layout.layout, stage.adapter
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = AdamW(
-            [(n, p) for n, p in setup.loaded.model.named_parameters() if p.requires_grad],
-            beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay,
+            trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay,
+            rates=adapter.rates(trained) if adapter else None,
         )  # fmt: skip
-        model, layout = setup.loaded.model, setup.layout.layout
+        self.companion = adapter.companion(model, self.optimizer, setup.steps) if adapter else None
         self.roles = LocalRoles(
-            {"policy": model}, {"policy": layout}, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm
-        )
+            {"policy": model}, {"policy": layout}, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
+            companion=self.companion,
+        )  # fmt: skip
         self.budget = Budget(setup.tokens_per_micro)
         self.nonfinite = NonFinite(setup.steps, stage.nonfinite)
         world = self.processes.world_size
@@ -338,7 +341,7 @@ class _Run:
             self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps
         )
         for number, batch in enumerate(chosen, done + 1):
-            if stage.dropout:
+            if self.setup.random:
                 torch.manual_seed(stream_key(stage.seed, "dropout", number, processes.rank) >> 1)
             yield rank_share(batch, processes.rank, processes.world_size).to(self.setup.device)
 
@@ -407,7 +410,7 @@ class _Run:
         if self.processes.rank == 0:
             protect = [int(self.best["step"])] if self.best and self.stage.eval.keep_best else []
             try:
-                path = self.store.save(step, self.optimizer.tensors(), self._state(), self.context, protect)
+                path = self.store.save(step, self._tensors(), self._state(), self.context, protect)
                 self.nonfinite.last_checkpoint = path
                 self.journal.emit("checkpoint_saved", {"step": step, "path": str(path)})
             except SaveFailed as error:
@@ -431,6 +434,11 @@ class _Run:
                 trackers.remove(tracker)
                 self._say(f"{type(tracker).__name__} failed and gets no more metrics: {error}")
 
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        if self.companion is None:
+            return self.optimizer.tensors()
+        return self.optimizer.tensors() | {f"adapter.{n}": t for n, t in self.companion.tensors().items()}
+
     def _state(self) -> dict[str, Any]:
         return {
             "updates": self.optimizer.updates,
@@ -445,6 +453,9 @@ class _Run:
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
         self.optimizer.load(checkpoint.tensors, state["updates"])
+        if self.companion is not None:
+            own = {n.removeprefix("adapter."): t for n, t in checkpoint.tensors.items() if n.startswith("adapter.")}
+            self.companion.load(own, state["updates"])
         self.tokens_seen, self.best, self.method_state = state["tokens_seen"], state["best"], state["method"]
         self.budget.tokens = state["tokens_per_micro"]
         self.nonfinite.restore(state["nonfinite"])
@@ -461,18 +472,23 @@ class _Run:
             kept = self.store.load(step).tensors
             weights = {name: kept[f"master.{name}"] for name in weights}
         loaded = setup.loaded
+        attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
         card = model_card(
             self.out.resolve().name,
-            base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.source,
+            base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.base or loaded.source,
             method=stage.method.name,
             data=[r.source for r in setup.reports],
             settings=config_json(stage),
             results={k: v for k, v in (self.best or {}).items() if k != "step"},
+            library="peft" if attached else "transformers",
         )
-        save_model(
-            loaded.model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
-            original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
-        )  # fmt: skip
+        if attached:
+            save_adapter(loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids)
+        else:
+            save_model(
+                loaded.model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
+                original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
+            )  # fmt: skip
         failpoint("run.before_finished")
         self.journal.emit("finish", {"step": step, "model": str(folder)})
         heartbeat("report", step)

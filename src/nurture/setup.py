@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
 from .data.load import load_records
@@ -20,8 +21,8 @@ from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
-from .models.layouts import Choice, choose_layout, set_layout
-from .models.load import LoadedModel, embed_new_tokens, load_model, parameter_count, resolve_model
+from .models.layouts import Choice, check_virtual, choose_layout, set_layout
+from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Record, Text
@@ -70,6 +71,12 @@ class Setup:
         return sum(p.numel() for p in self.loaded.model.parameters() if p.requires_grad)
 
     @property
+    def random(self) -> bool:
+        """Whether a forward pass in training drops anything."""
+        adapter = self.loaded.adapter
+        return self.stage.dropout > 0 or (adapter is not None and adapter.dropout > 0)
+
+    @property
     def longest(self) -> int:
         return max(g.length for g in [*self.train, *self.held_out])
 
@@ -86,7 +93,9 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     keep_pages()
     device = choose_device(stage.device)
     deterministic()
-    dtype = choose_precision(stage.precision, device)
+    quantized = stage.adapter is not None and stage.adapter.quantized
+    # What is stored in 4 bits is computed in bf16, as the method has it, also where bf16 is no faster.
+    dtype = choose_precision("bf16" if quantized and stage.precision == "auto" else stage.precision, device)
     if stage.batch_size < processes.world_size:
         raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
 
@@ -109,10 +118,12 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
     steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs)
 
+    loaded = _adapt(stage, loaded, steps)
     model = loaded.model
     longest = max(g.length for g in [*train, *held_out])
     layout = choose_layout(model, longest, stage.layout)
     set_layout(model, layout.layout)
+    check_virtual(model, layout.layout, stage.gradient_checkpointing)
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
@@ -129,9 +140,13 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     stage, mean = setup.stage, sum(g.num_tokens for g in setup.train) / len(setup.train)
     per_epoch = len(setup.train) / stage.batch_size
     precision = str(setup.dtype).removeprefix("torch.")
+    trained, everything = setup.trained_parameters, setup.parameters
+    share = "" if trained == everything else f" ({trained / everything:.4%})"
+    adapter = {} if setup.loaded.adapter is None else {"adapter": setup.loaded.adapter.words()}
     facts = {
         "model": f"{setup.loaded.source} ({type(setup.loaded.model).__name__})",
-        "parameters": f"{setup.trained_parameters:,} of {setup.parameters:,} are trained",
+        **adapter,
+        "parameters": f"{trained:,} of {everything:,} are trained{share}",
         "compute": f"{setup.device}, {precision}" + ("" if precision == "float32" else " with fp32 masters")
         + f", {torch.get_num_threads()} threads" * (setup.device.type == "cpu")
         + f", {processes} processes" * (processes > 1),
@@ -210,7 +225,10 @@ def _load(
 ) -> LoadedModel:
     if not isinstance(stage.model, FreshModel):
         source = resolve_model(stage.model, stages)
-        return load_model(source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed)
+        quantized = stage.adapter is not None and stage.adapter.quantized
+        return load_model(
+            source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, quantized=quantized
+        )
     tokenizer = stage.model.tokenizer
     if isinstance(tokenizer, str):
         spec: Any = str(resolve_model(tokenizer, stages))
@@ -219,6 +237,17 @@ def _load(
     texts = (_words(r) for rs in records for r in rs)
     model = {"config": stage.model.config, "tokenizer": spec}
     return load_model(model, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, texts=texts)
+
+
+def _adapt(stage: Stage, loaded: LoadedModel, steps: int) -> LoadedModel:
+    """The model with what is trained of it: the adapter of the stage, or the one it came with, or all of it."""
+    if stage.adapter is not None:
+        loaded = attach_adapter(loaded, stage.adapter, steps=steps, seed=stage.seed)
+    elif loaded.adapter is not None:
+        train_on(loaded.model)
+    random = stage.dropout > 0 or (loaded.adapter is not None and loaded.adapter.dropout > 0)
+    loaded.model.train(random)
+    return loaded
 
 
 def _words(record: Record) -> str:
@@ -235,6 +264,11 @@ def _prepare(
     stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
 ) -> tuple[list[Group], list[DataReport]]:
     context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    adapter = stage.adapter or loaded.adapter
+    if virtual := adapter.num_virtual if adapter is not None else 0:
+        if virtual >= context:
+            raise InputError(f"adapter: {virtual} virtual tokens leave no room in this model's {context} positions.")
+        context -= virtual
     if stage.max_length is not None and stage.max_length > context:
         raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
     default = context if stage.method.data == "conversation" else min(context, TEXT_WINDOW)
@@ -261,7 +295,7 @@ def _micro_batch(
     def needs(tokens: int) -> Estimate:
         return estimate(
             loaded.model.config,
-            parameters=parameter_count(loaded.model),
+            parameters=sum(p.nbytes for p in loaded.model.parameters()) // dtype.itemsize,
             trained=sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
             itemsize=dtype.itemsize,
             tokens=tokens,
