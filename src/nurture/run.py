@@ -489,6 +489,8 @@ class _Run:
                 loaded.model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
                 original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
             )  # fmt: skip
+        if self.companion is not None:
+            self.journal.emit("ranks", {"ranks": self.companion.ranks()})
         failpoint("run.before_finished")
         self.journal.emit("finish", {"step": step, "model": str(folder)})
         heartbeat("report", step)

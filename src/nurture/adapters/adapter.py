@@ -39,6 +39,10 @@ class Companion(Protocol):
         """Change the masters after the optimiser did; what it returns joins the step's metrics."""
         ...
 
+    def ranks(self) -> dict[str, int]:
+        """The rank of each matrix as it stands."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]:
         """Its state, for the checkpoint."""
         ...

@@ -184,3 +184,15 @@ def adapter_state(model: PreTrainedModel, state: Mapping[str, Tensor], role: str
         full = {n: state.get(n.removeprefix("base_model.model."), t) for n, t in held.peft.state_dict().items()}
         found = get_peft_model_state_dict(held.peft, full, adapter_name=role, save_embedding_layers=False)
     return {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in found.items()}
+
+
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """The plain model with what the active adapter learnt added to its weights."""
+    held = attached(model)
+    assert held is not None and held.current is not None and held.current.mergeable
+    tuner: Any = held.peft.base_model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain: PreTrainedModel = tuner.merge_and_unload(safe_merge=True)
+    del model._attached  # pyright: ignore[reportAttributeAccessIssue]
+    return plain

@@ -136,7 +136,7 @@ def put_saved(model: PreTrainedModel, saved: Saved, role: str = ROLE) -> None:
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{saved.folder} does not fit the base {saved.base}: {reason}") from error
-    if unexpected := getattr(found, "unexpected_keys", None):
+    if not saved.adapter.virtual and (unexpected := found.unexpected_keys):
         raise InputError(f"{saved.folder} does not fit the base {saved.base}: it has no place for {unexpected[0]}.")
     if not saved.adapter.virtual:
         missing = set(adapter_state(model, {}, role)) - set(tensors)

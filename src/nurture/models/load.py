@@ -257,6 +257,10 @@ def _from_folder(
     for parameter in model.parameters():  # out of the file's memory map, so the file may go and addresses are aligned
         if not hasattr(parameter, "quant_state"):
             parameter.data = parameter.data.clone()
+    for module in model.modules() if quantize_on is not None else ():
+        # On some CPUs bitsandbytes (0.50) would repack the weights, and round the constants of their blocks to bf16, in
+        # the first pass without gradient: the base would not stay what it was.
+        module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer = _tokenizer(vetted.folder, config)
     new_tokens = embed_new_tokens(model, tokenizer)
     unexpected = tuple(sorted(report["unexpected_keys"]))
