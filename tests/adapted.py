@@ -7,8 +7,8 @@ import torch
 from engine import demonstrations
 
 from nurture.adapters import ADAPTERS
-from nurture.models.layouts import LAY, hidden_states, layout_of, set_layout
 from nurture.models.heads import output_head
+from nurture.models.layouts import LAY, hidden_states, layout_of, set_layout
 from nurture.models.load import attach_adapter, load_model
 from nurture.models.roles import LocalRoles
 from nurture.models.save import model_card, save_adapter, save_model

@@ -205,7 +205,8 @@ def export(model: str, out: Path | str | None = None, *, merge: bool = False, dt
     if dtype not in (None, *FORMATS):
         raise InputError(f"--dtype {dtype}: must be one of {', '.join(FORMATS)}.{did_you_mean(dtype, FORMATS)}")
     folder = Path(model.rstrip("/"))
-    where = Path(out) if out is not None else folder.with_name(f"{folder.name}-{'merged' if merge else dtype or 'copy'}")
+    ending = "merged" if merge else dtype or "copy"
+    where = Path(out) if out is not None else folder.with_name(f"{folder.name}-{ending}")
     return export(model, where, merged=merge, dtype=dtype)  # pyright: ignore[reportArgumentType]
 
 

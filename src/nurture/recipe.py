@@ -182,14 +182,15 @@ def _method(value: Any, _: ValidatorFunctionWrapHandler) -> Method:
 def _adapter(value: Any, _: ValidatorFunctionWrapHandler) -> Adapter | None:
     if value is None or isinstance(value, Adapter):
         return value
-    fields = {"name": value} if isinstance(value, str) else value
-    if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+    fields: dict[str, Any] = {"name": value}
+    if isinstance(value, Mapping):
+        fields = dict(cast("Mapping[str, Any]", value))
+    name = fields.get("name")
+    if not isinstance(name, str):
         raise ValueError("must be the name of an adapter, or {name: ..., r: ...} with its fields")
-    kind = ADAPTERS.get(fields["name"])
-    if kind is None:
-        near = did_you_mean(fields["name"], ADAPTERS)
-        raise ValueError(f"{fields['name']!r} is not an adapter.{near} Known are {', '.join(ADAPTERS)}")
-    return kind.model_validate(dict(fields))
+    if name not in ADAPTERS:
+        raise ValueError(f"{name!r} is not an adapter.{did_you_mean(name, ADAPTERS)} Known are {', '.join(ADAPTERS)}")
+    return ADAPTERS[name].model_validate(fields)
 
 
 AnyAdapter = Union[tuple(ADAPTERS.values())]  # pyright: ignore[reportInvalidTypeForm]  # noqa: UP007
@@ -611,8 +612,7 @@ def _owner(kind: type[Stage] | type[Recipe], tree: Tree, keys: list[str]) -> tup
             return "a stage", Stage.model_fields
         return f"a stage or of {name!r}", {**Stage.model_fields, **method_class(name).model_fields}
     if inside == ["adapter"]:
-        written = stage["adapter"]
-        name = written.get("name") if isinstance(written, Mapping) else written
+        name = str(cast("Mapping[str, Any]", stage["adapter"]).get("name"))
         return f"adapter {name!r}", ADAPTERS[name].model_fields if name in ADAPTERS else {}
     section = next((key for key in reversed(inside) if key in SECTIONS), None)
     return inside[-1], SECTIONS[section].model_fields if section else {}

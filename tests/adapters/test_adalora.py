@@ -123,7 +123,7 @@ def test_pefts_allocator_keeps_the_same_triplets():
 def test_the_penalty_is_pefts(tmp_path):
     """`AdaLoraModel.forward` adds the same term to the loss."""
     loaded = adapted(make_base(tmp_path / "base"), "adalora")
-    roles = engine_of(loaded)
+    roles = engine_of(loaded, "rows")
     ids = torch.arange(9)[None]
     held = loaded.model._attached
     tuner = held.peft.base_model

@@ -15,7 +15,7 @@ from nurture.adapters import ADAPTERS
 from nurture.methods import SFT
 from nurture.models.layouts import choose_layout
 from nurture.protocols import Request, Sampling
-from nurture.recipe import stage_from, to_yaml, load_stage
+from nurture.recipe import load_stage, stage_from, to_yaml
 from nurture.rollout.sampler import LocalSampler
 from nurture.types import Batch, Group, Response
 

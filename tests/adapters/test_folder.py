@@ -15,6 +15,7 @@ from nurture.adapters import ADAPTERS
 from nurture.errors import InputError
 from nurture.export import export
 from nurture.methods import SFT
+from nurture.models.layouts import set_layout
 from nurture.models.load import attach_adapter, embed_new_tokens
 from nurture.recipe import stage_from
 from nurture.run import run_stage
@@ -77,8 +78,9 @@ def test_a_resumed_run_ends_bit_for_bit(base, rows, adapter, tmp_path):
     assert (again / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
-    size = sum(p.stat().st_size for p in (again / "checkpoints" / "step-00000004").glob("*.safetensors"))
-    assert size < 0.9 * (base / "model.safetensors").stat().st_size * 3, "a checkpoint holds what is trained"
+    if "r: 2" in adapter:
+        size = sum(p.stat().st_size for p in (again / "checkpoints" / "step-00000004").glob("*.safetensors"))
+        assert size < 0.5 * (base / "model.safetensors").stat().st_size, "a checkpoint holds what is trained"
 
 
 def test_ranks_are_shown_and_saved(base, rows, tmp_path):
@@ -97,7 +99,7 @@ def test_training_goes_on_from_a_folder(base, lora, rows, tmp_path):
     again = load(model)
     assert again.adapter == declared("lora") and again.base == str(base.resolve())
     assert gap(logits(again.model), logits(load(lora).model)) > 1e-4
-    assert api.evaluate(str(model), [f"data={rows}", "device=cpu", "precision=fp32"])["eval/loss"] > 0
+    assert api.evaluate(str(model), [f"data={rows}", "device=cpu", "precision=fp32"])["loss"] > 0
     assert "".join(api.chat_session(str(model), max_tokens=3, device="cpu").reply("Hello")) is not None
 
 
@@ -150,6 +152,7 @@ def test_new_tokens_learn_and_are_saved(tied, tmp_path):
     plain.resize_token_embeddings(302, mean_resizing=False)
     theirs = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     ids = torch.tensor([[5, 300, 9, 301, 7]])
+    set_layout(loaded.model, "rows")
     with torch.no_grad():
         assert gap(theirs(input_ids=ids).logits, loaded.model(input_ids=ids).logits) < 1e-5
 

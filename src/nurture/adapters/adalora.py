@@ -76,8 +76,8 @@ class AdaLoRA(Adapter):
         first, final = (round(t * steps) if t < 1 else int(t) for t in (self.tinit, self.tfinal))
         if first >= steps - final:
             raise InputError(
-                f"adapter: tinit ({first} updates) and tfinal ({final}) leave no update of {steps} in which ranks could "
-                "change; train longer or shorten them."
+                f"adapter: tinit ({first} updates) and tfinal ({final}) leave no update of {steps} in which ranks "
+                "could change; train longer or shorten them."
             )
         return first, steps - final
 
@@ -199,7 +199,12 @@ class RankBudget:
                 parameter.data.copy_(master)
 
 
-def rank_pattern(state: Mapping[str, Tensor], role: str = ROLE) -> dict[str, Sequence[bool]]:
-    """Which triplets of each matrix are left, in peft's form: a lambda of zero adds nothing."""
+def rank_pattern(state: Mapping[str, Tensor], init_r: int, role: str = ROLE) -> dict[str, Sequence[bool]]:
+    """Which of `init_r` triplets of each matrix are left, in peft's form: a lambda of zero adds nothing. (A matrix with
+    fewer was loaded, and goes on with those it has.)"""
     end = f".lora_E.{role}"
-    return {n.removesuffix(f".{role}"): (t != 0).flatten().tolist() for n, t in state.items() if n.endswith(end)}
+    lambdas = {n.removesuffix(f".{role}"): t.flatten() for n, t in state.items() if n.endswith(end)}
+    return {
+        name: (t != 0).tolist() if len(t) == init_r else [i < len(t) for i in range(init_r)]
+        for name, t in lambdas.items()
+    }

@@ -36,8 +36,8 @@ SHAPES = {
     "num_transformer_submodules", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout",
     "encoder_reparameterization_type", "prefix_projection", "bottleneck_size", "non_linearity", "peft_version",
 }  # fmt: skip
-"""The entries of adapter_config.json that say what the tensors mean. Any other must be at its default: some name code to
-import (`megatron_core`), some change the base (`layer_replication`)."""
+"""The entries of adapter_config.json that say what the tensors mean. Any other must be at its default: some name code
+to import (`megatron_core`), some change the base (`layer_replication`)."""
 
 NOT_NEEDED = {
     "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights", "init_ia3_weights", "init_weights",
@@ -108,7 +108,9 @@ def _declared(path: Path, settings: Mapping[str, Any], declared: Mapping[str, An
         written = declared.get("adapter")
         kind = ADAPTERS.get(str(written.get("name"))) if isinstance(written, Mapping) else None
         if kind is None or kind.peft_type != settings["peft_type"]:
-            raise InputError(f"{path.parent / DECLARED} does not describe a {settings['peft_type']} adapter; remove it.")
+            raise InputError(
+                f"{path.parent / DECLARED} does not describe a {settings['peft_type']} adapter; remove it."
+            )
     else:
         kind = next(a for a in ADAPTERS.values() if a.peft_type == settings["peft_type"])
         written = {key: settings[key] for key in kind.model_fields if settings.get(key) is not None}
@@ -162,7 +164,8 @@ def write(
                     parameter.copy_(state[name])
     settings = {**config.to_dict(), "inference_mode": True}
     if adapter.peft_type == "ADALORA":
-        config.rank_pattern = settings["rank_pattern"] = rank_pattern(dict(model.state_dict()) | dict(state))  # pyright: ignore[reportAttributeAccessIssue]
+        own = dict(model.state_dict()) | dict(state)
+        config.rank_pattern = settings["rank_pattern"] = rank_pattern(own, settings["init_r"])  # pyright: ignore[reportAttributeAccessIssue]
     tensors = adapter_state(model, state)
     if held.start:
         tensors = _relative(held.start, settings, tensors)
@@ -184,7 +187,9 @@ def _as_saved(adapter: Adapter, settings: Mapping[str, Any]) -> dict[str, Any]:
     return declared
 
 
-def _relative(start: Mapping[str, Tensor], settings: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _relative(
+    start: Mapping[str, Tensor], settings: dict[str, Any], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """PiSSA's B A - B0 A0 as one LoRA of twice the rank: B' = [B, B0], A' = [A; -A0]."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -6,7 +6,7 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from torch import nn
 
 from ..errors import InputError, did_you_mean
@@ -33,7 +33,9 @@ class Freeze(Adapter):
     """
 
     name: Literal["freeze"] = "freeze"  # pyright: ignore[reportIncompatibleVariableOverride]
-    train: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | int | list[str | int])] = ["-1"]
+    train: Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=str | int | list[str | int])] = Field(
+        default=["-1"]
+    )
     """What learns: the number of a layer (`11`; `-1` is the last), a range (`8-11`, both ends included), `head`,
     `bias`, the name of a module or weight (`mlp.down_proj`), or a pattern over weight names (`*.self_attn.*.weight`).
     A list of these trains all that any of them names."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -14,7 +16,7 @@ MULTIPLIES_BY_LOGITS_SCALING = ("hyperclovax",)
 
 def output_head(model: PreTrainedModel) -> Head:
     """The whole output head of a causal model (`layouts.check_head` compares it with the model's own logits)."""
-    linear = model.get_output_embeddings()
+    linear: Any = model.get_output_embeddings()
     if type(linear).__name__ == "TrainableTokensWrapper":  # peft's, around a matrix some of whose rows are new
         linear = linear.token_adapter
         weight, bias = linear.get_merged_weights(linear.active_adapters), linear.get_base_layer().bias

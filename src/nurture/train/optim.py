@@ -72,8 +72,8 @@ class AdamW:
                 [torch.tensor(float(self.updates - 1), device=master.device)],  # the kernel counts this update itself
                 # The fused kernel divides the gradient by grad_scale on its one way through memory.
                 fused=fused, grad_scale=torch.tensor(1.0 / scale, device=master.device) if fused else None,
-                amsgrad=False, beta1=self.beta1, beta2=self.beta2, lr=learning_rate * self.rates.get(name, 1.0), eps=self.eps,
-                maximize=False,
+                amsgrad=False, beta1=self.beta1, beta2=self.beta2, eps=self.eps, maximize=False,
+                lr=learning_rate * self.rates.get(name, 1.0),
                 weight_decay=self.weight_decay if master.ndim >= 2 else 0.0,
             )  # fmt: skip
             if parameter.data is not master:
