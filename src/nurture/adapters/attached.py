@@ -58,7 +58,7 @@ def attach(
         return
     config = adapter.config(model, steps)
     if new_tokens:
-        _train_tokens(model, config, adapter, [int(i) for i in tokenizer.convert_tokens_to_ids(list(new_tokens))])
+        _train_tokens(model, config, adapter, [tokenizer.get_vocab()[token] for token in new_tokens])
     held = put(model, config, adapter, role)
     adapter.initialize(model, tokenizer, role)
     to_compute_format(model)
@@ -77,7 +77,7 @@ def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str)
             held = Attached(get_peft_model(model, config, adapter_name=role, autocast_adapter_dtype=False))
             if config.is_prompt_learning:  # part of the model from now on: counted, moved and trained with it
                 model.virtual_tokens = held.peft.prompt_encoder
-            model._attached = held  # pyright: ignore[reportAttributeAccessIssue]
+            object.__setattr__(model, "_attached", held)
         else:
             held.peft.add_adapter(role, config, autocast_adapter_dtype=False)
     if adapter.virtual:

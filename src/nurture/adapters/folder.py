@@ -116,7 +116,7 @@ def _declared(path: Path, settings: Mapping[str, Any], declared: Mapping[str, An
         written = {key: settings[key] for key in kind.model_fields if settings.get(key) is not None}
         written.pop("tinit", None), written.pop("tfinal", None)
     try:
-        return kind.model_validate(dict(written))
+        return kind.model_validate(written)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise InputError(f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from torch import nn
 
@@ -63,7 +63,7 @@ class LoRA(Adapter):
         check_targets(model, self.target_modules, rank=self.r, field="r")
         first: Any = True if self.init_lora_weights == "default" else self.init_lora_weights
         return LoraConfig(
-            task_type="CAUSAL_LM", r=self.r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout,
+            task_type="CAUSAL_LM", r=self.r, lora_alpha=cast(int, self.lora_alpha), lora_dropout=self.lora_dropout,
             target_modules=self.target_modules, layers_to_transform=self.layers_to_transform,
             use_rslora=self.use_rslora, use_dora=self.use_dora, init_lora_weights=first,
         )  # fmt: skip
