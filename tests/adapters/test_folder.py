@@ -78,7 +78,7 @@ def test_a_resumed_run_ends_bit_for_bit(base, rows, adapter, tmp_path):
     assert (again / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (resumed / name).read_bytes() == (whole / name).read_bytes()
-    if "r: 2" in adapter:
+    if "lora, r: 2" in adapter:
         size = sum(p.stat().st_size for p in (again / "checkpoints" / "step-00000004").glob("*.safetensors"))
         assert size < 0.5 * (base / "model.safetensors").stat().st_size, "a checkpoint holds what is trained"
 
