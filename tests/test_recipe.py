@@ -308,7 +308,7 @@ def test_other_yaml_readers_see_the_same_words(tmp_path):
 
 OTHER_VALUES = {
     "method": "lm", "train_on": "last", "model": "other", "data": "other", "steps": "7", "epochs": "3",
-    "batch_size": "3", "learning_rate": "0.5", "schedule": "linear",
+    "batch_size": "3", "learning_rate": "0.5", "schedule": "linear", "adapter": "{name: freeze}",
     "warmup": "7", "weight_decay": "0.5", "beta1": "0.5", "beta2": "0.5",
     "max_grad_norm": "7", "dropout": "0.5", "max_length": "7", "on_long": "cut", "on_bad_row": "quarantine",
     "device": "cpu", "precision": "fp32", "layout": "rows", "tokens_per_micro": "7", "gradient_checkpointing": "true",

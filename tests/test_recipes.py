@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from nurture import api
+from nurture.models.load import LAB
 from nurture.recipe import load_recipe, to_yaml
 
 RECIPES = sorted(Path("recipes").glob("*.yaml"))
@@ -22,6 +23,8 @@ def test_parses_and_reads_back(path, tmp_path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_runs_a_few_steps(path, tmp_path):
     stages = load_recipe(path).stages
+    if any(stage.model == "lab" for stage in stages.values()) and not (LAB / "model.safetensors").exists():
+        pytest.skip("the lab's base model has no weights here")
     # (`steps` stands in for the recipe's own epochs.)
     text = "".join(line for line in path.read_text().splitlines(True) if "epochs:" not in line)
     short = tmp_path / path.name
@@ -30,7 +33,7 @@ def test_runs_a_few_steps(path, tmp_path):
     models = api.run(short, words, tmp_path / "run", console=Console(quiet=True))
     assert list(models) == list(stages)
     for name, model in models.items():
-        assert (model / "model.safetensors").exists()
+        assert (model / "model.safetensors").exists() or (model / "adapter_model.safetensors").exists()
         assert (tmp_path / "run" / name / "report.html").exists()
     again = api.run(short, words, tmp_path / "run", console=Console(quiet=True))
     assert again == models

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import InputError, did_you_mean
 from .recipe import Recipe, Stage, load_recipe, stage_from, take, take_flag
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from .evaluate.exam import Exam
     from .evaluate.selftest import Check
+    from .export import Exported
     from .records import Message
 
 
@@ -265,6 +267,18 @@ class ChatSession:
                     shown = now
         finally:
             self.history += [turn, Message("assistant", shown)]
+
+
+def export(model: str, out: Path | str | None = None, *, merge: bool = False, dtype: str | None = None) -> Exported:
+    """A plain model in a folder of its own, from an adapter (`merge=True`) or in another number format."""
+    from .export import FORMATS, export
+
+    if dtype not in (None, *FORMATS):
+        raise InputError(f"--dtype {dtype}: must be one of {', '.join(FORMATS)}.{did_you_mean(dtype, FORMATS)}")
+    folder = Path(model.rstrip("/"))
+    ending = "merged" if merge else dtype or "copy"
+    where = Path(out) if out is not None else folder.with_name(f"{folder.name}-{ending}")
+    return export(model, where, merged=merge, dtype=dtype)  # pyright: ignore[reportArgumentType]
 
 
 def selftest(model: str = "tiny", **settings: Any) -> list[Check]:

@@ -232,6 +232,20 @@ def evaluate(
 
 
 @app.command()
+def export(
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="The new folder; by default MODEL-merged or MODEL-DTYPE.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Add an adapter to the weights of its base.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; by default that of the base.")] = None,
+) -> None:
+    """Write a plain model, checked by comparing the logits of 16 texts before and after."""
+    from . import api
+
+    done = api.export(model, out, merge=merge, dtype=dtype)
+    print(f"{done.folder}  (logits differ by {done.gap:.1e}, at most {done.bound:.0e} is allowed)")
+
+
+@app.command()
 def explain(
     method: Annotated[str | None, typer.Argument(metavar="[METHOD]", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also the fields that every stage has.")] = False,

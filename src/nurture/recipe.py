@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, Union, cast
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
@@ -34,6 +35,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method
 from .yaml12 import Dumper, Tree, read_yaml
@@ -184,9 +186,27 @@ def _method(value: Any, _: ValidatorFunctionWrapHandler) -> Method:
     return kind.model_validate(fields)
 
 
+def _adapter(value: Any, _: ValidatorFunctionWrapHandler) -> Adapter | None:
+    if value is None or isinstance(value, Adapter):
+        return value
+    fields: dict[str, Any] = {"name": value}
+    if isinstance(value, Mapping):
+        fields = dict(cast("Mapping[str, Any]", value))
+    name = fields.get("name")
+    if not isinstance(name, str):
+        raise ValueError("must be the name of an adapter, or {name: ..., r: ...} with its fields")
+    if name not in ADAPTERS:
+        raise ValueError(f"{name!r} is not an adapter.{did_you_mean(name, ADAPTERS)} Known are {', '.join(ADAPTERS)}")
+    return ADAPTERS[name].model_validate(fields)
+
+
+AnyAdapter = Union[tuple(ADAPTERS.values())]  # pyright: ignore[reportInvalidTypeForm]  # noqa: UP007
+
+
 def _learning_rate(known: dict[str, Any]) -> float:
     method: Method = known["method"]
-    return method.default_learning_rate
+    adapter: Adapter | None = known.get("adapter")
+    return adapter.learning_rate(method.default_learning_rate) if adapter else method.default_learning_rate
 
 
 class Stage(Section):
@@ -205,6 +225,11 @@ class Stage(Section):
     precompute_ref_log_probs: Flag = True
     """Ask the reference once, before the first step, and keep only its log-probs (in `ref_logp.safetensors`); otherwise
     the reference stays in memory and is asked at every step."""
+    adapter: Annotated[
+        SerializeAsAny[Adapter] | None, WrapValidator(_adapter, json_schema_input_type=str | AnyAdapter | None)
+    ] = None
+    """What is trained: the name of an adapter, or `{name: lora, r: 16}`. By default all weights or, where `model` is an
+    adapter itself, that one."""
 
     steps: Count | None = None
     """How many updates to make. Instead of `epochs`."""
@@ -215,7 +240,7 @@ class Stage(Section):
     (`tokens_per_micro`) does not change the result."""
 
     learning_rate: NotNegative = Field(default_factory=_learning_rate)
-    """The peak learning rate; by default the method's own."""
+    """The peak learning rate; by default the method's own, raised where an adapter learns best at more."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up."""
     warmup: NotNegative = 0.03
@@ -636,6 +661,9 @@ def _owner(kind: type[Stage] | type[Recipe], tree: Tree, keys: list[str]) -> tup
         if not isinstance(name, str):
             return "a stage", Stage.model_fields
         return f"a stage or of {name!r}", {**Stage.model_fields, **method_class(name).model_fields}
+    if inside == ["adapter"]:
+        name = str(cast("Mapping[str, Any]", stage["adapter"]).get("name"))
+        return f"adapter {name!r}", ADAPTERS[name].model_fields if name in ADAPTERS else {}
     section = next((key for key in reversed(inside) if key in SECTIONS), None)
     return inside[-1], SECTIONS[section].model_fields if section else {}
 

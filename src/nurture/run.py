@@ -37,7 +37,7 @@ from .files import digest_of, replace_synced
 from .models.heads import classifier
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
-from .models.save import finish_replacing, model_card, save_model
+from .models.save import finish_replacing, model_card, save_adapter, save_model
 from .play import is_game, play_stage
 from .protocols import Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
@@ -194,17 +194,21 @@ class _Run:
         writes = self.processes.rank == 0
         self.journal = Journal(self.out if writes else None)
         self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
+        model, layout, adapter = setup.loaded.model, setup.layout.layout, stage.adapter
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = AdamW(
-            [(n, p) for n, p in setup.loaded.model.named_parameters() if p.requires_grad],
-            beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay,
+            trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay,
+            rates=adapter.rates(trained) if adapter else None,
         )  # fmt: skip
-        models, layouts = {stage.method.trained: setup.loaded.model}, {stage.method.trained: setup.layout.layout}
+        self.companion = adapter.companion(model, self.optimizer, setup.steps) if adapter else None
+        models, layouts = {stage.method.trained: model}, {stage.method.trained: layout}
         if "ref" in stage.method.asks and not stage.precompute_ref_log_probs:
-            models["ref"] = setup.ref.model if setup.ref else copy.deepcopy(setup.loaded.model).requires_grad_(False)
+            models["ref"] = setup.ref.model if setup.ref else copy.deepcopy(model).requires_grad_(False)
             layouts["ref"] = self._ref_layout()
         self.roles = LocalRoles(
             models, layouts, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
             tokens_per_pass=setup.tokens_per_micro if stage.method.scope == "batch" else 1 << 62,
+            companion=self.companion,
         )  # fmt: skip
         self.budget = Budget(setup.tokens_per_micro)
         self.nonfinite = NonFinite(setup.steps, stage.nonfinite)
@@ -399,7 +403,7 @@ class _Run:
             self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps
         )
         for number, batch in enumerate(chosen, done + 1):
-            if stage.dropout:
+            if self.setup.random:
                 torch.manual_seed(stream_key(stage.seed, "dropout", number, processes.rank) >> 1)
             yield rank_share(batch, processes.rank, processes.world_size).to(self.setup.device)
 
@@ -470,7 +474,7 @@ class _Run:
         if self.processes.rank == 0:
             protect = [int(self.best["step"])] if self.best and self.stage.eval.keep_best else []
             try:
-                path = self.store.save(step, self.optimizer.tensors(), self._state(), self.context, protect)
+                path = self.store.save(step, self._tensors(), self._state(), self.context, protect)
                 self.nonfinite.last_checkpoint = path
                 self.journal.emit("checkpoint_saved", {"step": step, "path": str(path)})
             except SaveFailed as error:
@@ -494,6 +498,11 @@ class _Run:
                 trackers.remove(tracker)
                 self._say(f"{type(tracker).__name__} failed and gets no more metrics: {error}")
 
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        if self.companion is None:
+            return self.optimizer.tensors()
+        return self.optimizer.tensors() | {f"adapter.{n}": t for n, t in self.companion.tensors().items()}
+
     def _state(self) -> dict[str, Any]:
         return {
             "updates": self.optimizer.updates,
@@ -508,6 +517,9 @@ class _Run:
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
         self.optimizer.load(checkpoint.tensors, state["updates"])
+        if self.companion is not None:
+            own = {n.removeprefix("adapter."): t for n, t in checkpoint.tensors.items() if n.startswith("adapter.")}
+            self.companion.load(own, state["updates"])
         self.tokens_seen, self.best, self.method_state = state["tokens_seen"], state["best"], state["method"]
         self.budget.tokens = state["tokens_per_micro"]
         self.nonfinite.restore(state["nonfinite"])
@@ -531,18 +543,25 @@ class _Run:
             model = classifier(model, getattr(stage.method, "criteria", ("overall",)), settings)
             known = model.state_dict()
             weights = {name: tensor for name, tensor in weights.items() if name in known}
+        attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
         card = model_card(
             self.out.resolve().name,
-            base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.source,
+            base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.base or loaded.source,
             method=stage.method.name,
             data=[r.source for r in setup.reports],
             settings=config_json(stage),
             results={k: v for k, v in (self.best or {}).items() if k != "step"},
+            library="peft" if attached else "transformers",
         )
-        save_model(
-            model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
-            original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
-        )  # fmt: skip
+        if attached:
+            save_adapter(loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids)
+        else:
+            save_model(
+                model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,
+                original_dropout=loaded.original_dropout, stop_ids=setup.template.stop_ids,
+            )  # fmt: skip
+        if self.companion is not None:
+            self.journal.emit("ranks", {"ranks": self.companion.ranks()})
         failpoint("run.before_finished")
         self.journal.emit("finish", {"step": step, "model": str(folder)})
         heartbeat("report", step)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
 from .data.judged import Judging, add_unrelated
@@ -23,8 +24,8 @@ from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
 from .models.heads import add_score_head
-from .models.layouts import Choice, choose_layout, set_layout
-from .models.load import LoadedModel, embed_new_tokens, load_model, parameter_count, resolve_model
+from .models.layouts import Choice, check_virtual, choose_layout, set_layout
+from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Message, Record, Text
@@ -77,6 +78,12 @@ class Setup:
         return sum(p.numel() for p in self.loaded.model.parameters() if p.requires_grad)
 
     @property
+    def random(self) -> bool:
+        """Whether a forward pass in training drops anything."""
+        adapter = self.loaded.adapter
+        return self.stage.dropout > 0 or (adapter is not None and adapter.dropout > 0)
+
+    @property
     def longest(self) -> int:
         return max(g.length for g in [*self.train, *self.held_out])
 
@@ -99,7 +106,9 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     keep_pages()
     device = choose_device(stage.device)
     deterministic()
-    dtype = choose_precision(stage.precision, device)
+    quantized = stage.adapter is not None and stage.adapter.quantized
+    # What is stored in 4 bits is computed in bf16, as the method has it, also where bf16 is no faster.
+    dtype = choose_precision("bf16" if quantized and stage.precision == "auto" else stage.precision, device)
     if stage.batch_size < processes.world_size:
         raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
 
@@ -133,10 +142,12 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         raise InputError(f"processes: method {stage.method.name!r} looks at the whole batch at once; set processes: 1.")
     steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs)
 
+    loaded = _adapt(stage, loaded, steps)
     model = loaded.model
     longest = max(g.length for g in [*train, *held_out])
     layout = choose_layout(model, longest, stage.layout)
     set_layout(model, layout.layout)
+    check_virtual(model, layout.layout, stage.gradient_checkpointing)
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
@@ -154,9 +165,13 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     stage, mean = setup.stage, sum(g.num_tokens for g in setup.train) / len(setup.train)
     per_epoch = len(setup.train) / stage.batch_size
     precision = str(setup.dtype).removeprefix("torch.")
+    trained, everything = setup.trained_parameters, setup.parameters
+    share = "" if trained == everything else f" ({trained / everything:.4%})"
+    adapter = {} if setup.loaded.adapter is None else {"adapter": setup.loaded.adapter.words()}
     facts = {
         "model": f"{setup.loaded.source} ({type(setup.loaded.model).__name__})",
-        "parameters": f"{setup.trained_parameters:,} of {setup.parameters:,} are trained",
+        **adapter,
+        "parameters": f"{trained:,} of {everything:,} are trained{share}",
         "compute": f"{setup.device}, {precision}" + ("" if precision == "float32" else " with fp32 masters")
         + f", {torch.get_num_threads()} threads" * (setup.device.type == "cpu")
         + f", {processes} processes" * (processes > 1),
@@ -243,7 +258,11 @@ def _load(
     if not isinstance(stage.model, FreshModel):
         source = resolve_model(stage.model, stages)
         reward = stage.method.trained == "reward"
-        return load_model(source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, reward=reward)
+        quantized = stage.adapter is not None and stage.adapter.quantized
+        return load_model(
+            source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, reward=reward,
+            quantized=quantized,
+        )  # fmt: skip
     tokenizer = stage.model.tokenizer
     if isinstance(tokenizer, str):
         spec: Any = str(resolve_model(tokenizer, stages))
@@ -289,6 +308,22 @@ def _positions(loaded: LoadedModel) -> int:
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
 
 
+def _adapt(stage: Stage, loaded: LoadedModel, steps: int) -> LoadedModel:
+    """The model with what is trained of it: the adapter of the stage, or the one it came with, or all of it."""
+    if stage.adapter is not None:
+        if stage.method.trained == "reward" and stage.adapter.peft_type:
+            raise InputError(
+                f"adapter: a reward model is saved whole, with its head, and {stage.adapter.name} is not; train all "
+                "weights (adapter: full), or some of them (adapter: freeze)."
+            )
+        loaded = attach_adapter(loaded, stage.adapter, steps=steps, seed=stage.seed)
+    elif loaded.adapter is not None:
+        train_on(loaded.model)
+    random = stage.dropout > 0 or (loaded.adapter is not None and loaded.adapter.dropout > 0)
+    loaded.model.train(random)
+    return loaded
+
+
 def _words(record: Record) -> str:
     """The plain text of a record, for a tokenizer to learn from."""
     if isinstance(record, Text):
@@ -311,6 +346,11 @@ def _prepare(
 ) -> tuple[list[list[Group]], list[DataReport]]:
     """The groups and the report of each source."""
     context = _positions(loaded)
+    adapter = stage.adapter or loaded.adapter
+    if virtual := adapter.num_virtual if adapter is not None else 0:
+        if virtual >= context:
+            raise InputError(f"adapter: {virtual} virtual tokens leave no room in this model's {context} positions.")
+        context -= virtual
     if stage.max_length is not None and stage.max_length > context:
         raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
     default = min(context, TEXT_WINDOW) if stage.method.data == "text" else context
@@ -363,7 +403,7 @@ def _micro_batch(
     def needs(tokens: int) -> Estimate:
         return estimate(
             loaded.model.config,
-            parameters=parameter_count(loaded.model),
+            parameters=sum(p.nbytes for p in loaded.model.parameters()) // dtype.itemsize,
             trained=sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
             itemsize=dtype.itemsize,
             tokens=tokens,

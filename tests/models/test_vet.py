@@ -369,7 +369,9 @@ def test_an_adapter_is_recognised_and_its_base_named(folder, with_config):
     save_file({"a": torch.ones(1)}, folder / "adapter_model.safetensors")
     if not with_config:
         (folder / "config.json").unlink()
-    refused(folder, "ADAPTER", "adapter_config.json", match=r"PEFT adapter \(LORA\) on org/base")
+    with pytest.raises(VetError, match=r"PEFT adapter \(LORA\) on org/base") as caught:
+        vet(folder)  # where a plain model is wanted; `load_model` goes on to look for the base
+    assert caught.value.rule == "ADAPTER" and caught.value.file.name == "adapter_config.json"
 
 
 @pytest.mark.parametrize(

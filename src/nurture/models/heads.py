@@ -19,8 +19,13 @@ MULTIPLIES_BY_LOGITS_SCALING = ("hyperclovax",)
 
 def output_head(model: PreTrainedModel) -> Head:
     """The whole output head of a causal model (`layouts.check_head` compares it with the model's own logits)."""
-    linear = model.get_output_embeddings()
-    if not isinstance(linear, nn.Linear):
+    linear: Any = model.get_output_embeddings()
+    if type(linear).__name__ == "TrainableTokensWrapper":  # peft's, around a matrix some of whose rows are new
+        linear = linear.token_adapter
+        weight, bias = linear.get_merged_weights(linear.active_adapters), linear.get_base_layer().bias
+    elif isinstance(linear, nn.Linear):
+        weight, bias = linear.weight, linear.bias
+    else:
         raise InputError(
             f"The output head of {type(model).__name__} is not a linear layer but {type(linear).__name__}, which "
             "Nurture does not know; use a model with a plain linear head."
@@ -33,7 +38,7 @@ def output_head(model: PreTrainedModel) -> Head:
         scale *= float(s)
     if (s := getattr(config, "logits_scaling", None)) is not None:
         scale *= float(s) if config.model_type in MULTIPLIES_BY_LOGITS_SCALING else 1 / float(s)
-    return Head(linear.weight, linear.bias, scale, getattr(config, "final_logit_softcapping", None))
+    return Head(weight, bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
 class ScoreHead(nn.Linear):

@@ -12,9 +12,9 @@ silence. `check_head` compares the output head, which both layouts share.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ..adapters.attached import num_virtual, virtual_cache, virtual_embeddings
 from ..errors import InputError
 from ..types import Batch, Group, Response
 from . import attention, segments
@@ -46,7 +47,8 @@ class Laid:
 
 @dataclass(eq=False)
 class TreePlan:
-    """Segments end to end; segment i attends to itself causally and to all of segment `parent[i]` (-1: to none).
+    """Segments end to end; segment i attends to itself causally and to all of segment `parent[i]` (-1: to none), and to
+    the root of them all, where there is one: the keys and values of the virtual tokens in each layer.
 
     On a CPU segments of like length are computed together (`segments.py`); elsewhere every segment is one call of the
     fused kernel.
@@ -54,6 +56,7 @@ class TreePlan:
 
     lengths: list[int]
     parent: list[int]
+    root: Sequence[tuple[Tensor, Tensor]] = ()
     calls: int = 0
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     work: dict[tuple[int, int, torch.dtype], segments.Work] = field(default_factory=dict)
@@ -68,9 +71,12 @@ class TreePlan:
         queries, keys, values = (x.split(self.lengths, dim=2) for x in (query, key, value))
         out = []
         for i, parent in enumerate(self.parent):
-            k, v = keys[i], values[i]
+            k, v = [keys[i]], [values[i]]
             if parent >= 0:
-                k, v = torch.cat([keys[parent], k], 2), torch.cat([values[parent], v], 2)
+                k, v = [keys[parent], *k], [values[parent], *v]
+            if self.root:
+                k, v = [self.root[layer][0], *k], [self.root[layer][1], *v]
+            k, v = (torch.cat(parts, 2) if len(parts) > 1 else parts[0] for parts in (k, v))
             out.append(self._segment(queries[i], k, v, scaling, softcap))
         return torch.cat(out, 2)
 
@@ -193,9 +199,77 @@ def hidden_states(model: PreTrainedModel, laid: Laid) -> Tensor:
     """`[positions, H]` after the last layer. The layout must be the one the model is set to (`set_layout`)."""
     if laid.attention_mask is not None and rope_follows_length(model.config.get_text_config()):
         return _row_by_row(model, laid.input_ids, laid.attention_mask)
+    if n := num_virtual(model):
+        return _after_virtual(model, laid, n)
     extra: dict[str, Any] = {"attention_mask": laid.attention_mask} if laid.plan is None else {"plan": laid.plan}
     out = body(model)(input_ids=laid.input_ids, position_ids=laid.position_ids, use_cache=False, **extra)
     return out.last_hidden_state.flatten(0, 1)
+
+
+def _after_virtual(model: PreTrainedModel, laid: Laid, n: int) -> Tensor:
+    """`hidden_states` of the real tokens, which stand `n` positions further on."""
+    positions = laid.position_ids + n
+    if laid.plan is not None:
+        plan = replace(laid.plan, root=virtual_root(model))
+        out = body(model)(input_ids=laid.input_ids, position_ids=positions, use_cache=False, plan=plan)
+        return out.last_hidden_state.flatten(0, 1)
+    assert laid.attention_mask is not None
+    rows = len(laid.input_ids)
+    mask = torch.cat([laid.attention_mask.new_ones(rows, n), laid.attention_mask], 1)
+    if (prompt := virtual_embeddings(model)) is None:
+        extra = {"input_ids": laid.input_ids, "past_key_values": virtual_cache(model, rows)}
+    else:
+        positions = torch.cat([torch.arange(n, device=positions.device).expand(rows, n), positions], 1)
+        extra = {"inputs_embeds": with_prompt(model, prompt, laid.input_ids)}
+    out = body(model)(position_ids=positions, attention_mask=mask, use_cache=False, **extra)
+    return out.last_hidden_state[:, -laid.input_ids.shape[1] :].flatten(0, 1)
+
+
+def with_prompt(model: PreTrainedModel, prompt: Tensor, input_ids: Tensor) -> Tensor:
+    """`[rows, n + width, H]` the virtual tokens' embeddings before those of the text."""
+    return torch.cat([prompt.expand(len(input_ids), -1, -1), model.get_input_embeddings()(input_ids)], 1)
+
+
+def virtual_root(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of the virtual tokens, `[1, kv_heads, n, D]` a layer, for the model in the tree layout: given by
+    a prefix, computed once from a prompt. Empty where there are no virtual tokens."""
+    if (cache := virtual_cache(model, 1)) is not None:
+        return [(layer.keys, layer.values) for layer in cache.layers]
+    if (prompt := virtual_embeddings(model)) is None:
+        return []
+    plan = RootPlan()
+    positions = torch.arange(prompt.shape[1], device=prompt.device)[None]
+    body(model)(inputs_embeds=prompt, position_ids=positions, use_cache=False, plan=plan)
+    return [plan.root[layer] for layer in sorted(plan.root)]
+
+
+@dataclass(eq=False)
+class RootPlan:
+    """Virtual tokens attend causally to themselves; what the text will see of them stays here."""
+
+    root: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
+    ) -> Tensor:
+        self.root.setdefault(layer, (key, value))  # the first time: activation checkpointing comes again in backward
+        return TreePlan([query.shape[2]], [-1]).attend(layer, query, key, value, scaling, softcap)
+
+
+def check_virtual(model: PreTrainedModel, layout: Layout, checkpointing: bool = False) -> None:
+    """InputError where virtual tokens cannot be combined with how this model must be run."""
+    if not num_virtual(model) or layout == "tree":
+        return
+    if kinds := rope_follows_length(model.config.get_text_config()):
+        raise InputError(
+            f"adapter: virtual tokens would change the {kinds.pop()} rotary embedding of this model, whose frequencies "
+            "follow the length of the text; use lora."
+        )
+    if virtual_cache(model, 1) is not None and checkpointing:
+        raise InputError(
+            "adapter: a prefix in the rows layout is part of the model's cache, which gradient_checkpointing switches "
+            "off; leave gradient_checkpointing out or use prompt."
+        )
 
 
 def rope_follows_length(config: PretrainedConfig) -> set[str]:
@@ -261,6 +335,7 @@ def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto
     output head neither layout could serve. (A reward model that was loaded for scoring has none.)"""
     if model.get_output_embeddings() is not None or not hasattr(model, "score"):
         check_head(model)
+    max_length += num_virtual(model)
     if wanted == "rows":
         return Choice("rows", "as asked")
     reason = _obstacle(model.config.get_text_config(), max_length) or probe(model)

@@ -7,20 +7,23 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from ..adapters import Adapter
+from ..adapters.attached import attach
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
 from .heads import read_score_head
-from .vet import model_digest, vet, vet_settings, vet_tokenizer
+from .vet import has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
 
+LAB = Path(__file__).resolve().parents[1] / "lab" / "base"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 TOKENIZER_FILES = ["*.json", "*.jinja", "tokenizer.model", "spiece.model", "merges.txt", "vocab.txt"]
 MODEL_FILES = [*TOKENIZER_FILES, "*.safetensors"]
@@ -51,6 +54,11 @@ class LoadedModel:
     """The format the weights came in, and so are saved in; of a fresh model, the one it computes in."""
     original_dropout: Mapping[str, float] | None = None
     """The model's own dropout fields, by dotted path; `save_model` writes them back."""
+    adapter: Adapter | None = None
+    """What is trained of the model: attached to it or, of a folder that is an adapter, found there."""
+    base: str = ""
+    """Of a model with an adapter: where the model without it is, and its digest."""
+    base_digest: str = ""
 
 
 def resolve_model(name: str, stages: Mapping[str, Path]) -> Path | str:
@@ -89,10 +97,9 @@ def resolve_model(name: str, stages: Mapping[str, Path]) -> Path | str:
 
 def lab_model() -> Path:
     """The folder of the base model that comes with the package."""
-    folder = Path(__file__).parents[1] / "lab" / "base"
-    if not folder.is_dir():
+    if not LAB.is_dir():
         raise InputError("model 'lab' is not part of this installation: give a folder or a hub name.")
-    return folder
+    return LAB
 
 
 def load_model(
@@ -104,18 +111,25 @@ def load_model(
     seed: int,
     texts: Iterable[str] | None = None,
     reward: bool = False,
+    quantized: bool = False,
 ) -> LoadedModel:
     """Load a folder or a hub name (`org/name` or `org/name@revision`), or make a fresh model from
     `{config: {model_type: …}, tokenizer: FOLDER, hub name or {vocab_size: n}}`; in the last case `texts` train the
-    tokenizer. With `reward` the folder may also be a reward model; it then comes with its score head."""
+    tokenizer. A folder that is a PEFT adapter is loaded onto its base. With `reward` the folder may also be a reward
+    model; it then comes with its score head. `quantized` keeps the matrices in 4 bits."""
     if isinstance(source, Mapping):
         loaded = _fresh(source, texts, dtype, dropout, seed)
     elif isinstance(source, Path) or Path(source).expanduser().exists():
         folder = Path(source).expanduser()
-        loaded = _from_folder(folder, str(folder), dtype, dropout, seed, reward)
+        if (folder / "adapter_config.json").exists():
+            return _with_adapter(folder, dtype, device, dropout, seed, quantized)
+        loaded = _from_folder(folder, str(folder), dtype, dropout, seed, reward, device if quantized else None)
     else:
         folder = download(source)
-        loaded = _from_folder(folder, f"{source.partition('@')[0]}@{folder.name}", dtype, dropout, seed, reward)
+        if (folder / "adapter_config.json").exists():
+            return _with_adapter(folder, dtype, device, dropout, seed, quantized)
+        name = f"{source.partition('@')[0]}@{folder.name}"
+        loaded = _from_folder(folder, name, dtype, dropout, seed, reward, device if quantized else None)
     loaded.model.to(device)  # pyright: ignore[reportArgumentType]
     loaded.model.train(dropout > 0)
     return loaded
@@ -143,12 +157,81 @@ def download(name: str, files: Sequence[str] = MODEL_FILES) -> Path:
 
 
 def parameter_count(model: torch.nn.Module) -> int:
-    """Numbers to learn; a tied weight counts once."""
-    return sum(p.numel() for p in model.parameters())
+    """Numbers to learn; a tied weight counts once, a packed one as what it stands for."""
+    return sum(getattr(p, "quant_state", p).shape.numel() for p in model.parameters())
+
+
+def _with_adapter(
+    folder: Path, dtype: torch.dtype, device: torch.device, dropout: float, seed: int, quantized: bool
+) -> LoadedModel:
+    """A PEFT adapter on its base."""
+    from ..adapters import folder as saved_adapters
+
+    saved = saved_adapters.read(*vet_adapter(folder))
+    source = lab_model() if saved.base == "lab" else saved.base_source()
+    if isinstance(source, Path) and (source / "adapter_config.json").exists():
+        raise InputError(f"{folder} is an adapter on {source}, which is an adapter itself: merge that one first.")
+    quantized = quantized or saved.adapter.quantized
+    base = load_model(source, dtype=dtype, device=device, dropout=dropout, seed=seed, quantized=quantized)
+    if saved.base_digest not in (None, base.digest):
+        raise InputError(
+            f"{folder} was trained on another base than {base.source}: its digest is {base.digest[:12]}, the adapter "
+            f"notes {str(saved.base_digest)[:12]}; give back that base, or train the adapter again."
+        )
+    model, tokenizer, new_tokens = base.model, base.tokenizer, base.new_tokens
+    if has_tokenizer(folder):
+        tokenizer = _tokenizer(vet_tokenizer(folder), model.config)
+        new_tokens = embed_new_tokens(model, tokenizer)
+    with _seeded(seed):
+        saved_adapters.put_saved(model, saved)
+    model.train(dropout > 0)
+    digest = hashlib.sha256(f"{base.digest} {model_digest(folder)}".encode()).hexdigest()
+    return LoadedModel(
+        model, tokenizer, str(folder), digest, new_tokens, base.unexpected, base.saved_dtype, base.original_dropout,
+        saved.adapter, base.base, base.digest,
+    )  # fmt: skip
+
+
+def attach_adapter(loaded: LoadedModel, adapter: Adapter, *, steps: int, seed: int) -> LoadedModel:
+    """The model with a new adapter, which trains for so many steps."""
+    if loaded.adapter is not None:
+        raise InputError(
+            f"{loaded.source} is an adapter already ({loaded.adapter.name}): leave 'adapter' out to go on training it, "
+            "or merge it first with nurture export MODEL --merge."
+        )
+    if adapter.peft_type and not loaded.base:
+        raise InputError(
+            f"adapter: {adapter.name} is saved without its base, and a fresh model exists in this run alone; train all "
+            "weights (adapter: full), or start from a saved model."
+        )
+    with _seeded(seed):
+        attach(loaded.model, adapter, loaded.tokenizer, steps=steps, new_tokens=loaded.new_tokens)
+    return replace(loaded, adapter=adapter, base_digest=loaded.digest)
+
+
+def _quantization(dtype: torch.dtype) -> Any:
+    """4-bit NormalFloat with double quantisation, dequantised to the compute format."""
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "adapter: qlora needs bitsandbytes, which is not installed; pip install 'nurture-llm[quantized]'."
+        ) from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _from_folder(
-    folder: Path, source: str, dtype: torch.dtype, dropout: float, seed: int, reward: bool = False
+    folder: Path,
+    source: str,
+    dtype: torch.dtype,
+    dropout: float,
+    seed: int,
+    reward: bool = False,
+    quantize_on: torch.device | None = None,
 ) -> LoadedModel:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
@@ -161,6 +244,9 @@ def _from_folder(
     saved_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     original = _set_dropout(config, dropout)
     generation = GenerationConfig.from_dict(dict(vetted.generation)) if vetted.generation else None
+    quantization: dict[str, Any] = {}
+    if quantize_on is not None:
+        quantization = {"quantization_config": _quantization(dtype), "device_map": {"": quantize_on}}
     try:
         with _seeded(seed), quiet():
             model, report = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
@@ -171,6 +257,7 @@ def _from_folder(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **quantization,
             )
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         raise InputError(f"{folder} could not be loaded as {vetted.architecture}: {_one_line(error)}") from error
@@ -180,7 +267,12 @@ def _from_folder(
             "the checkpoint is incomplete or of another architecture."
         )
     for parameter in model.parameters():  # out of the file's memory map, so the file may go and addresses are aligned
-        parameter.data = parameter.data.clone()
+        if not hasattr(parameter, "quant_state"):
+            parameter.data = parameter.data.clone()
+    for module in model.modules() if quantize_on is not None else ():
+        # On some CPUs bitsandbytes (0.50) would repack the weights, and round the constants of their blocks to bf16, in
+        # the first pass without gradient: the base would not stay what it was.
+        module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue]
     unexpected = tuple(sorted(report["unexpected_keys"]))
     if reward and kind is AutoModelForSequenceClassification:
         read_score_head(model)
@@ -188,7 +280,10 @@ def _from_folder(
         read_score_head(model, _tensor(vetted.weights, "score.weight"))
     tokenizer = _tokenizer(vetted.folder, config)
     new_tokens = embed_new_tokens(model, tokenizer)
-    return LoadedModel(model, tokenizer, source, vetted.digest, new_tokens, unexpected, saved_dtype, original)
+    base = "lab" if folder.resolve() == LAB else str(folder.resolve()) if source == str(folder) else source
+    return LoadedModel(
+        model, tokenizer, source, vetted.digest, new_tokens, unexpected, saved_dtype, original, base=base
+    )
 
 
 def _tensor(files: Iterable[Path], name: str) -> torch.Tensor:

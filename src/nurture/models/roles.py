@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..adapters import Companion
 from ..core.logp import selected_logp
 from ..core.reduce import global_norm
 from ..types import Asks, Batch, Piece, Quantity, RoleScores, Scores
@@ -69,10 +70,11 @@ class LocalRoles:
         max_grad_norm: float | None = 1.0,
         tokens_per_pass: int = 1 << 62,
         temperature: float = 1.0,
+        companion: Companion | None = None,
     ):
         self.models, self.layouts, self.optimizer, self.processes = models, layouts, optimizer, processes
         self.max_grad_norm, self.temperature = max_grad_norm, temperature
-        self.tokens_per_pass = tokens_per_pass
+        self.tokens_per_pass, self.companion = tokens_per_pass, companion
         self._live: list[_Live] = []
         self._sums: dict[str, Tensor] = {}  # fp32 sums over micro-batches, for parameters of a narrower format
 
@@ -183,6 +185,11 @@ class LocalRoles:
         return grads | self._sums
 
     def step(self, learning_rate: float) -> dict[str, float]:
+        told: dict[str, float] = {}
+        if self.companion is not None:
+            penalty = self.companion.penalty()
+            (penalty / self.processes.world_size).backward()  # the same on every rank, and once in their sum
+            told["penalty"] = float(penalty.detach())
         gradients = self.gradients()
         if self.processes.world_size > 1:
             # What has a gradient on any rank is summed over all of them; what has none anywhere stays untouched.
@@ -197,9 +204,13 @@ class LocalRoles:
         if norm == norm and norm != float("inf"):
             clip = self.max_grad_norm is not None and norm > self.max_grad_norm
             scale = self.max_grad_norm / (norm + 1e-6) if clip and self.max_grad_norm is not None else 1.0
+            if self.companion is not None:
+                self.companion.before_update(gradients, scale)
             self.optimizer.step(gradients, learning_rate, scale)
+            if self.companion is not None:
+                told |= self.companion.after_update()
         self.discard()
-        return {"grad_norm": norm}
+        return {"grad_norm": norm, **told}
 
     @property
     def _device(self) -> torch.device:

@@ -6,7 +6,8 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import yaml
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from ..adapters import folder as adapters
 from ..errors import InputError
 from ..files import sync
+from .load import LAB, LoadedModel
 
 HOW_IT_WAS_READ = ("is_local", "local_files_only", "name_or_path")
 """Entries of tokenizer_config.json that tell of the reading process, not of the tokenizer."""
@@ -40,17 +43,40 @@ def save_model(
     the end token in the generation config. `original_dropout` (of `LoadedModel`) puts the run's override back.
     """
     refuse_changed_tokenizer(model, tokenizer)
+    with _replacing(folder) as temporary:
+        _write_json(temporary / "config.json", _config(model, dtype, original_dropout or {}))
+        _write_weights(model, temporary, state or {}, dtype, max_shard_size)
+        _write_beside(model, tokenizer, temporary, card, stop_ids)
+
+
+def save_adapter(
+    loaded: LoadedModel, folder: Path, *, state: Mapping[str, Tensor], card: str, stop_ids: Sequence[int] = ()
+) -> None:
+    """Write the adapter of a model, without the model: a PEFT folder with tokenizer, chat template and model card."""
+    with _replacing(folder) as temporary:
+        where = str(LAB) if loaded.base == "lab" else loaded.base
+        adapters.write(loaded.model, temporary, state, loaded.base, loaded.base_digest, where)
+        _write_beside(loaded.model, loaded.tokenizer, temporary, card, stop_ids)
+
+
+def _write_beside(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, card: str, stop_ids: Sequence[int]
+) -> None:
+    if (generation := _generation_config(model, stop_ids)) is not None:
+        _write_json(folder / "generation_config.json", generation)
+    _write_tokenizer(tokenizer, folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when it is complete."""
     folder = Path(folder).absolute()
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     folder.parent.mkdir(parents=True, exist_ok=True)
     finish_replacing(folder)
     temporary.mkdir()
-    _write_json(temporary / "config.json", _config(model, dtype, original_dropout or {}))
-    if (generation := _generation_config(model, stop_ids)) is not None:
-        _write_json(temporary / "generation_config.json", generation)
-    _write_weights(model, temporary, state or {}, dtype, max_shard_size)
-    _write_tokenizer(tokenizer, temporary)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
+    yield temporary
     for path in temporary.iterdir():
         sync(path)
     sync(temporary)
@@ -98,13 +124,14 @@ def model_card(
     settings: Mapping[str, Any] | None = None,
     results: Mapping[str, float] | None = None,
     limits: str = "",
+    library: str = "transformers",
 ) -> str:
     """README.md of a model: front matter for the hub, then what was trained on what, how, and with what result."""
     front: dict[str, Any] = {
         "license": license,
         "base_model": base_model,
         "datasets": list(data) or None,
-        "library_name": "transformers",
+        "library_name": library,
         "pipeline_tag": "text-generation",
         "tags": ["nurture", method],
     }

@@ -100,6 +100,21 @@ def vet(folder: Path, *, allow: Allowed = "causal") -> Vetted:
     return Vetted(folder, model_type, architecture, config, generation, weights, model_digest(folder))
 
 
+def vet_adapter(folder: Path) -> tuple[Path, dict[str, Any], dict[str, Any] | None]:
+    """The same rules for a PEFT adapter folder: its adapter_config.json and, where it has one, nurture_adapter.json."""
+    folder, names = _listing(folder)
+    settings = _settings(folder, names)
+    if "adapter_model.safetensors" not in names:
+        raise VetError(folder, "NO_WEIGHTS", "has an adapter_config.json and no adapter_model.safetensors.")
+    safetensors_header(folder / "adapter_model.safetensors")
+    declared = folder / "nurture_adapter.json"
+    return folder, settings["adapter_config.json"], read_settings(declared) if declared.exists() else None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).exists() for name in TOKENIZERS)
+
+
 def vet_tokenizer(folder: Path) -> Path:
     """The same rules for a folder of which only the tokenizer is wanted."""
     folder, names = _listing(folder)

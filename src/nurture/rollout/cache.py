@@ -21,16 +21,18 @@ from ..models.layouts import TreePlan, softcapped
 class PrefillPlan:
     """Prompts packed one after another in a single row, each attending causally to itself alone.
 
-    Their keys and values, `[kv_heads, tokens, D]` a layer, stay here until every response has taken its copy.
+    Their keys and values, `[kv_heads, tokens, D]` a layer, stay here until every response has taken its copy. Virtual
+    tokens are the root that stands before each of them.
     """
 
     lengths: Sequence[int]
+    root: Sequence[tuple[Tensor, Tensor]] = ()
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     chains: TreePlan = field(init=False)
 
     def __post_init__(self):
-        self.chains = TreePlan(list(self.lengths), [-1] * len(self.lengths))
+        self.chains = TreePlan(list(self.lengths), [-1] * len(self.lengths), self.root)
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -59,15 +61,18 @@ class KeyValueCache:
         self.values: list[Tensor] = []
 
     def write_prompt(self, prefill: PrefillPlan, prompt: int, rows: slice) -> None:
-        """Copy the keys and values of one prefilled prompt to the front of some rows."""
+        """Copy the keys and values of one prefilled prompt, with its root before it, to the front of some rows."""
         a, b = prefill.spans[prompt]
+        n = prefill.root[0][0].shape[2] if prefill.root else 0
         if not self.keys:
             self.keys = [self._new(k) for k in prefill.keys]
             self.values = [self._new(v) for v in prefill.values]
-        self.reserve(b - a)
-        for stored, new in ((self.keys, prefill.keys), (self.values, prefill.values)):
-            for to, source in zip(stored, new, strict=True):
-                to[rows, :, : b - a] = source[:, a:b]
+        self.reserve(n + b - a)
+        for i, (stored, new) in enumerate(((self.keys, prefill.keys), (self.values, prefill.values))):
+            for layer, (to, source) in enumerate(zip(stored, new, strict=True)):
+                to[rows, :, n : n + b - a] = source[:, a:b]
+                if n:
+                    to[rows, :, :n] = prefill.root[layer][i]
 
     def move(self, source: int, to: int, length: int) -> None:
         for stored in (*self.keys, *self.values):

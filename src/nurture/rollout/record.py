@@ -33,12 +33,12 @@ def record(batch: Batch, roles: Roles, method: Online, tokens: int = 1 << 62) ->
     if not method.records:
         return batch
     found: dict[str, Tensor] = {}
-    for piece, own in batch.pieces(tokens):
-        scores = roles.score(piece, method.records)
+    for piece in batch.pieces(tokens):
+        scores = roles.score(piece.batch, method.records)
         for role, quantities in method.records.items():
             for quantity in quantities:
                 values = scores[role][quantity]
-                found.setdefault(NAMES[role, quantity], values.new_zeros(batch.num_own))[own] = values
+                found.setdefault(NAMES[role, quantity], values.new_zeros(batch.num_own))[piece.own] = values
     roles.discard()
     return batch.recording(**found)
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..adapters.attached import num_virtual, virtual_cache, virtual_embeddings
 from ..core.random import stream_key, uniform
 from ..core.sampling import draw, filter_logits, greedy
 from ..errors import InputError, NumericsError
 from ..models.heads import Head, output_head
-from ..models.layouts import Layout, body, layout_of
+from ..models.layouts import Layout, body, check_virtual, layout_of, virtual_root, with_prompt
 from ..protocols import Request, Sample, Sampling
 from .cache import DecodePlan, KeyValueCache, PrefillPlan
 from .fused import FusedDecoder, has_hooks, is_llama_shaped, linear, probe
@@ -81,8 +82,9 @@ class LocalSampler:
     def _tree(self, requests: list[Request], sampling: Sampling) -> Iterator[Event]:
         with self._driven():
             head, fused = output_head(self.model), self._fused()
-            places = self._places(requests, sampling)
-            prompts = max((len(r.prompt) for r in requests), default=0)
+            places, virtual = self._places(requests, sampling), num_virtual(self.model)
+            root = virtual_root(self.model)
+            prompts = max((len(r.prompt) for r in requests), default=0) + virtual
             cache = KeyValueCache(places, prompts + FIRST_ROOM, prompts + sampling.max_tokens)
             waiting = self._waiting(requests, sampling)
             ready: deque[_Ready] = deque()
@@ -91,7 +93,7 @@ class LocalSampler:
                 entered: list[_Ready] = []
                 while len(active) + len(entered) < places and (ready or waiting):
                     if not ready:
-                        ready.extend(self._prefill(waiting, places - len(active) - len(entered), head))
+                        ready.extend(self._prefill(waiting, places - len(active) - len(entered), head, root))
                     entered.append(ready.popleft())
                 if entered:
                     self._draw(torch.stack([e.logits for e in entered]), [e.row for e in entered], sampling)
@@ -99,12 +101,14 @@ class LocalSampler:
                         yield from e.row.events()
                     _enter([e for e in entered if not e.row.reason], active, cache)
                 if active:
-                    self._draw(self._step(active, cache, head, fused), active, sampling)
+                    self._draw(self._step(active, cache, head, fused, virtual), active, sampling)
                     for row in active:
                         yield from row.events()
-                    _leave(active, cache)
+                    _leave(active, cache, virtual)
 
-    def _prefill(self, waiting: deque[_Row], places: int, head: Head) -> list[_Ready]:
+    def _prefill(
+        self, waiting: deque[_Row], places: int, head: Head, root: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[_Ready]:
         """Read the next prompts, each once, as many as there are places for and as the token budget holds."""
         prompts: list[list[_Row]] = []
         tokens = taken = 0
@@ -118,17 +122,20 @@ class LocalSampler:
             prompts.append(siblings)
             tokens, taken = tokens + first.start, taken + len(siblings)
         lengths = [siblings[0].start for siblings in prompts]
-        plan = PrefillPlan(lengths)
+        plan = PrefillPlan(lengths, root)
+        virtual = root[0][0].shape[2] if root else 0
         ids = self._ids(np.concatenate([siblings[0].prompt for siblings in prompts]))
-        positions = self._ids(np.concatenate([np.arange(n) for n in lengths]))
+        positions = self._ids(np.concatenate([np.arange(virtual, virtual + n) for n in lengths]))
         out = body(self.model)(input_ids=ids[None], position_ids=positions[None], use_cache=False, plan=plan)
         ends = self._ids(np.cumsum(lengths) - 1)
         logits = _logits(out.last_hidden_state[0].index_select(0, ends), head)
         return [_Ready(row, logits[i], plan, i) for i, siblings in enumerate(prompts) for row in siblings]
 
-    def _step(self, active: list[_Row], cache: KeyValueCache, head: Head, fused: FusedDecoder | None) -> Tensor:
+    def _step(
+        self, active: list[_Row], cache: KeyValueCache, head: Head, fused: FusedDecoder | None, virtual: int
+    ) -> Tensor:
         """Feed every active row its newest token: `[B, V]` logits of the next."""
-        lengths = [row.length - 1 for row in active]
+        lengths = [virtual + row.length - 1 for row in active]
         cache.reserve(max(lengths) + 1)
         plan = DecodePlan(cache, lengths, self.model.dtype, self.model.device)
         ids = self._ids(np.array([row.ids[-1] for row in active]))
@@ -141,7 +148,7 @@ class LocalSampler:
         rows = min(self.max_batch, sum(r.n for r in requests)) or 1
         if self.max_cache_tokens is None:
             return rows
-        longest = max((len(r.prompt) for r in requests), default=1) + sampling.max_tokens
+        longest = max((len(r.prompt) for r in requests), default=1) + sampling.max_tokens + num_virtual(self.model)
         return max(1, min(rows, self.max_cache_tokens // longest))
 
     def _fused(self) -> FusedDecoder | None:
@@ -172,8 +179,14 @@ class LocalSampler:
     def _side_by_side(self, rows: list[_Row], sampling: Sampling) -> Iterator[Event]:
         unread = self._ids(rows[0].prompt)[None].expand(len(rows), -1)
         cached: dict[str, Any] = {}
+        first: dict[str, Any] = {"input_ids": unread}
+        if (prompt := virtual_embeddings(self.model)) is not None:
+            first = {"inputs_embeds": with_prompt(self.model, prompt, unread)}
+        elif (prefix := virtual_cache(self.model, len(rows))) is not None:
+            first["past_key_values"] = prefix
         while True:
-            out = self.model(input_ids=unread, use_cache=True, **cached)
+            out = self.model(use_cache=True, **(first or {"input_ids": unread, **cached}))
+            first = {}
             unfinished = [i for i, row in enumerate(rows) if not row.reason]
             self._draw(out.logits[unfinished, -1].float(), [rows[i] for i in unfinished], sampling)
             for i in unfinished:
@@ -183,6 +196,7 @@ class LocalSampler:
             # A finished row goes on being fed its last token; nothing of it is read.
             new = self._ids(np.array([row.ids[-1] for row in rows]))[:, None]
             cached = _own_cache(out)
+            assert cached or not num_virtual(self.model), "virtual tokens need the model's own cache"
             unread = new if cached else torch.cat([unread, new], 1)
 
     # --- both ---------------------------------------------------------------------------------------------------------
@@ -228,7 +242,10 @@ class LocalSampler:
         check_sampling(sampling)
         if sampling.stop_strings and self.decode is None:
             raise InputError("stop_strings need a tokenizer: none was given to the sampler.")
+        check_virtual(self.model, self.layout)
         limit = position_limit(self.model)
+        if limit is not None:
+            limit -= num_virtual(self.model)
         for number, request in enumerate(requests):
             name = f"prompt {request.key!r}" if request.key else f"prompt {number + 1}"
             size = len(request.prompt)
@@ -349,14 +366,14 @@ def _enter(entered: Sequence[_Ready], active: list[_Row], cache: KeyValueCache) 
         cache.write_prompt(siblings[0].prefill, siblings[0].prompt, slice(place, len(active)))
 
 
-def _leave(active: list[_Row], cache: KeyValueCache) -> None:
+def _leave(active: list[_Row], cache: KeyValueCache, virtual: int) -> None:
     """Finished rows leave; the last active row moves into the place of each, so that active rows stay in front."""
     for place in range(len(active)):
         while len(active) > place and active[-1].reason:
             active.pop()
         if place < len(active) and active[place].reason:
             last = active.pop()
-            cache.move(len(active), place, last.length - 1)
+            cache.move(len(active), place, virtual + last.length - 1)
             active[place] = last
 
 

@@ -45,9 +45,11 @@ class AdamW:
         beta2: float = 0.999,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        rates: Mapping[str, float] | None = None,
     ):
         self.parameters = dict(parameters)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+        self.rates = rates or {}  # parameters that learn at a multiple of the learning rate
         self.updates = 0
         self.master = {n: p.data if p.dtype == torch.float32 else p.data.float() for n, p in self.parameters.items()}
         self.exp_avg = {n: torch.zeros_like(m) for n, m in self.master.items()}
@@ -70,7 +72,8 @@ class AdamW:
                 [torch.tensor(float(self.updates - 1), device=master.device)],  # the kernel counts this update itself
                 # The fused kernel divides the gradient by grad_scale on its one way through memory.
                 fused=fused, grad_scale=torch.tensor(1.0 / scale, device=master.device) if fused else None,
-                amsgrad=False, beta1=self.beta1, beta2=self.beta2, lr=learning_rate, eps=self.eps, maximize=False,
+                amsgrad=False, beta1=self.beta1, beta2=self.beta2, eps=self.eps, maximize=False,
+                lr=learning_rate * self.rates.get(name, 1.0),
                 weight_decay=self.weight_decay if master.ndim >= 2 else 0.0,
             )  # fmt: skip
             if parameter.data is not master:

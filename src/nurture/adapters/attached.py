@@ -1,0 +1,198 @@
+"""Adapters on a model: attaching, switching between the roles', and the virtual tokens they bring.
+
+peft changes the model itself (its matrices become matrices with an adapter), so the rest of Nurture goes on calling the
+model; nothing here runs through `PeftModel.forward`. What peft keeps beside the model hangs on it as `_attached`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .adapter import ROLE, Adapter
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(eq=False)
+class Attached:
+    """The adapters of a model by role."""
+
+    peft: PeftModel
+    adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
+    active: str | None = ROLE
+    """The role whose adapter computes; None where all are off."""
+    start: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """PiSSA's first A and B, relative to which it is saved."""
+
+    @property
+    def current(self) -> Adapter | None:
+        return None if self.active is None else self.adapters.get(self.active)
+
+
+def attached(model: PreTrainedModel) -> Attached | None:
+    return getattr(model, "_attached", None)
+
+
+def attach(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    steps: int,
+    role: str = ROLE,
+    new_tokens: Sequence[str] = (),
+) -> None:
+    """Make `adapter` what is trained of the model. Draws its first values from torch's CPU generator."""
+    if not adapter.peft_type:
+        adapter.select(model)
+        return
+    config = adapter.config(model, steps)
+    if new_tokens:
+        _train_tokens(model, config, adapter, [tokenizer.get_vocab()[token] for token in new_tokens])
+    held = put(model, config, adapter, role)
+    adapter.initialize(model, tokenizer, role)
+    to_compute_format(model)
+    if getattr(adapter, "init_lora_weights", "") == "pissa":
+        held.start |= {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str) -> Attached:
+    """Have peft attach a configuration."""
+    from peft import get_peft_model
+
+    held = attached(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters of them is an InputError by now
+        if held is None:
+            held = Attached(get_peft_model(model, config, adapter_name=role, autocast_adapter_dtype=False))
+            if config.is_prompt_learning:  # part of the model from now on: counted, moved and trained with it
+                model.virtual_tokens = held.peft.prompt_encoder
+            object.__setattr__(model, "_attached", held)
+        else:
+            held.peft.add_adapter(role, config, autocast_adapter_dtype=False)
+    if adapter.virtual:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("virtual_tokens."))
+    held.adapters[role] = adapter
+    return held
+
+
+def train_on(model: PreTrainedModel) -> None:
+    """Have the adapter that a model was loaded with learn further, and nothing else."""
+    held = attached(model)
+    assert held is not None
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        own = held.active in parts and "ranknum" not in parts and "base_layer" not in parts
+        parameter.requires_grad_(own)
+
+
+def to_compute_format(model: PreTrainedModel) -> None:
+    """Adapters compute in the format of the model (peft's first values are fp32); the masters stay in fp32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != model.dtype:
+            parameter.data = parameter.data.to(model.dtype)
+
+
+def _train_tokens(model: PreTrainedModel, config: Any, adapter: Adapter, ids: list[int]) -> None:
+    if not hasattr(config, "trainable_token_indices"):
+        raise InputError(
+            f"adapter: {adapter.name} cannot learn the embeddings of the {len(ids)} tokens that are new to this model; "
+            "use lora, or a base that has them."
+        )
+    matrices: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if matrices[0].weight is matrices[1].weight:
+        config.trainable_token_indices = ids
+    else:
+        names = {id(module): name for name, module in model.named_modules()}
+        config.trainable_token_indices = {names[id(m)]: ids for m in matrices}
+
+
+@contextmanager
+def active(model: PreTrainedModel, role: str | None) -> Iterator[None]:
+    """The model with the adapter of one role, or (None) without any: what it was before it learnt."""
+    held = attached(model)
+    if held is None or held.active == role:
+        yield
+        return
+    from .peft_compat import switch
+
+    before = held.active
+    _switch(held, role, switch)
+    try:
+        yield
+    finally:
+        _switch(held, before, switch)
+
+
+def _switch(held: Attached, role: str | None, switch: Any) -> None:
+    switch(held.peft, role)
+    held.active = role
+
+
+# --- virtual tokens ---------------------------------------------------------------------------------------------------
+
+
+def num_virtual(model: PreTrainedModel) -> int:
+    """How many virtual tokens stand before every text."""
+    held = attached(model)
+    return 0 if held is None or held.current is None else held.current.num_virtual
+
+
+def virtual_embeddings(model: PreTrainedModel) -> Tensor | None:
+    """`[1, n, H]`, where the active adapter is a prompt."""
+    held = attached(model)
+    if held is None or held.current is None or held.current.virtual != "prompt":
+        return None
+    from .peft_compat import prompt_embeddings
+
+    return prompt_embeddings(held.peft)
+
+
+def virtual_cache(model: PreTrainedModel, rows: int) -> Any | None:
+    """transformers' cache of keys and values for so many rows, where the active adapter is a prefix."""
+    held = attached(model)
+    if held is None or held.current is None or held.current.virtual != "prefix":
+        return None
+    from .peft_compat import keys_and_values
+
+    cache = keys_and_values(held.peft, rows)
+    if not hasattr(cache, "layers"):
+        raise InputError(f"adapter: {held.current.name} needs keys and values, which {type(model).__name__} has not.")
+    return cache
+
+
+def adapter_state(model: PreTrainedModel, state: Mapping[str, Tensor], role: str = ROLE) -> dict[str, Tensor]:
+    """The adapter's tensors by PEFT's names; `state` holds fp32 masters by the model's names."""
+    from peft import get_peft_model_state_dict
+
+    held = attached(model)
+    assert held is not None
+    if held.adapters[role].virtual:
+        found = get_peft_model_state_dict(held.peft, adapter_name=role, save_embedding_layers=False)
+    else:
+        full = {n: state.get(n.removeprefix("base_model.model."), t) for n, t in held.peft.state_dict().items()}
+        found = get_peft_model_state_dict(held.peft, full, adapter_name=role, save_embedding_layers=False)
+    return {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in found.items()}
+
+
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """The plain model with what the active adapter learnt added to its weights."""
+    held = attached(model)
+    assert held is not None and held.current is not None and held.current.mergeable
+    tuner: Any = held.peft.base_model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain: PreTrainedModel = tuner.merge_and_unload(safe_merge=True)
+    del model._attached  # pyright: ignore[reportAttributeAccessIssue]
+    return plain

@@ -1,0 +1,108 @@
+"""Exporting: a plain model that any tool loads, checked against what it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .adapters.attached import merge
+from .core.random import stream_key
+from .data.template import Template, ensure_chat
+from .errors import InputError
+from .models.heads import output_head
+from .models.layouts import hidden_states, lay_rows, layout_of, relative_gap
+from .models.load import LoadedModel, embed_new_tokens, load_model, resolve_model
+from .models.save import model_card, save_model
+from .types import Batch, Group, Response
+
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BOUND = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""How far the logits of the exported model may be from those before, relative to their size: sums in another order, and
+what rounding the weights to the format costs."""
+PROMPTS, LENGTH = 16, 32
+
+
+@dataclass(frozen=True)
+class Exported:
+    folder: Path
+    gap: float
+    bound: float
+
+
+def export(
+    name: str, out: Path, *, merged: bool = False, dtype: Literal["fp32", "bf16", "fp16"] | None = None
+) -> Exported:
+    """Write a model as plain weights to `out`: an adapter merged into its base, or another number format.
+
+    The logits of 16 texts of random tokens are computed in fp32 before, and again from the written folder. A folder
+    whose logits are further off than `BOUND` is not kept.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists already; name another folder.")
+    loaded = load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    if ensure_chat(loaded.tokenizer):
+        embed_new_tokens(loaded.model, loaded.tokenizer)
+    adapter = loaded.adapter
+    if adapter is not None and not merged:
+        raise InputError(f"{name} is an adapter ({adapter.name}) on {loaded.base}; --merge adds it to a copy of that.")
+    if adapter is None and merged:
+        raise InputError(f"{name} is a plain model: there is no adapter to merge; leave --merge out.")
+    if adapter is not None and not adapter.mergeable:
+        raise InputError(
+            f"{name}: {adapter.name} cannot be merged, since no change of the weights does what it does; use the "
+            "adapter folder with its base."
+        )
+    before = _logits(loaded)
+    model = loaded.model if adapter is None else merge(loaded.model)
+    written = FORMATS[dtype] if dtype else loaded.saved_dtype
+    card = model_card(
+        out.resolve().name,
+        base_model=loaded.base or loaded.source,
+        method=adapter.name if adapter else "export",
+        settings={"merged": name if adapter else "no", "format": str(written).removeprefix("torch.")},
+        limits=_settings_of(Path(name)),
+    )
+    save_model(
+        model, loaded.tokenizer, out, state=None, dtype=written, card=card,
+        original_dropout=loaded.original_dropout, stop_ids=Template(loaded.tokenizer).stop_ids,
+    )  # fmt: skip
+    gap = relative_gap(_logits(load_model(out, dtype=torch.float32, device=torch.device("cpu"), seed=0)), before)
+    if not gap <= BOUND[written]:
+        import shutil
+
+        shutil.rmtree(out)
+        raise InputError(
+            f"{name}: the exported model is not the same: its logits on {PROMPTS} texts differ by {gap:.1e}, more than "
+            f"{BOUND[written]:.0e}; nothing was kept. Try --dtype fp32."
+        )
+    return Exported(out, gap, BOUND[written])
+
+
+def _logits(loaded: LoadedModel) -> Tensor:
+    """`[tokens, V]` of the same random texts for every model of a vocabulary."""
+    model = loaded.model
+    draw = np.random.Generator(np.random.Philox(key=stream_key(0, "export")))
+    vocabulary = len(loaded.tokenizer)
+    groups = tuple(
+        Group(ids[:1], (Response(ids[1:], np.ones(LENGTH, bool)),))
+        for ids in (draw.integers(0, vocabulary, LENGTH + 1) for _ in range(PROMPTS))
+    )
+    laid = lay_rows(Batch(groups, model.device))
+    model.eval()
+    with torch.no_grad(), layout_of(model, "rows"):
+        return output_head(model).logits(hidden_states(model, laid).index_select(0, laid.at))
+
+
+def _settings_of(folder: Path) -> str:
+    """What the card of the adapter says of its training (data, settings, results), for the card of the merged model."""
+    card = folder / "README.md"
+    if not card.exists():
+        return ""
+    text = card.read_text(encoding="utf-8")
+    start = text.find("\n## ")
+    return "" if start < 0 else "As for the adapter that was merged:\n" + text[start:].replace("\n## ", "\n### ")

@@ -1,0 +1,57 @@
+"""QLoRA's base really is in four bits, and what flows through it is the dequantised weight."""
+
+import pytest
+import torch
+from adapted import adapted, learn, load, make_base
+
+from nurture.methods import SFT
+from nurture.models.load import parameter_count
+
+bnb = pytest.importorskip("bitsandbytes")
+
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+"""The 16 values of the data type: Dettmers et al. 2023, appendix E."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base") / "model", hidden_size=64, intermediate_size=128)
+
+
+def test_values_are_those_of_nf4(base):
+    plain = load(base).model.model.layers[0].mlp.up_proj.weight
+    packed = load(base, quantized=True).model.model.layers[0].mlp.up_proj.weight
+    assert packed.dtype == torch.uint8 and packed.numel() * 2 == plain.numel()
+    values = bnb.functional.dequantize_4bit(packed.data, packed.quant_state).float().reshape(-1, 64)
+    blocks = plain.reshape(-1, 64)
+    constants = blocks.abs().amax(1, keepdim=True)
+    nearest = (blocks / constants)[..., None].sub(torch.tensor(NF4)).abs().argmin(-1)
+    expected = torch.tensor(NF4)[nearest] * constants
+    assert (values - expected).norm() < 0.02 * expected.norm(), "up to the second quantisation, of the constants"
+
+
+def test_the_input_gradient_is_that_of_the_dequantised_weight(base):
+    layer = load(base, quantized=True).model.model.layers[0].mlp.down_proj
+    x = torch.randn(7, 128, requires_grad=True)
+    upstream = torch.randn(7, 64)
+    layer(x).backward(upstream)
+    weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    assert torch.allclose(x.grad, upstream @ weight, atol=1e-4)
+
+
+def test_training_leaves_the_packed_weights_alone(base):
+    loaded = adapted(base, "qlora", torch.bfloat16)
+    packed = {n: p.detach().clone() for n, p in loaded.model.named_parameters() if p.dtype == torch.uint8}
+    assert len(packed) == 2 * 7
+    learn(loaded, SFT(), steps=3)
+    for name, parameter in loaded.model.named_parameters():
+        if name in packed:
+            assert torch.equal(parameter, packed[name])
+
+
+def test_it_counts_what_the_packed_weights_stand_for(base):
+    assert parameter_count(load(base, quantized=True).model) == parameter_count(load(base).model)
