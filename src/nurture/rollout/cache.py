@@ -113,9 +113,19 @@ class DecodePlan:
         grouped = query.reshape(self.rows, key.shape[1], -1, query.shape[-1])
         if softcap is not None:
             out = softcapped(grouped, keys, values, scaling, softcap, self._mask)
+        elif query.device.type == "cpu":
+            out = self._products(grouped, keys, values, scaling)
         else:
             out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling)
         return out.reshape(self.rows, -1, 1, value.shape[-1])
+
+    def _products(self, query: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """For the few queries of a step the CPU's fused kernel takes two and a half times as long in bf16, and as long
+        in fp32."""
+        scores = torch.matmul(query, keys.mT).to(torch.promote_types(query.dtype, torch.float32)).mul_(scaling)
+        if self._mask is not None:
+            scores += self._mask
+        return torch.matmul(scores.softmax(-1).to(query.dtype), values)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         heads, width = new.shape[1], new.shape[-1]
