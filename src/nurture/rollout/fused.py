@@ -1,9 +1,9 @@
 """One decoding step of a Llama-shaped decoder, on the module's own weights but without the module's Python.
 
 At a handful of rows a step is short: half of it would be spent between operations, and most of the rest in matrix
-products whose usual form is not the fastest (`products.py`). Families this page knows are recognised by their submodules; `probe`
-then compares every layer's queries, keys and values with those of the module itself, so that a family which only looks
-alike (Gemma, whose norms multiply by 1 + w) is not served, never served wrongly.
+products whose usual form is not the fastest (`products.py`). Families this page knows are recognised by their
+submodules; `probe` then compares every layer's queries, keys and values with those of the module itself, so that a
+family which only looks alike (Gemma, whose norms multiply by 1 + w) is not served, never served wrongly.
 """
 
 from __future__ import annotations
