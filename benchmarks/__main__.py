@@ -4,8 +4,8 @@ from . import measure, rewards, sampler, sft
 
 if __name__ == "__main__":
     print(f"machine: {measure.machine()}\n")
-    sft.table(steps=8, discard=3, rounds=1, reference_steps=0, peer_steps=6)
+    sft.table(steps=20, discard=3, rounds=1, reference_steps=20, peer_steps=6)
     print()
-    sampler.table(sampler.CASES, rounds=5)
+    sampler.table(sampler.CASES, rounds=3)
     print()
     rewards.table()

@@ -43,7 +43,7 @@ def report(times: list[float], losses: list[float], tokens: list[int], discard: 
     print(json.dumps({"tokens_per_second": speed, "peak_bytes": peak, "losses": losses, "seconds": times}))
 
 
-def ours(steps: int, discard: int, precision: str) -> None:
+def ours(steps: int, discard: int, precision: str, tokens: int) -> None:
     from nurture.methods import SFT
     from nurture.models.layouts import choose_layout, set_layout
     from nurture.models.roles import LocalRoles
@@ -69,7 +69,7 @@ def ours(steps: int, discard: int, precision: str) -> None:
             yield Batch(tuple(Group(np.array(p), (Response(np.array(a), np.ones(len(a), bool)),)) for p, a in rows))
 
     times, losses, last = [], [], time.perf_counter()
-    for step in train(roles, SFT(), batches(), learning_rate=lambda n: LEARNING_RATE, budget=Budget(4096)):
+    for step in train(roles, SFT(), batches(), learning_rate=lambda n: LEARNING_RATE, budget=Budget(tokens)):
         now = time.perf_counter()
         times.append(now - last)
         losses.append(step.metrics["loss"])
@@ -196,11 +196,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--reference", type=int, default=0)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--tokens", type=int, default=4096, help="of a micro-batch of ours")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--packing", action="store_true")
     a = parser.parse_args()
     if a.side == "ours":
-        ours(a.steps, a.discard, a.precision)
+        ours(a.steps, a.discard, a.precision, a.tokens)
     elif a.side == "trl":
         trl(a.steps, a.discard, a.bf16, a.packing)
     elif a.side == "reference":

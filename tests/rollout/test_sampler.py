@@ -221,7 +221,7 @@ def test_fused_step_serves_llamas_and_refuses_lookalikes():
 
 def _fused(model: PreTrainedModel) -> bool:
     with torch.no_grad(), layout_of(model, "tree"):
-        return LocalSampler(model)._fused() is not None
+        return LocalSampler(model)._fused(pack=False) is not None
 
 
 def test_adapters_and_hooks_take_part():

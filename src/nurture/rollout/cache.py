@@ -104,6 +104,7 @@ class DecodePlan:
         self.positions = torch.tensor(lengths, device=device)[:, None]
         self._places: dict[int, Tensor] = {}
         self._mask: Tensor | None = None
+        self._unseen: Tensor | None = None
         if min(lengths) + 1 < self.longest:
             seen = torch.arange(self.longest, device=device) <= self.positions
             self._mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
@@ -118,9 +119,20 @@ class DecodePlan:
         grouped = query.reshape(self.rows, key.shape[1], -1, query.shape[-1])
         if softcap is not None:
             out = softcapped(grouped, keys, values, scaling, softcap, self._mask)
+        elif query.device.type == "cpu":
+            out = self._products(layer, grouped, scaling)
         else:
             out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling)
         return out.reshape(self.rows, -1, 1, value.shape[-1])
+
+    def _products(self, layer: int, query: Tensor, scaling: float) -> Tensor:
+        """For the few queries of a step the CPU's fused kernel takes several times as long in bf16, and as long in
+        fp32. The products go over the whole capacity: a slice of it would be copied first, which costs more."""
+        keys, values = (x[: self.rows] for x in (self.cache.keys[layer], self.cache.values[layer]))
+        scores = torch.matmul(query, keys.mT).to(torch.promote_types(query.dtype, torch.float32)).mul_(scaling)
+        if self._unseen is None:
+            self._unseen = (torch.arange(self.cache.capacity) > self.positions)[:, None, None]
+        return torch.matmul(scores.masked_fill_(self._unseen, -torch.inf).softmax(-1).to(query.dtype), values)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         heads, width = new.shape[1], new.shape[-1]

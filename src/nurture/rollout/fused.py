@@ -1,14 +1,13 @@
 """One decoding step of a Llama-shaped decoder, on the module's own weights but without the module's Python.
 
 At a handful of rows a step is short: half of it would be spent between operations, and most of the rest in matrix
-products whose usual form is not the fastest. Families this page knows are recognised by their submodules; `probe`
-then compares every layer's queries, keys and values with those of the module itself, so that a family which only looks
-alike (Gemma, whose norms multiply by 1 + w) is not served, never served wrongly.
+products whose usual form is not the fastest (`products.py`). Families this page knows are recognised by their
+submodules; `probe` then compares every layer's queries, keys and values with those of the module itself, so that a
+family which only looks alike (Gemma, whose norms multiply by 1 + w) is not served, never served wrongly.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,79 +17,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cache import DecodePlan, KeyValueCache, PrefillPlan
+from .products import Product, joined
 
 LAYER = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` for few rows, `[M, in] -> [M, out]`, in the form that reads the weight fastest.
-
-    On a CPU in fp32 a matrix-vector product runs on one thread, but a batch of its blocks on all of them (twice as
-    fast on two cores); and for 2 to about 100 rows `weight @ x.T` is 1.3 to 3 times as fast as `x @ weight.T`.
-    The result may be stored features first.
-    """
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return F.linear(x, weight, bias)
-    outs, ins = weight.shape
-    if len(x) == 1:
-        # (One row of known strides: seen as a column of stride 1, it would be taken for a matrix, four times slower.)
-        blocks = math.gcd(outs, 16)
-        row = x.reshape(ins).expand(blocks, 1, ins)
-        y = torch.bmm(row, weight.view(blocks, outs // blocks, ins).mT).view(1, outs)
-    else:
-        y = torch.mm(weight, (x if len(x) >= 16 else x.contiguous()).t()).t()
-    return y if bias is None else y + bias
-
-
 @dataclass(slots=True)
 class _Layer:
     norm: nn.Module
-    q: nn.Module
-    k: nn.Module
-    v: nn.Module
-    o: nn.Module
+    qkv: Product
+    o: Product
     q_norm: nn.Module | None
     k_norm: nn.Module | None
     rotates: bool
     scaling: float
     mlp_norm: nn.Module
-    gate: nn.Module
-    up: nn.Module
+    gate_up: Product
     act: nn.Module
-    down: nn.Module
+    down: Product
 
 
 class FusedDecoder:
-    """Reads the modules at every step, so it follows weights that train and adapters that come, go or switch."""
+    """With `pack`, on the weights as they are now; without, it reads the modules at every step. Adapters, which come,
+    go and switch, are always called as modules."""
 
-    def __init__(self, decoder: nn.Module):
+    def __init__(self, decoder: nn.Module, pack: bool = False):
         d: Any = decoder
         self.embed, self.norm, self.rotary = d.embed_tokens, d.norm, d.rotary_emb
+        self.layers = [_layer(layer, pack) for layer in d.layers]
         self.head_dim: int = d.layers[0].self_attn.head_dim
-        self.layers = [_layer(layer) for layer in d.layers]
+        self.kv_heads: int = d.config.get_text_config().num_key_value_heads
 
     def __call__(self, ids: Tensor, plan: DecodePlan) -> Tensor:
         """`[B]` new tokens -> `[B, H]` hidden states after the last norm."""
         x = self.embed(ids)
         cos, sin = self.rotary(x, plan.positions)
         sin = sin[..., : self.head_dim // 2]
+        kv = self.kv_heads
         for number, layer in enumerate(self.layers):
-            h = _norm(layer.norm, x)
-            q, k, v = (self._heads(_apply(m, h)) for m in (layer.q, layer.k, layer.v))
+            heads = layer.qkv(_norm(layer.norm, x)).unflatten(-1, (-1, self.head_dim))
+            qk, v = heads[:, :-kv], heads[:, -kv:]
             if layer.q_norm is not None and layer.k_norm is not None:
-                q, k = _norm(layer.q_norm, q), _norm(layer.k_norm, k)
+                qk = torch.cat([_norm(layer.q_norm, qk[:, :-kv]), _norm(layer.k_norm, qk[:, -kv:])], 1)
             if layer.rotates:
-                q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+                qk = _rotate(qk, cos, sin)
+            q, k = qk[:, :-kv], qk[:, -kv:]
             out = plan.attend(number, q[:, :, None], k[:, :, None], v[:, :, None], layer.scaling, None)
-            x = x + _apply(layer.o, out.reshape(len(x), -1))
-            h = _norm(layer.mlp_norm, x)
-            x = x + _apply(layer.down, layer.act(_apply(layer.gate, h)) * _apply(layer.up, h))
+            x = x + layer.o(out.reshape(len(x), -1))
+            gate, up = layer.gate_up(_norm(layer.mlp_norm, x)).chunk(2, -1)
+            x = x + layer.down(layer.act(gate) * up)
         return _norm(self.norm, x)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
 
 
 def probe(decoder: nn.Module, fused: FusedDecoder) -> bool:
@@ -185,18 +163,14 @@ def _epsilon(module: Any) -> float | None:
     return getattr(module, "variance_epsilon", getattr(module, "eps", None))
 
 
-def _layer(layer: Any) -> _Layer:
+def _layer(layer: Any, pack: bool) -> _Layer:
     a, mlp = layer.self_attn, layer.mlp
     return _Layer(
-        layer.input_layernorm, a.q_proj, a.k_proj, a.v_proj, a.o_proj,
+        layer.input_layernorm, joined([a.q_proj, a.k_proj, a.v_proj], pack), joined([a.o_proj], pack),
         getattr(a, "q_norm", None), getattr(a, "k_norm", None), bool(getattr(a, "use_rope", True)), a.scaling,
-        layer.post_attention_layernorm, mlp.gate_proj, mlp.up_proj, mlp.act_fn, mlp.down_proj,
+        layer.post_attention_layernorm, joined([mlp.gate_proj, mlp.up_proj], pack), mlp.act_fn,
+        joined([mlp.down_proj], pack),
     )  # fmt: skip
-
-
-def _apply(module: nn.Module, x: Tensor) -> Tensor:
-    """A plain linear layer in its fast form; anything else (an adapter around one) as the module it is."""
-    return linear(x, module.weight, module.bias) if type(module) is nn.Linear else module(x)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:

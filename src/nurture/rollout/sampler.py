@@ -27,7 +27,8 @@ from ..models.heads import Head, output_head
 from ..models.layouts import Layout, body, check_virtual, layout_of, virtual_root, with_prompt
 from ..protocols import Request, Sample, Sampling
 from .cache import DecodePlan, KeyValueCache, PrefillPlan
-from .fused import FusedDecoder, has_hooks, is_llama_shaped, linear, probe
+from .fused import FusedDecoder, has_hooks, is_llama_shaped, probe
+from .products import Product, linear, packed, pays_to_pack
 
 Decode = Callable[[Sequence[int]], str]
 Event = Sample | tuple[int, int, int]
@@ -81,7 +82,8 @@ class LocalSampler:
     @torch.inference_mode()
     def _tree(self, requests: list[Request], sampling: Sampling) -> Iterator[Event]:
         with self._driven():
-            head, fused = output_head(self.model), self._fused()
+            pack = pays_to_pack(list(self.model.parameters()), sampling.max_tokens)
+            head, fused = _Output(output_head(self.model), pack), self._fused(pack)
             places, virtual = self._places(requests, sampling), num_virtual(self.model)
             root = virtual_root(self.model)
             prompts = max((len(r.prompt) for r in requests), default=0) + virtual
@@ -107,7 +109,7 @@ class LocalSampler:
                     _leave(active, cache, virtual)
 
     def _prefill(
-        self, waiting: deque[_Row], places: int, head: Head, root: Sequence[tuple[Tensor, Tensor]]
+        self, waiting: deque[_Row], places: int, head: _Output, root: Sequence[tuple[Tensor, Tensor]]
     ) -> list[_Ready]:
         """Read the next prompts, each once, as many as there are places for and as the token budget holds."""
         prompts: list[list[_Row]] = []
@@ -128,11 +130,11 @@ class LocalSampler:
         positions = self._ids(np.concatenate([np.arange(virtual, virtual + n) for n in lengths]))
         out = body(self.model)(input_ids=ids[None], position_ids=positions[None], use_cache=False, plan=plan)
         ends = self._ids(np.cumsum(lengths) - 1)
-        logits = _logits(out.last_hidden_state[0].index_select(0, ends), head)
+        logits = head(out.last_hidden_state[0].index_select(0, ends))
         return [_Ready(row, logits[i], plan, i) for i, siblings in enumerate(prompts) for row in siblings]
 
     def _step(
-        self, active: list[_Row], cache: KeyValueCache, head: Head, fused: FusedDecoder | None, virtual: int
+        self, active: list[_Row], cache: KeyValueCache, head: _Output, fused: FusedDecoder | None, virtual: int
     ) -> Tensor:
         """Feed every active row its newest token: `[B, V]` logits of the next."""
         lengths = [virtual + row.length - 1 for row in active]
@@ -140,9 +142,9 @@ class LocalSampler:
         plan = DecodePlan(cache, lengths, self.model.dtype, self.model.device)
         ids = self._ids(np.array([row.ids[-1] for row in active]))
         if fused is not None:
-            return _logits(fused(ids, plan), head)
+            return head(fused(ids, plan))
         out = body(self.model)(input_ids=ids[:, None], position_ids=plan.positions, use_cache=False, plan=plan)
-        return _logits(out.last_hidden_state[:, 0], head)
+        return head(out.last_hidden_state[:, 0])
 
     def _places(self, requests: list[Request], sampling: Sampling) -> int:
         rows = min(self.max_batch, sum(r.n for r in requests)) or 1
@@ -151,12 +153,12 @@ class LocalSampler:
         longest = max((len(r.prompt) for r in requests), default=1) + sampling.max_tokens + num_virtual(self.model)
         return max(1, min(rows, self.max_cache_tokens // longest))
 
-    def _fused(self) -> FusedDecoder | None:
+    def _fused(self, pack: bool) -> FusedDecoder | None:
         """The fused step, while the modules are such that a probe found it equal to them."""
         decoder = body(self.model)
         if not is_llama_shaped(decoder) or has_hooks(decoder):
             return None
-        fused, kinds = FusedDecoder(decoder), tuple(type(m) for m in decoder.modules())
+        fused, kinds = FusedDecoder(decoder, pack), tuple(type(m) for m in decoder.modules())
         if kinds not in self._agreed:
             self._agreed[kinds] = probe(decoder, fused)
         return fused if self._agreed[kinds] else None
@@ -349,12 +351,20 @@ class _Row:
         return self.decode(self.ids[-(longest + 8) :])
 
 
-def _logits(hidden: Tensor, head: Head) -> Tensor:
-    """`[B, H] -> [B, V]` in fp32, rows first."""
-    logits = linear(hidden, head.weight, head.bias).float().contiguous()
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+class _Output:
+    """`[B, H] -> [B, V]` logits in fp32, rows first."""
+
+    def __init__(self, head: Head, pack: bool):
+        self.head = head
+        self.multiply: Product = lambda x: linear(x, head.weight, head.bias)
+        if pack:
+            self.multiply = packed([head.weight], [head.bias])
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits = self.multiply(hidden).float().contiguous()
+        if self.head.scale != 1.0:
+            logits = logits * self.head.scale
+        return logits if self.head.softcap is None else self.head.softcap * torch.tanh(logits / self.head.softcap)
 
 
 def _enter(entered: Sequence[_Ready], active: list[_Row], cache: KeyValueCache) -> None:
