@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -181,35 +181,27 @@ def read(name: str, format: str | None = None, columns: dict[str, str] | None = 
         from .lab.datasets import open_dataset
 
         return list(open_dataset(name))
-    from .data.load import load_records
+    from .data.load import Reading
+    from .data.rows import BadRow
 
-    columns = columns or {}
-    return load_records(name, wants=_kind(name, format, columns), format=format, columns=columns).records
-
-
-def _kind(name: str, format: str | None, columns: dict[str, str]) -> Any:
-    """Conversations or text: what the first rows look like."""
-    from .data.bundled import bundled_path
-    from .data.formats import detect, named, rename
-    from .data.read import Row, scan
-
-    if format:
-        return named(format).kind
-    path = bundled_path(name) if name.startswith("bundled/") else Path(name)
-    rows = (rename(row.value, columns) for row in scan(path) if isinstance(row, Row))
-    return detect(list(islice(rows, 200)), "conversation", name).kind
+    records: list[Record] = []
+    for found in Reading(name, format=format, columns=columns):
+        if isinstance(found, BadRow):
+            raise found.error
+        records += found
+    return records
 
 
 def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
     """The rows of a file that became these records, as they were written."""
     if name.startswith("lab/"):
         return [_row(record) for record in chosen]
-    from .data.bundled import bundled_path
-    from .data.read import Row, scan
+    from .data.rows import Row
+    from .data.sources import open_source
 
-    origins = {record.origin for record in chosen}
-    path = bundled_path(name) if name.startswith("bundled/") else Path(name)
-    return [row.value for row in scan(path) if isinstance(row, Row) and row.origin in origins]
+    origins = {re.sub(r"#\d+$", "", record.origin) for record in chosen}  # a row of several records has numbered ones
+    opened = open_source(name)
+    return [row.value for row in opened.scan() if isinstance(row, Row) and opened.origin(row) in origins]
 
 
 def _row(record: Record) -> dict[str, Any]:

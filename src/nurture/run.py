@@ -201,7 +201,7 @@ class _Run:
             rates=adapter.rates(trained) if adapter else None,
         )  # fmt: skip
         self.companion = adapter.companion(model, self.optimizer, setup.steps) if adapter else None
-        models, layouts = {stage.method.trained: model}, {stage.method.trained: layout}
+        models, layouts = {stage.method.trained: model}, dict[str, Layout]({stage.method.trained: layout})
         if "ref" in stage.method.asks and not stage.precompute_ref_log_probs:
             models["ref"] = setup.ref.model if setup.ref else copy.deepcopy(model).requires_grad_(False)
             layouts["ref"] = self._ref_layout()

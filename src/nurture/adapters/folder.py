@@ -114,7 +114,8 @@ def _declared(path: Path, settings: Mapping[str, Any], declared: Mapping[str, An
     else:
         kind = next(a for a in ADAPTERS.values() if a.peft_type == settings["peft_type"])
         written = {key: settings[key] for key in kind.model_fields if settings.get(key) is not None}
-        written.pop("tinit", None), written.pop("tfinal", None)
+        for key in ("tinit", "tfinal"):
+            written.pop(key, None)
     try:
         return kind.model_validate(written)
     except ValidationError as error:

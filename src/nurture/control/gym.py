@@ -31,7 +31,7 @@ class Gym:
             raise InputError(f"gym/{name} shows {seen}; only vectors and numbered states can be learnt here.")
         self.num_actions = int(acts.n)
         self.num_states = int(seen.n) if isinstance(seen, spaces.Discrete) else None
-        self.state_size = self.num_states or int(np.prod(seen.shape))
+        self.state_size = self.num_states or int(np.prod(seen.shape or (1,)))
 
     def reset(self, seed: int) -> State:
         return self._vector(self.env.reset(seed=seed)[0])

@@ -225,8 +225,10 @@ def _mistakes(batch: Batch, judged: Floats, template: Template) -> list[dict[str
     tokenizer = template.tokenizer
     texts: list[tuple[str, str, str]] = []
     for g in batch.groups:
-        prompt = tokenizer.decode(g.prompt.tolist())
-        texts += [(g.key, prompt, tokenizer.decode(r.ids.tolist(), skip_special_tokens=True)) for r in g.responses]
+        prompt = str(tokenizer.decode(g.prompt.tolist()))
+        texts += [
+            (g.key, prompt, str(tokenizer.decode(r.ids.tolist(), skip_special_tokens=True))) for r in g.responses
+        ]
     pairs = list(zip(batch.better.tolist(), batch.worse.tolist(), strict=True))
     pairs.sort(key=lambda pair: judged[pair[0]] - judged[pair[1]])
     return [

@@ -106,7 +106,7 @@ DATASETS: dict[str, DataSet] = {
     "lab/corpus": DataSet(
         lambda seed, index, world: document(seed, index, world), 150_000, "documents to pretrain on (Text)"
     ),
-    "lab/demonstrations": DataSet(_demonstration, 6_006, "instructions with gold answers (Conversation)"),
+    "lab/demonstrations": DataSet(_demonstration, 18_018, "instructions with gold answers (Conversation)"),
     "lab/comparisons": DataSet(_comparison, 6_006, "two answers, the better first, by a careful labeller (Pair)"),
     "lab/rankings": DataSet(_ranking, 2_002, "four answers, ranked by a careful labeller (Ranking)"),
     "lab/ratings": DataSet(_rating, 4_004, "one answer, rated per criterion by a careful labeller (Rating)"),

@@ -100,7 +100,7 @@ class Reward(Method):
             better, worse = s.index_select(0, batch.better), s.index_select(0, batch.worse)
             margin = better - worse
             if self.ranking == "listwise":
-                parts = zip(batch.groups, s.split([len(g.responses) for g in batch.groups]), strict=True)
+                parts = zip(batch.groups, torch.split(s, [len(g.responses) for g in batch.groups]), strict=True)
                 ranked = [(part, [r.rank for r in g.responses if r.rank is not None]) for g, part in parts]
                 total = torch.stack([plackett_luce(part, ranks) for part, ranks in ranked if ranks]).sum()
             else:

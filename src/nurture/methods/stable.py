@@ -44,7 +44,7 @@ class Stable(Method):
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         nll = -batch.sum_per_response(scores.policy.logp) / batch.own_tokens
         imitation, contrast, behind = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
-        for group, own in zip(batch.groups, nll.split([len(g.responses) for g in batch.groups]), strict=True):
+        for group, own in zip(batch.groups, torch.split(nll, [len(g.responses) for g in batch.groups]), strict=True):
             rating = torch.tensor(self._ratings(group), dtype=own.dtype, device=own.device)
             top = rating == rating.max()
             best, others = own[top].mean(), own[~top]

@@ -97,7 +97,7 @@ def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapp
 
 def read_score_head(model: PreTrainedModel, weight: Tensor | None = None) -> None:
     """The head of a loaded sequence classifier (or this weight) as one of ours."""
-    weight = model.score.weight if weight is None else weight  # pyright: ignore[reportAttributeAccessIssue]
-    add_score_head(model, weight.shape[0])
+    found: Tensor = model.score.weight if weight is None else weight  # pyright: ignore
+    add_score_head(model, found.shape[0])
     with torch.no_grad():
-        score_head(model).weight.copy_(weight)
+        score_head(model).weight.copy_(found)
