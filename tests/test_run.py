@@ -273,9 +273,10 @@ def test_nonfinite_steps_are_skipped_counted_and_then_stop_the_run(forks, base, 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(forks, base, tmp_path):
     plain, starved = tmp_path / "plain", tmp_path / "starved"
-    assert forks.train("sft", *words(base, plain, "steps=4"))[0] == 0
+    exact = ("steps=4", "precision=fp32")
+    assert forks.train("sft", *words(base, plain, *exact))[0] == 0
     fault = {"NURTURE_FAULT": "step.micro:oom@2"}
-    code, output = forks.train("sft", *words(base, starved, "steps=4"), env=fault)
+    code, output = forks.train("sft", *words(base, starved, *exact), env=fault)
     assert code == 0 and "Out of memory at step 2" in output, output
     halved = events(starved, "out_of_memory")[0]["tokens_per_micro"]
     kept = json.loads(max((starved / "checkpoints").glob("step-*/state.json")).read_text())
@@ -307,7 +308,7 @@ def test_memory_that_really_runs_out(base, tmp_path):
         "loop._micro_batches = limited\n"
         "api.train('sft', sys.argv[1:])\n"
     )
-    settings = ["steps=2", "samples.count=0", "batch_size=1600", "tokens_per_micro=100000"]
+    settings = ["steps=2", "samples.count=0", "batch_size=1600", "tokens_per_micro=100000", "precision=fp32"]
     done = subprocess.run(
         [sys.executable, "-c", script, f"model={model}", f"data={data}", f"out={out}", *settings],
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -399,7 +400,7 @@ def command(*args, **env):
 
 
 def test_two_processes_equal_one(forks, base, tmp_path):
-    settings = ["steps=6", "eval.share=0.2", "eval.every=3"]
+    settings = ["steps=6", "eval.share=0.2", "eval.every=3", "precision=fp32"]
     assert forks.train("sft", *words(base, tmp_path / "one", *settings))[0] == 0
     done = command("train", "sft", *words(base, tmp_path / "two", *settings, "processes=2"))
     assert done.returncode == 0, done.stderr

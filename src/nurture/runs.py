@@ -63,6 +63,7 @@ EVENTS: Mapping[str, str] = {
     "samples_failed": "no samples could be drawn: step, reason",
     "timing": "how fast it goes: step, seconds, tokens_per_second (both since the start), memory (peak bytes)",
     "stop": "the run ended before its last step: step, signal; or error and exit_code",
+    "ranks": "the final rank of each matrix of an adapter that shares a budget out: ranks",
     "finish": "the run is complete: step (of the weights kept), model",
 }
 """What `events.jsonl` may hold. Every row has `event` and `time` (Unix seconds)."""

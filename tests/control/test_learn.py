@@ -35,7 +35,7 @@ def learnt(method, steps, peak, seed=0, batch_size=8):
 @pytest.mark.parametrize(
     ("method", "steps", "peak"),
     [
-        (PPO(kl_coef=0.0, clip_value=None, num_mini_batches=4, num_iterations=8, **GAME), 256, 1e-3),
+        (PPO(kl_coef=0.0, clip_value=None, num_mini_batches=4, num_iterations=8, **GAME), 320, 1e-3),
         pytest.param(ActorCritic(**GAME), 60, 1e-2, marks=pytest.mark.slow),
         pytest.param(Reinforce(**GAME), 60, 1e-2, marks=pytest.mark.slow),
         pytest.param(

@@ -20,7 +20,7 @@ DIGESTS = {
     "lab/corpus": "1f4bff6af60f8add",
     "lab/demonstrations": "26d9a49c6c7144f5",
     "lab/comparisons": "9568e4d84895ee23",
-    "lab/rankings": "f8eb07622dd63ea4",
+    "lab/rankings": "3256ee68060e6fcd",
     "lab/ratings": "2f84a393e9101618",
     "lab/steps": "19c83fea5fa6db65",
     "lab/prompts": "e3be65c98745df5c",

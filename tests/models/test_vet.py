@@ -348,7 +348,7 @@ def test_distributed_checkpoints_are_refused_since_their_metadata_is_a_pickle(fo
         ({"model_type": None}, "no model_type"),
         ({"model_type": ["llama"]}, "no model_type"),
         ({"model_type": "clip"}, "no causal language model"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "must be a LlamaForCausalLM"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "scores texts and cannot write any"),
         ({"architectures": "LlamaForCausalLM"}, "must be a LlamaForCausalLM"),
         ({"model_type": "qwen2"}, "must be a Qwen2ForCausalLM"),
     ],

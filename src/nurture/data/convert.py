@@ -192,7 +192,7 @@ def as_trl(record: Record) -> dict[str, Any]:
                 raise _cannot("TRL's steps", "labels between 0 and 1")
             return {"prompt": prompt[0].content, "completions": list(steps), "labels": [bool(v) for v in labels]}
         case Task(prompt, answer, family, info):
-            row = {"prompt": _messages(prompt), "solution": answer}
+            row = {"prompt": _messages(prompt)} | ({"solution": answer} if answer is not None else {})
             return row | ({"family": family} if family else {}) | ({"info": dict(info)} if info else {})
         case Ranking():
             raise _cannot("TRL's form", "a ranking; its pairs can be written (--as pair)")

@@ -226,9 +226,7 @@ def _mistakes(batch: Batch, judged: Floats, template: Template) -> list[dict[str
     texts: list[tuple[str, str, str]] = []
     for g in batch.groups:
         prompt = str(tokenizer.decode(g.prompt.tolist()))
-        texts += [
-            (g.key, prompt, str(tokenizer.decode(r.ids.tolist(), skip_special_tokens=True))) for r in g.responses
-        ]
+        texts += [(g.key, prompt, str(tokenizer.decode(r.ids.tolist(), skip_special_tokens=True))) for r in g.responses]
     pairs = list(zip(batch.better.tolist(), batch.worse.tolist(), strict=True))
     pairs.sort(key=lambda pair: judged[pair[0]] - judged[pair[1]])
     return [

@@ -50,8 +50,8 @@ class TreePlan:
     """Segments end to end; segment i attends to itself causally and to all of segment `parent[i]` (-1: to none), and to
     the root of them all, where there is one: the keys and values of the virtual tokens in each layer.
 
-    On a CPU segments of like length are computed together (`segments.py`); elsewhere every segment is one call of the
-    fused kernel.
+    On a CPU segments of like length are computed together (`segments.py`); elsewhere, and with a root, every segment is
+    one call of the fused kernel.
     """
 
     lengths: list[int]
@@ -65,7 +65,7 @@ class TreePlan:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
         self.calls += 1
-        if softcap is None and query.device.type == "cpu":
+        if softcap is None and not self.root and query.device.type == "cpu":
             return segments.attend(query, key, value, scaling, self._work(query, key.shape[1]))
         # split (not slicing): its backward is one concatenation instead of a full-size zero tensor per segment.
         queries, keys, values = (x.split(self.lengths, dim=2) for x in (query, key, value))
