@@ -139,7 +139,7 @@ def _json_file(path: Path) -> dict[str, Any]:
 def hub_rows(source: str, name: str, config: str | None, revision: str | None, split: str | None) -> Opened:
     """Rows through `datasets`, streamed. Of several splits none is guessed."""
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             f"{name} is no file or folder here; to read it from the hub: pip install 'nurture-llm[datasets]'."

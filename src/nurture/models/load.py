@@ -214,7 +214,7 @@ def _quantization(dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     try:
-        import bitsandbytes  # noqa: F401
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             "adapter: qlora needs bitsandbytes, which is not installed; pip install 'nurture-llm[quantized]'."
