@@ -21,7 +21,7 @@ from .control.learn import Player, mean_score, tensors
 from .errors import InputError, Interrupted
 from .files import replace_synced
 from .methods import Online
-from .recipe import DIGEST_IGNORES, Stage
+from .recipe import DIGEST_IGNORES, GAME, Stage
 from .report import write_report
 from .show import Progress, header, quantity
 from .train.guard import StopSignals
@@ -30,7 +30,6 @@ from .train.memory import peak_bytes
 from .train.optim import learning_rate
 from .train.precision import deterministic
 
-GAME = "gym/"
 NETWORK = "mlp"
 GREEDY_EPISODES = 100
 
