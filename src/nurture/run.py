@@ -190,6 +190,8 @@ class _Run:
     console: Console
     setup: Setup
     processes: Processes
+    done: int = 0
+    """The last step that is done."""
     tokens_seen: int = 0
     best: dict[str, float] | None = None
     """`{"step": …, "eval/loss": …}` of the lowest evaluation loss so far."""
@@ -341,7 +343,7 @@ class _Run:
         stage, setup, alone = self.stage, self.setup, self.processes.world_size == 1
         trackers = self._trackers(step)
         clock = _Clock(self.tokens_seen)
-        self.stopping = lambda: signals.requested is not None
+        self.stopping, self.done = lambda: signals.requested is not None, step
         with contextlib.ExitStack() as open_:
             for tracker in trackers:
                 open_.callback(tracker.close)
@@ -358,11 +360,11 @@ class _Run:
                 budget=self.budget,
                 first_step=step + 1,
                 # One process may leave a step half done. Several must agree, which they do after it.
-                stop=(lambda: self.stopping() and self._at_border(step)) if alone else (lambda: False),
+                stop=(lambda: self.stopping() and self._at_border(self.done)) if alone else (lambda: False),
                 phase=heartbeat,
             ):
                 failpoint("step.after_update")
-                step = update.number
+                self.done = step = update.number
                 self._after_update(update, clock, trackers)
                 if self.processes.any(self.stopping() and self._at_border(step)):
                     break
@@ -447,7 +449,7 @@ class _Run:
             return str(tokenizer.decode(list(ids)))
 
         def judge(answers: Sequence[Answer]) -> list[Outcome]:
-            heartbeat("reward", 0)
+            heartbeat("reward", self.done)
             return score_all(reward, answers)
 
         return Rollouts(
@@ -460,7 +462,7 @@ class _Run:
         from .rollout.sampler import LocalSampler
 
         def alive() -> None:
-            heartbeat("rollout", 0)
+            heartbeat("rollout", self.done)
             if self.stopping():
                 raise Stopped
 

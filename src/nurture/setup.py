@@ -32,7 +32,7 @@ from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_mod
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Message, Record, Task, Text
-from .rewards import Reward, bind, reward_name
+from .rewards import bind, reward_name
 from .rewards.model import models_in
 from .rollout.loop import Prompt
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
@@ -467,8 +467,8 @@ def _prompts(
         if stage.on_long == "error" and len(kept) < len(found):
             raise InputError(
                 f"TOO_LONG {len(found) - len(kept)} of {len(found)} prompts in {report.source} are longer than "
-                f"{whole - room} tokens, which leave {room} for an answer; lower max_completion_length, or say on_long: "
-                "drop."
+                f"{whole - room} tokens, which leave {room} for an answer; lower max_completion_length, or say "
+                "on_long: drop."
             )
         tokens = sum(len(p.ids) for p in kept)
         groups = [Group(p.ids, (), p.key) for p in kept]
