@@ -2,17 +2,20 @@
 after being killed."""
 
 import json
+import re
 import signal
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from forks import Forks
 from rich.console import Console
-from safetensors import safe_open
+from safetensors.torch import load_file
 
 from nurture import api
 from nurture.errors import InputError
 from nurture.evaluate.scoring import load_reward_model, score
+from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.records import Conversation, Message
 from nurture.runs import rows_of
 
@@ -30,7 +33,19 @@ SHORT = (
 )
 GRPO = ("data=lab/prompts", "num_generations=4", "num_iterations=2", "steps=10", "checkpoint.every=3")
 PPO = ("data=lab/prompts", "num_generations=2", "num_iterations=1", "num_mini_batches=2", "kl_target=0.1", *GRPO[-2:])
+WANTED = "e.*e"
+"""A pattern that a tiny new model, whose words are nearly uniform, writes now and then."""
 CASES = {"grpo": GRPO, "ppo": PPO}
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch):
+    """The lab's sets, shorter (in this process)."""
+    open_dataset.cache_clear()
+    for name in ("lab/prompts", "lab/ratings", "lab/demonstrations"):
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=56))
+    yield
+    open_dataset.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +56,7 @@ def forks():
 
 
 def words(method, out):
-    return (TINY, *SHORT, *CASES[method], "reward={name: length, at_least: 3, at_most: 4}", f"out={out}")
+    return (TINY, *SHORT, *CASES[method], f"reward={{name: regex, pattern: '{WANTED}'}}", f"out={out}")
 
 
 def outcome(run):
@@ -74,7 +89,8 @@ def test_killed_in_the_middle_of_a_rollout_it_ends_the_same(forks, goals, tmp_pa
     code, output = forks.train(method, *words(method, tmp_path), env={"NURTURE_FAULT": f"{failpoint}:kill9@7"})
     assert code == -signal.SIGKILL, output
     # Every third update is asked for, and the rollout that update 3 is part of ends with update 4.
-    assert [p.name for p in (tmp_path / "checkpoints").glob("step-*")] in (["step-00000004"], ["step-00000006"])
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    assert saved == ["step-00000004", "step-00000006"]
     code, output = forks.train(method, *words(method, tmp_path))
     assert code == 0 and "Going on after step" in output, output
     assert outcome(tmp_path) == outcome(goals[method])
@@ -104,8 +120,9 @@ def test_metrics_and_samples_tell_of_each_rollout(goals, method):
     drawn = defaultdict(list)
     for row in rows_of(out / "samples.jsonl"):
         if "rollout" in row:
-            assert row["prompt"].startswith("<|im_start|>user") and row["reason"].endswith("tokens")
-            assert row["score"] == float(3 <= row["tokens"] <= 4) and row["step"] == 2 * row["rollout"] + 1
+            assert row["prompt"].startswith("<|im_start|>user") and "match" in row["reason"]
+            found = re.search(WANTED, row["response"], re.DOTALL)
+            assert row["score"] == float(found is not None) and row["step"] == 2 * row["rollout"] + 1
             drawn[row["rollout"]].append(row)
     assert [m["step"] for m in metrics] == list(range(1, 11)) and sorted(drawn) == [0, 1, 2, 3, 4]
     for m in metrics:
@@ -119,12 +136,11 @@ def test_metrics_and_samples_tell_of_each_rollout(goals, method):
 
 
 def test_the_critic_is_saved_for_going_on_and_is_no_part_of_the_model(goals):
-    with safe_open(goals["ppo"] / "model" / "model.safetensors", "pt") as file:
-        policy = set(file.keys())
+    policy = set(load_file(goals["ppo"] / "model" / "model.safetensors"))
     assert not any(name.startswith("value.") or "score" in name for name in policy)
-    (shard,) = sorted((goals["ppo"] / "checkpoints").glob("step-*/tensors-00000.safetensors"))[-1:]
-    with safe_open(shard, "pt") as file:
-        assert any(name.startswith("exp_avg.value.") for name in file.keys())  # noqa: SIM118
+    newest = max((goals["ppo"] / "checkpoints").glob("step-*"))
+    saved = {name for shard in newest.glob("tensors-*.safetensors") for name in load_file(shard)}
+    assert {f"exp_avg.value.{name}" for name in policy} < saved and "master.value.score.weight" in saved
 
 
 # -- what is learnt ------------------------------------------------------------------------------------------------
@@ -134,10 +150,10 @@ def test_the_critic_is_saved_for_going_on_and_is_no_part_of_the_model(goals):
 def test_what_is_rewarded_becomes_more_frequent(tmp_path, method):
     """The tiny model begins with nearly uniform words, which seldom hold the letter e so often."""
     reward = "reward={name: regex, pattern: 'e.*e.*e'}"
-    more = ("num_generations=8", "batch_size=4", "steps=24", "data=lab/prompts", "schedule=constant", reward)
+    more = ("num_generations=8", "batch_size=4", "steps=40", "data=lab/prompts", "schedule=constant", reward)
     _, metrics, _ = run(method, tmp_path / method, *more, "num_iterations=1")
     scores = [m["rollout/score"] for m in metrics]
-    assert sum(scores[-6:]) / 6 > sum(scores[:6]) / 6 + 0.2
+    assert sum(scores[-6:]) / 6 > sum(scores[:6]) / 6 + 0.15
 
 
 def test_another_model_as_the_reference_stays_as_it_is(goals, tmp_path):
@@ -161,7 +177,7 @@ def test_tasks_of_a_file_and_a_reward_for_them(tmp_path):
 def test_a_reward_model_is_the_judge(tmp_path):
     start, _, _ = run("grpo", tmp_path / "start", "data=lab/prompts", "num_generations=2", "steps=1")
     quiet = Console(quiet=True)
-    few = ("steps=3", "batch_size=4", "learning_rate=1e-2", "eval.share=0.02", "precision=fp32")
+    few = ("steps=3", "batch_size=4", "learning_rate=1e-2", "eval.share=0.2", "precision=fp32")
     judge = api.train(
         "reward", [f"model={start}", "data=lab/ratings", *few, f"out={tmp_path / 'judge'}"], console=quiet
     )
