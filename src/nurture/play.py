@@ -86,7 +86,8 @@ def player_of(stage: Stage) -> Player | QPlayer:
         raise InputError("steps is missing. A game has no epochs: say how many updates to make.")
     for name, field in Stage.model_fields.items():
         meant = name in MEANT or name in DIGEST_IGNORES
-        if not meant and getattr(stage, name) != field.get_default(call_default_factory=False):
+        value = getattr(stage, name)
+        if not meant and value is not None and value != field.get_default(call_default_factory=False):
             raise InputError(f"{name} means nothing to {stage.data[0].path}; leave it out.")
     if stage.processes != 1:
         raise InputError("processes: a game is learnt by one process.")
