@@ -314,18 +314,19 @@ OTHER_VALUES = {
     "device": "cpu", "precision": "fp32", "layout": "rows", "tokens_per_micro": "7", "gradient_checkpointing": "true",
     "processes": "2", "seed": "7", "nonfinite": "raise", "checkpoint": "{every: 7}", "eval": "{share: 0.5}",
     "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
+    "reward": "number",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", [*Stage.model_fields, "train_on"])
 def test_the_digest_names_what_the_result_depends_on_and_the_diff_says_what_changed(key):
     method = "dpo" if "ref" in key else "sft"
-    base = stage_from(method, ["data=x"])
+    method, known = ("grpo", ["data=x", "reward=exact"]) if key == "reward" else (method, ["data=x"])
+    base = stage_from(method, known)
     if key == "method":
         changed = stage_from("lm", ["data=x"])
     else:
-        words = [f"{key}={OTHER_VALUES[key]}"] + ([] if key == "data" else ["data=x"])
-        changed = stage_from(method, words)
+        changed = stage_from(method, [*known, f"{key}={OTHER_VALUES[key]}"])
     assert changed != base
     same = key in DIGEST_IGNORES
     assert (config_digest(changed) == config_digest(base)) == same

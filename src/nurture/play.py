@@ -21,7 +21,7 @@ from .control.learn import Player, mean_score, tensors
 from .errors import InputError, Interrupted
 from .files import replace_synced
 from .methods import Online
-from .recipe import DIGEST_IGNORES, Stage
+from .recipe import DIGEST_IGNORES, GAME, Stage
 from .report import write_report
 from .show import Progress, header, quantity
 from .train.guard import StopSignals
@@ -30,7 +30,6 @@ from .train.memory import peak_bytes
 from .train.optim import learning_rate
 from .train.precision import deterministic
 
-GAME = "gym/"
 NETWORK = "mlp"
 GREEDY_EPISODES = 100
 
@@ -87,7 +86,8 @@ def player_of(stage: Stage) -> Player | QPlayer:
         raise InputError("steps is missing. A game has no epochs: say how many updates to make.")
     for name, field in Stage.model_fields.items():
         meant = name in MEANT or name in DIGEST_IGNORES
-        if not meant and getattr(stage, name) != field.get_default(call_default_factory=False):
+        value = getattr(stage, name)
+        if not meant and value is not None and value != field.get_default(call_default_factory=False):
             raise InputError(f"{name} means nothing to {stage.data[0].path}; leave it out.")
     if stage.processes != 1:
         raise InputError("processes: a game is learnt by one process.")

@@ -37,11 +37,16 @@ from pydantic_core import ErrorDetails
 
 from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
-from .methods import METHODS, Method
+from .methods import METHODS, Method, Online
+from .rewards import Reward, reward_from, reward_name
+from .rewards.model import models_in
 from .yaml12 import Dumper, Tree, read_yaml
 
 DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples")
 """Stage fields that change nothing in the weights that come out."""
+
+GAME = "gym/"
+"""Data that begins so is a game, which rewards by itself."""
 
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -200,6 +205,20 @@ def _adapter(value: Any, _: ValidatorFunctionWrapHandler) -> Adapter | None:
     return ADAPTERS[name].model_validate(fields)
 
 
+def _reward(value: Any, _: ValidatorFunctionWrapHandler) -> Reward | None:
+    try:
+        return None if value is None else reward_from(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def _own_reward(known: dict[str, Any]) -> Reward | None:
+    """The lab grades its own tasks."""
+    sources: tuple[Source, ...] = known["data"]
+    learns = isinstance(known["method"], Online)
+    return reward_from("lab") if learns and all(s.path.startswith("lab/") for s in sources) else None
+
+
 AnyAdapter = Union[tuple(ADAPTERS.values())]  # pyright: ignore[reportInvalidTypeForm]  # noqa: UP007
 
 
@@ -219,6 +238,11 @@ class Stage(Section):
     data: Sources
     """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`. With
     `model: lab` the method's own data set of the lab is the default."""
+    reward: Annotated[
+        SerializeAsAny[Reward] | None, WrapValidator(_reward, json_schema_input_type=str | dict[str, Any] | None)
+    ] = Field(default_factory=_own_reward)
+    """What answers are worth to a method that learns from its own: the name of a reward, or `{name: ..., fields}`. By
+    default `lab`, where all data are the lab's."""
     ref: Text | None = None
     """The reference of methods that have one: an earlier stage, `lab`, a folder or a hub name; by default the model as
     it is before the first step."""
@@ -312,9 +336,34 @@ class Stage(Section):
 
     @model_validator(mode="after")
     def _has_a_reference(self) -> Stage:
-        if self.ref is not None and "ref" not in self.method.asks:
+        if self.ref is not None and not self.has_reference:
             raise ValueError(f"ref is set, but method {self.method.name!r} has no reference; take it out")
         return self
+
+    @model_validator(mode="after")
+    def _has_a_reward(self) -> Stage:
+        if self.reward is not None and not isinstance(self.method, Online):
+            raise ValueError(
+                f"reward is set, but method {self.method.name!r} does not learn from its own answers; take it out"
+            )
+        plays = any(source.path.startswith(GAME) for source in self.data)
+        if self.reward is None and isinstance(self.method, Online) and not plays:
+            raise ValueError(
+                f"reward is missing: method {self.method.name!r} must be told what its answers are worth, such as "
+                "reward: number"
+            )
+        return self
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the method compares with a reference model: in its loss, or when a rollout is recorded."""
+        asked = [self.method.asks, *([self.method.records] if isinstance(self.method, Online) else [])]
+        return any("ref" in asks or "kl" in asks.get("policy", ()) for asks in asked)
+
+    @property
+    def asks_reference_once(self) -> bool:
+        """Whether all it will be asked is known before the first step. What the model itself will answer is not."""
+        return self.has_reference and self.precompute_ref_log_probs and not isinstance(self.method, Online)
 
     @model_validator(mode="after")
     def _one_length(self) -> Stage:
@@ -333,6 +382,10 @@ class Stage(Section):
         flat["eval"]["data"] = _sources_written(self.eval.data) if self.eval.data else None
         if self.steps is not None:
             del flat["epochs"]
+        if self.reward is None:
+            del flat["reward"]
+        else:
+            flat["reward"] |= {"name": reward_name(self.reward)}
         first = ("method", *own_fields(type(self.method)), "model", "data")
         return {key: flat[key] for key in (*first, *(key for key in flat if key not in first))}
 
@@ -394,6 +447,8 @@ def _references(stage: Stage) -> Iterator[tuple[str, str]]:
         yield "model.tokenizer", stage.model.tokenizer
     if stage.ref is not None:
         yield "ref", stage.ref
+    if stage.reward is not None:
+        yield from (("reward", name) for name in models_in(stage.reward))
     yield from (("data", source.path) for source in stage.data)
     yield from (("eval.data", source.path) for source in stage.eval.data or ())
 

@@ -41,7 +41,8 @@ def write_report(folder: Path) -> Path:
 def page(folder: Path) -> str:
     metrics = list(rows_of(folder / "metrics.jsonl"))
     events = list(rows_of(folder / "events.jsonl"))
-    samples = list(rows_of(folder / "samples.jsonl"))
+    # (Answers of rollouts are in the file, with their scores; there are too many for a page.)
+    samples = [row for row in rows_of(folder / "samples.jsonl") if "rollout" not in row]
     run = read_run(folder)
     title = f"{run.method}: {folder.absolute().name}"
     sections = [

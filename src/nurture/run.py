@@ -14,8 +14,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,18 @@ from .evaluate.exam import Exam
 from .evaluate.held_out import evaluate_loss
 from .evaluate.reward_card import reward_card
 from .files import digest_of, replace_synced
-from .models.heads import classifier
+from .methods import Online
+from .models.heads import add_score_head, classifier
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_adapter, save_model
 from .play import is_game, play_stage
-from .protocols import Request, Sample, Sampling
+from .protocols import Answer, Outcome, Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
 from .report import write_report
+from .rewards import score_all
+from .rollout.loop import Rollouts, single_turn
 from .setup import Setup, config_json, describe, example, set_up
 from .show import Progress, header, printable
 from .trackers import open_trackers, require_trackers
@@ -54,15 +58,18 @@ from .train.guard import NonFinite, StopSignals, is_out_of_memory
 from .train.heartbeat import heartbeat
 from .train.journal import Journal
 from .train.lock import lock_run
-from .train.loop import Budget, train
+from .train.loop import Budget, Stopped, train
 from .train.memory import peak_bytes
 from .train.optim import AdamW, learning_rate
 from .train.precision import choose_device
 from .train.processes import Processes, from_environment
-from .types import Batch, Step
+from .types import Batch, Response, Step
 
 TIMING_SECONDS = 10.0
 """How often a `timing` event is written."""
+
+CRITIC = "value."
+"""What names of the critic's weights begin with. They are in checkpoints, and not in the model that comes out."""
 
 
 def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = False) -> dict[str, Path]:
@@ -183,11 +190,17 @@ class _Run:
     console: Console
     setup: Setup
     processes: Processes
+    done: int = 0
+    """The last step that is done."""
     tokens_seen: int = 0
     best: dict[str, float] | None = None
     """`{"step": …, "eval/loss": …}` of the lowest evaluation loss so far."""
     method_state: dict[str, Any] = field(default_factory=dict[str, Any])
     progress: Progress | None = None
+    stopping: Callable[[], bool] = lambda: False
+    """Whether a signal has asked for an end."""
+    rollouts: Rollouts | None = None
+    """Of a method that learns from its own answers."""
 
     def __post_init__(self):
         stage, setup = self.stage, self.setup
@@ -196,20 +209,29 @@ class _Run:
         self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
         model, layout, adapter = setup.loaded.model, setup.layout.layout, stage.adapter
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = AdamW(
-            trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay,
-            rates=adapter.rates(trained) if adapter else None,
-        )  # fmt: skip
-        self.companion = adapter.companion(model, self.optimizer, setup.steps) if adapter else None
+        rates = dict(adapter.rates(trained)) if adapter else {}
         models, layouts = {stage.method.trained: model}, dict[str, Layout]({stage.method.trained: layout})
-        if "ref" in stage.method.asks and not stage.precompute_ref_log_probs:
+        if "value" in stage.method.asks:
+            models["value"], layouts["value"] = copy.deepcopy(model), layout
+            add_score_head(models["value"], 1)
+            learns = {n: p for n, p in models["value"].named_parameters() if p.requires_grad}
+            rates |= {CRITIC + n: rate for n, rate in (adapter.rates(learns) if adapter else {}).items()}
+            trained |= {CRITIC + n: p for n, p in learns.items()}
+        self.optimizer = AdamW(
+            trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay, rates=rates
+        )
+        self.companion = adapter.companion(model, self.optimizer, setup.steps) if adapter else None
+        if stage.has_reference and not stage.asks_reference_once:
             models["ref"] = setup.ref.model if setup.ref else copy.deepcopy(model).requires_grad_(False)
             layouts["ref"] = self._ref_layout()
         self.roles = LocalRoles(
             models, layouts, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
             tokens_per_pass=setup.tokens_per_micro if stage.method.scope == "batch" else 1 << 62,
+            temperature=stage.method.temperature if isinstance(stage.method, Online) else 1.0,
             companion=self.companion,
         )  # fmt: skip
+        if isinstance(stage.method, Online):
+            self.rollouts = self._rollouts(stage.method)
         self.budget = Budget(setup.tokens_per_micro)
         self.nonfinite = NonFinite(setup.steps, stage.nonfinite)
         world = self.processes.world_size
@@ -227,7 +249,7 @@ class _Run:
             finish_replacing(model)
         self.processes.barrier()
         self._begin()
-        if "ref" in self.stage.method.asks and self.stage.precompute_ref_log_probs:
+        if self.stage.asks_reference_once:
             self._ask_reference()
         with StopSignals() as signals:
             step = self._resume()
@@ -321,6 +343,7 @@ class _Run:
         stage, setup, alone = self.stage, self.setup, self.processes.world_size == 1
         trackers = self._trackers(step)
         clock = _Clock(self.tokens_seen)
+        self.stopping, self.done = lambda: signals.requested is not None, step
         with contextlib.ExitStack() as open_:
             for tracker in trackers:
                 open_.callback(tracker.close)
@@ -337,13 +360,13 @@ class _Run:
                 budget=self.budget,
                 first_step=step + 1,
                 # One process may leave a step half done. Several must agree, which they do after it.
-                stop=(lambda: signals.requested is not None) if alone else (lambda: False),
+                stop=(lambda: self.stopping() and self._at_border(self.done)) if alone else (lambda: False),
                 phase=heartbeat,
             ):
                 failpoint("step.after_update")
-                step = update.number
+                self.done = step = update.number
                 self._after_update(update, clock, trackers)
-                if self.processes.any(signals.requested is not None):
+                if self.processes.any(self.stopping() and self._at_border(step)):
                     break
         self.progress = None
         if step < setup.steps:
@@ -356,6 +379,11 @@ class _Run:
         step, stage, last = update.number, self.stage, update.number == self.setup.steps
         self.tokens_seen += int(update.metrics["tokens"])
         metrics: dict[str, float] = {**update.metrics, "skipped": int(bool(update.skipped))}
+        if self.rollouts is not None:
+            metrics |= self.rollouts.metrics
+            if self._at_border(step - 1):
+                for row in self.rollouts.samples:
+                    self.journal.sample(step, row)
         best_before = self.best
         said_before = set(self.method_state.get("remarks", ()))
         self.method_state = stage.method.after_step(self.method_state, update.metrics)
@@ -386,7 +414,7 @@ class _Run:
             self.journal.emit("nonfinite", {"step": step})
         self.nonfinite.observe(update.skipped != "loss", not update.skipped, step)
         is_best = self.best is not best_before
-        if last or (is_best and stage.eval.keep_best) or step % stage.checkpoint.every == 0:
+        if last or (is_best and stage.eval.keep_best) or self._saves_after(step):
             saved = self._save(step)
             if is_best and stage.eval.keep_best and not saved:
                 self.best = best_before  # best is only what can be loaded again
@@ -399,6 +427,11 @@ class _Run:
     def _batches(self, done: int) -> Iterator[Batch]:
         """This process's share of every global batch after step `done`."""
         stage, processes = self.stage, self.processes
+        if self.rollouts is not None:
+            first = done // self.rollouts.method.updates_per_rollout
+            with contextlib.suppress(Stopped):  # asked for while a rollout was drawn: nothing of it is kept
+                yield from islice(self.rollouts.batches(lambda: self.method_state, first), self.setup.steps - done)
+            return
         chosen = batches(
             self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps
         )
@@ -406,6 +439,49 @@ class _Run:
             if self.setup.random:
                 torch.manual_seed(stream_key(stage.seed, "dropout", number, processes.rank) >> 1)
             yield rank_share(batch, processes.rank, processes.world_size).to(self.setup.device)
+
+    def _rollouts(self, method: Online) -> Rollouts:
+        stage, setup = self.stage, self.setup
+        tokenizer, reward = setup.loaded.tokenizer, stage.reward
+        assert reward is not None, "recipe.py asks for one"
+
+        def decode(ids: Sequence[int]) -> str:
+            return str(tokenizer.decode(list(ids)))
+
+        def judge(answers: Sequence[Answer]) -> list[Outcome]:
+            heartbeat("reward", self.done)
+            return score_all(reward, answers)
+
+        return Rollouts(
+            setup.prompts, self._draw, judge, self.roles, method, decode, stage.batch_size, stage.seed,
+            stop_ids=setup.template.stop_ids, tokens=setup.tokens_per_micro, device=setup.device,
+        )  # fmt: skip
+
+    def _draw(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
+        """Answers by the policy as it is now."""
+        from .rollout.sampler import LocalSampler
+
+        def alive() -> None:
+            heartbeat("rollout", self.done)
+            if self.stopping():
+                raise Stopped
+
+        model, layout = self.setup.loaded.model, self.setup.layout.layout
+        training = model.training
+        model.eval()
+        try:
+            return single_turn(LocalSampler(model, layout=layout), alive)(requests, sampling)
+        finally:
+            model.train(training)
+
+    def _at_border(self, step: int) -> bool:
+        """Whether a run can go on after this step: not in the middle of a rollout, which is not kept."""
+        return self.rollouts is None or step % self.rollouts.method.updates_per_rollout == 0
+
+    def _saves_after(self, step: int) -> bool:
+        """Every so many updates, or at the end of the rollout that such an update is part of."""
+        every, updates = self.stage.checkpoint.every, self.rollouts.method.updates_per_rollout if self.rollouts else 1
+        return self._at_border(step) and step % every < min(updates, every)
 
     def _evaluate(self, step: int) -> dict[str, float]:
         heartbeat("evaluate", step)
@@ -530,7 +606,7 @@ class _Run:
         """`model/`: the best checkpoint where one was kept, else the last weights."""
         failpoint("run.before_model")
         setup, stage = self.setup, self.stage
-        weights, step = dict(self.optimizer.master), setup.steps
+        weights, step = {n: t for n, t in self.optimizer.master.items() if not n.startswith(CRITIC)}, setup.steps
         if self.best and stage.eval.keep_best and self.best["step"] != setup.steps:
             step = int(self.best["step"])
             kept = self.store.load(step).tensors

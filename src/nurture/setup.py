@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,17 +19,22 @@ from .data.batches import steps_in
 from .data.judged import Judging, add_unrelated
 from .data.load import load_records
 from .data.mix import Mixture, Part, mix
-from .data.prepare import prepare, show_example, split_eval
+from .data.prepare import Prepared, prepare, show_example, split_eval
 from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
+from .evaluate.scoring import load_reward_model, score
+from .methods import Online
 from .models.heads import add_score_head
 from .models.layouts import Choice, check_virtual, choose_layout, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
-from .records import Message, Record, Text
+from .records import Message, Record, Task, Text
+from .rewards import bind, reward_name
+from .rewards.model import models_in
+from .rollout.loop import Prompt
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
 from .train.processes import Processes
@@ -68,6 +74,8 @@ class Setup:
     """The reference where it is another model than the start; None once its log-probs are kept."""
     ref_digest: str = ""
     mixture: Mixture | None = None
+    prompts: Sequence[Prompt] = ()
+    """What a method that learns from its own answers is asked; `train` then holds groups without an answer yet."""
 
     @property
     def parameters(self) -> int:
@@ -85,7 +93,7 @@ class Setup:
 
     @property
     def longest(self) -> int:
-        return max(g.length for g in [*self.train, *self.held_out])
+        return _answer_room(self.stage) + max(g.length for g in [*self.train, *self.held_out])
 
     def data_digests(self) -> dict[str, str]:
         """What the run's numbers depend on besides its configuration."""
@@ -98,11 +106,8 @@ class Setup:
 def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None) -> Setup:
     """Load, tokenise, decide. `stages` maps finished stages to their models."""
     stages = stages or {}
-    if stage.method.data == "task":
-        raise InputError(
-            f"method {stage.method.name!r} learns from what it does itself, which only a game lets it do here: use "
-            "model: mlp and data: gym/CartPole-v1, for instance."
-        )
+    if isinstance(stage.method, Online):
+        _refuse_for_rollouts(stage)
     keep_pages()
     device = choose_device(stage.device)
     deterministic()
@@ -122,9 +127,17 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         _give_head(loaded, getattr(stage.method, "criteria", ("overall",)), stage)
     template = Template(tokenizer)
 
-    parts, reports = _prepare(stage, loaded, template, records, reports)
-    mixture = _mixture(stage, parts)
-    train = _mixed(parts, mixture)
+    prompts: list[Prompt] = []
+    if isinstance(stage.method, Online):
+        asked, reports = _prompts(stage, loaded, template, records, reports)
+        mixture = _mixture(stage, asked)
+        prompts = _mixed(asked, mixture)
+        train = [Group(p.ids, (), p.key) for p in prompts]
+        _prepare_reward(stage, stages, template)
+    else:
+        parts, reports = _prepare(stage, loaded, template, records, reports)
+        mixture = _mixture(stage, parts)
+        train = _mixed(parts, mixture)
     held_out: list[Group] = []
     eval_reports: list[DataReport] = []
     if stage.eval.data:
@@ -140,30 +153,30 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         held_out = add_unrelated(held_out, longest, stage.seed) if held_out else held_out
     if stage.method.scope == "batch" and processes.world_size > 1:
         raise InputError(f"processes: method {stage.method.name!r} looks at the whole batch at once; set processes: 1.")
-    steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs)
+    per_rollout = stage.method.updates_per_rollout if isinstance(stage.method, Online) else 1
+    steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs) * per_rollout
 
     loaded = _adapt(stage, loaded, steps)
     model = loaded.model
-    longest = max(g.length for g in [*train, *held_out])
+    longest = _answer_room(stage) + max(g.length for g in [*train, *held_out])
     layout = choose_layout(model, longest, stage.layout)
     set_layout(model, layout.layout)
     check_virtual(model, layout.layout, stage.gradient_checkpointing)
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
-    largest = max(g.num_tokens for g in [*train, *held_out])
+    largest = longest if prompts else max(g.num_tokens for g in [*train, *held_out])
     tokens, memory = _micro_batch(stage, loaded, device, dtype, largest, processes.world_size)
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
     return Setup(
         stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
-        memory, ref, ref.digest if ref else "", mixture,
+        memory, ref, ref.digest if ref else "", mixture, prompts,
     )  # fmt: skip
 
 
 def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     """The facts a person wants to see before a run, in reading order."""
-    stage, mean = setup.stage, sum(g.num_tokens for g in setup.train) / len(setup.train)
-    per_epoch = len(setup.train) / stage.batch_size
+    stage = setup.stage
     precision = str(setup.dtype).removeprefix("torch.")
     trained, everything = setup.trained_parameters, setup.parameters
     share = "" if trained == everything else f" ({trained / everything:.4%})"
@@ -176,16 +189,14 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
         + f", {torch.get_num_threads()} threads" * (setup.device.type == "cpu")
         + f", {processes} processes" * (processes > 1),
         "layout": f"{setup.layout.layout}: {setup.layout.reason}",
-        "batch": f"{stage.batch_size} groups per update = about {stage.batch_size * mean:,.0f} tokens, in "
-        f"micro-batches of at most {setup.tokens_per_micro:,}",
-        "steps": f"{setup.steps:,} updates = {setup.steps / per_epoch:.2f} passes over {len(setup.train):,} groups",
+        **(_rollout_lines(setup, stage.method) if isinstance(stage.method, Online) else _batch_lines(setup)),
         "learning rate": f"{stage.learning_rate:g}, {stage.schedule}, warm-up {stage.warmup:g}",
         "memory": _memory_line(setup),
         "seed": str(stage.seed),
     }  # fmt: skip
-    if "ref" in stage.method.asks:
+    if stage.has_reference:
         source = setup.ref.source if setup.ref else "the model before the first step"
-        how = "asked once, then only its log-probs are kept" if stage.precompute_ref_log_probs else "kept in memory"
+        how = "asked once, then only its log-probs are kept" if stage.asks_reference_once else "kept in memory"
         facts["reference"] = f"{source}, {how}"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
@@ -196,6 +207,32 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     for i, report in enumerate(setup.reports):
         facts[f"data {i + 1}" if len(setup.reports) > 1 else "data"] = "\n".join(report.lines())
     return facts
+
+
+def _batch_lines(setup: Setup) -> dict[str, str]:
+    size, groups = setup.stage.batch_size, len(setup.train)
+    mean = sum(g.num_tokens for g in setup.train) / groups
+    return {
+        "batch": f"{size} groups per update = about {size * mean:,.0f} tokens, in micro-batches of at most "
+        f"{setup.tokens_per_micro:,}",
+        "steps": f"{setup.steps:,} updates = {setup.steps * size / groups:.2f} passes over {groups:,} groups",
+    }
+
+
+def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
+    size, prompts, updates = setup.stage.batch_size, len(setup.prompts), method.updates_per_rollout
+    rollouts = -(-setup.steps // updates)
+    assert setup.stage.reward is not None
+    critic = {"critic": "a copy of the model with a value head, all of it trained along"}
+    return {
+        "rollout": f"{size} prompts with {method.num_generations} answers each, of at most "
+        f"{method.max_completion_length} tokens, learnt from in {updates} update{'s' * (updates > 1)} in micro-batches "
+        f"of at most {setup.tokens_per_micro:,} tokens",
+        "steps": f"{setup.steps:,} updates, {rollouts:,} rollouts = {rollouts * size / prompts:.2f} passes over "
+        f"{prompts:,} prompts",
+        "reward": reward_name(setup.stage.reward),
+        **(critic if "value" in method.roles else {}),
+    }
 
 
 def example(setup: Setup, colour: bool) -> Any:
@@ -304,6 +341,39 @@ def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> 
         )
 
 
+def _answer_room(stage: Stage) -> int:
+    """Tokens kept free behind a prompt, for the answer that is still to be drawn."""
+    return stage.method.max_completion_length if isinstance(stage.method, Online) else 0
+
+
+def _refuse_for_rollouts(stage: Stage) -> None:
+    """What would be silently meaningless for a method that learns from its own answers."""
+    name = stage.method.name
+    if stage.processes > 1:
+        raise InputError(f"processes: method {name!r} draws its answers in one process; set processes: 1.")
+    if stage.eval.data or stage.eval.share:
+        raise InputError(
+            f"eval: method {name!r} has no loss on given rows; leave eval out, watch rollout/score, and compare the "
+            "models afterwards."
+        )
+    if stage.dropout or (stage.adapter is not None and stage.adapter.dropout):
+        raise InputError(f"dropout: method {name!r} learns from probabilities as they were when it drew; set it to 0.")
+    if stage.on_long == "cut":
+        raise InputError("on_long: cut would take the end off a question; choose drop or error.")
+
+
+def _prepare_reward(stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
+    """Find out now whether the reward can be computed here, and load the models it asks."""
+    assert stage.reward is not None, "recipe.py asks for one"
+    scorers: dict[str, Any] = {}
+    for name in models_in(stage.reward):
+        judge = load_reward_model(resolve_model(name, stages), device=stage.device, precision=stage.precision)
+        judge.require_same_template(template)
+        scorers[name] = partial(score, judge)
+    bind(stage.reward, scorers)
+    stage.reward.check()
+
+
 def _positions(loaded: LoadedModel) -> int:
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
 
@@ -345,14 +415,7 @@ def _prepare(
     stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
 ) -> tuple[list[list[Group]], list[DataReport]]:
     """The groups and the report of each source."""
-    context = _positions(loaded)
-    adapter = stage.adapter or loaded.adapter
-    if virtual := adapter.num_virtual if adapter is not None else 0:
-        if virtual >= context:
-            raise InputError(f"adapter: {virtual} virtual tokens leave no room in this model's {context} positions.")
-        context -= virtual
-    if stage.max_length is not None and stage.max_length > context:
-        raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
+    context = _context(stage, loaded)
     default = min(context, TEXT_WINDOW) if stage.method.data == "text" else context
     method = stage.method
     judging = Judging(
@@ -374,7 +437,52 @@ def _prepare(
     return parts, done
 
 
-def _mixture(stage: Stage, parts: list[list[Group]]) -> Mixture | None:
+def _context(stage: Stage, loaded: LoadedModel) -> int:
+    """The positions there are for tokens of the data."""
+    context = _positions(loaded)
+    adapter = stage.adapter or loaded.adapter
+    if virtual := adapter.num_virtual if adapter is not None else 0:
+        if virtual >= context:
+            raise InputError(f"adapter: {virtual} virtual tokens leave no room in this model's {context} positions.")
+        context -= virtual
+    if stage.max_length is not None and stage.max_length > context:
+        raise InputError(f"max_length: {stage.max_length} is more than the {context} positions this model has.")
+    return context
+
+
+def _prompts(
+    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
+) -> tuple[list[list[Prompt]], list[DataReport]]:
+    """The tasks of each source as a sampler is given them, and its report. A prompt too long to leave room for an
+    answer is dropped and counted, or an error."""
+    whole, room = stage.max_length or _context(stage, loaded), _answer_room(stage)
+    if room >= whole:
+        raise InputError(f"max_completion_length: {room} leaves no room for a prompt in {whole} tokens.")
+    parts: list[list[Prompt]] = []
+    done: list[DataReport] = []
+    for number, (some, report) in enumerate(zip(records, reports, strict=True)):
+        tasks = [record for record in some if isinstance(record, Task)]
+        found = [Prompt(t, template.encode_prompt(t.prompt), f"{number} {t.origin or i}") for i, t in enumerate(tasks)]
+        kept = [p for p in found if len(p.ids) + room <= whole]
+        if stage.on_long == "error" and len(kept) < len(found):
+            raise InputError(
+                f"TOO_LONG {len(found) - len(kept)} of {len(found)} prompts in {report.source} are longer than "
+                f"{whole - room} tokens, which leave {room} for an answer; lower max_completion_length, or say "
+                "on_long: drop."
+            )
+        tokens = sum(len(p.ids) for p in kept)
+        groups = [Group(p.ids, (), p.key) for p in kept]
+        parts.append(kept)
+        done.append(Prepared(groups, len(some), 0, len(found) - len(kept), 0, tokens, 0).report(report))
+    if not any(parts):
+        raise InputError(f"data: every prompt is longer than {whole - room} tokens, which leave {room} for an answer.")
+    return parts, done
+
+
+T = TypeVar("T")
+
+
+def _mixture(stage: Stage, parts: Sequence[Sequence[Any]]) -> Mixture | None:
     """How the sources are mixed, where any has a weight or a cap."""
     if all(source.weight == 1 and source.cap is None for source in stage.data):
         return None
@@ -388,8 +496,8 @@ def _mixture(stage: Stage, parts: list[list[Group]]) -> Mixture | None:
     )
 
 
-def _mixed(parts: list[list[Group]], mixture: Mixture | None) -> list[Group]:
-    """The groups of an epoch: all of all sources, or what the mixture takes of them."""
+def _mixed(parts: list[list[T]], mixture: Mixture | None) -> list[T]:
+    """The groups (or prompts) of an epoch: all of all sources, or what the mixture takes of them."""
     if mixture is None:
         return [group for groups in parts for group in groups]
     return mix({part.name: groups for part, groups in zip(mixture.parts, parts, strict=True)}, mixture)
@@ -400,11 +508,14 @@ def _micro_batch(
 ) -> tuple[int, Estimate]:
     """The most tokens per pass that fit the memory (and at least the largest group), and what they will need."""
 
+    critic = "value" in stage.method.asks
+    models = 1 + critic + (stage.has_reference and not stage.asks_reference_once)
+
     def needs(tokens: int) -> Estimate:
         return estimate(
             loaded.model.config,
-            parameters=sum(p.nbytes for p in loaded.model.parameters()) // dtype.itemsize,
-            trained=sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+            parameters=models * sum(p.nbytes for p in loaded.model.parameters()) // dtype.itemsize,
+            trained=(1 + critic) * sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
             itemsize=dtype.itemsize,
             tokens=tokens,
             checkpointing=stage.gradient_checkpointing,

@@ -208,8 +208,8 @@ def test_what_a_game_cannot_do_is_said(tmp_path, changes, sentence):
         api.run(path, out=tmp_path / "run", console=Console(quiet=True))
 
 
-def test_language_models_wait_for_their_rollouts(tmp_path):
-    with pytest.raises(InputError, match="method 'ppo' learns from what it does itself"):
+def test_only_a_game_rewards_by_itself(tmp_path):
+    with pytest.raises(InputError, match="reward is missing: method 'ppo' must be told"):
         api.train("ppo", ["data=bundled/chat", f"out={tmp_path}/run"], console=Console(quiet=True))
 
 

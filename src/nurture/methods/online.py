@@ -38,6 +38,8 @@ class Online(Method):
 
     data: ClassVar = "task"
     default_learning_rate: ClassVar[float] = 1e-6
+    lab_data: ClassVar = "lab/prompts"
+    lab_settings: ClassVar = {"learning_rate": 2e-4, "epochs": 0.2, "batch_size": 8}
 
     @property
     def updates_per_rollout(self) -> int:

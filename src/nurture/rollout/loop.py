@@ -179,12 +179,17 @@ class Rollouts:
         return Scene(prompt, tuple(scored), tuple(rows))
 
 
-def single_turn(sampler: Sampler) -> Draw:
-    """Each response is one turn: what the sampler drew, token for token."""
+def single_turn(sampler: Sampler, alive: Callable[[], None] = lambda: None) -> Draw:
+    """Each response is one turn: what the sampler drew, token for token. `alive` is called after every token."""
 
     def draw(requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
+        done: list[Sample] = []
+        for event in sampler.stream(requests, sampling):
+            alive()
+            if isinstance(event, Sample):
+                done.append(event)
         out: list[list[Response]] = [[] for _ in requests]
-        for sample in sampler.sample(requests, sampling):
+        for sample in sorted(done, key=lambda s: (s.request, s.k)):
             out[sample.request].append(response_of(sample))
         return out
 
