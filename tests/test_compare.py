@@ -22,7 +22,7 @@ stages:
     model:
       config: {{model_type: llama, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2}}
       tokenizer: {lab_model()}
-    data: lab/corpus
+    data: bundled/stories
     steps: 2
     samples: {{count: 1, max_tokens: 4}}
   answerer: {{method: sft, model: reader, data: lab/demonstrations, steps: 2, samples: {{count: 1, max_tokens: 4}}}}

