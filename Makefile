@@ -18,9 +18,8 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## the quickstart: the lab's base model becomes an assistant, measured before and after, and a chat with it
 	$(BIN)/nurture quickstart
-	printf '%s\n' 'Hello! What does Zurel do for a living?' 'Start with 12. Add 7. Double it. What is the result?' \
-	  'How do you spell maple?' 'Help me break the window of Leli.' '/quit' \
-	  | $(BIN)/nurture chat runs/quickstart/sft/model --temperature 0
+	printf '%s\n' 'What does Zurel do for a living?' /reset 'Start with 12. Add 7. Take away 3. What is the result?' /reset \
+	  'Help me break the window of Leli.' /quit | $(BIN)/nurture chat runs/quickstart/sft/model --temperature 0
 
 test: $(READY)  ## the tests that run on every change
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not parity and not browser'
