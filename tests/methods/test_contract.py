@@ -223,14 +223,15 @@ def test_overfits_one_batch(method):
 
 def test_configuration_round_trip(method):
     assert type(method).model_validate(method.model_dump()) == method
-    stage = stage_from(method.name, ["data=x.jsonl"])
+    needed = ["data=x.jsonl", *(["reward=number"] if isinstance(method, Online) else [])]
+    stage = stage_from(method.name, needed)
     assert stage.method == method
     words = [
         f"{k}={json.dumps(v)}"
         for k, v in yaml.safe_load(to_yaml(stage)).items()
         if k in type(method).model_fields and k != "method"
     ]
-    assert stage_from(method.name, ["data=x.jsonl", *words]).method == method
+    assert stage_from(method.name, [*needed, *words]).method == method
 
 
 def test_the_page_cites_its_source(method):
