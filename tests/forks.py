@@ -1,8 +1,8 @@
 """Real runs in processes of their own, each of which may be killed: a server that has imported everything once and
 forks for every run, so that a hundred of them take a minute.
 
-    python tests/forks.py   reads one JSON object a line: {"words": [...], "env": {...}, "kill_after": seconds or null}
-                            and answers each with the exit status and what the run printed.
+    python tests/forks.py   reads one JSON object a line: {"words": [...], "env": {...}, "kill": [file, rows, seconds]
+                            or null} and answers each with the exit status and what the run printed.
 """
 
 import contextlib
@@ -27,9 +27,10 @@ class Forks:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
-    def train(self, method, *words, env=None, kill_after=None, groups_of=1):
-        """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`."""
-        asked = {"method": method, "words": words, "env": env or {}, "kill_after": kill_after, "groups_of": groups_of}
+    def train(self, method, *words, env=None, kill=None, groups_of=1):
+        """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`, killed, where `kill` is (file, rows,
+        seconds), so long after the file has so many rows."""
+        asked = {"method": method, "words": words, "env": env or {}, "kill": kill, "groups_of": groups_of}
         self.server.stdin.write(json.dumps(asked) + "\n")
         self.server.stdin.flush()
         answer = json.loads(self.server.stdout.readline())
@@ -60,10 +61,8 @@ def serve():
             os.dup2(writing, 2)
             os._exit(one(asked))
         os.close(writing)
-        if asked["kill_after"] is not None:
-            time.sleep(asked["kill_after"])
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if asked["kill"] is not None:
+            kill_when(pid, *asked["kill"])
         output = b""
         while piece := os.read(reading, 1 << 16):
             output += piece
@@ -72,6 +71,16 @@ def serve():
         code = os.waitstatus_to_exitcode(status)
         answer = {"code": code, "output": output.decode(errors="replace"), "seconds": time.monotonic() - started}
         print(json.dumps(answer), flush=True)
+
+
+def kill_when(pid, file, rows, seconds):
+    """Kill the run so many seconds after it has written so many rows, unless it ends before."""
+    over = functools.partial(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    while not over() and (not os.path.exists(file) or Path(file).read_bytes().count(b"\n") < rows):
+        time.sleep(0.002)
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def one(asked):

@@ -12,7 +12,7 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from .errors import InputError, did_you_mean
 from .recipe import Recipe, Stage, load_recipe, stage_from, take, take_flag
@@ -126,20 +126,9 @@ def compare(
 
 def read_exam(words: Sequence[str]) -> tuple[Exam, dict[str, str]]:
     """`data=lab/reasoning n=100 samples=16 temperature=1.0 device=cpu` as an exam and where to sit it."""
-    from dataclasses import fields
-
-    from .errors import InputError, did_you_mean
     from .evaluate.exam import Exam
 
-    kinds: dict[str, type] = {
-        "data": str,
-        "n": int,
-        "samples": int,
-        "temperature": float,
-        "max_tokens": int,
-        "seed": int,
-    }
-    assert set(kinds) == {field.name for field in fields(Exam)}
+    kinds: dict[str, type] = get_type_hints(Exam)
     settings: dict[str, Any] = {}
     where: dict[str, str] = {}
     for word in words:
