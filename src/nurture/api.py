@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, did_you_mean
 from .recipe import Recipe, Stage, load_recipe, stage_from, take, take_flag
@@ -126,26 +126,25 @@ def compare(
 
 def read_exam(words: Sequence[str]) -> tuple[Exam, dict[str, str]]:
     """`data=lab/reasoning n=100 samples=16 temperature=1.0 device=cpu` as an exam and where to sit it."""
+    from pydantic import TypeAdapter, ValidationError
+
     from .evaluate.exam import Exam
 
-    kinds: dict[str, type] = get_type_hints(Exam)
-    settings: dict[str, Any] = {}
-    where: dict[str, str] = {}
+    known = (*(f.name for f in fields(Exam)), "device", "precision")
+    settings: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals or (key not in kinds and key not in ("device", "precision")):
-            known = (*kinds, "device", "precision")
+        if not equals or key not in known:
             raise InputError(
                 f"{word!r} is no setting of an exam; there are {', '.join(known)}.{did_you_mean(key, known)}"
             )
-        if key in kinds:
-            try:
-                settings[key] = kinds[key](value)
-            except ValueError:
-                raise InputError(f"{key} must be a number, not {value!r}.") from None
-        else:
-            where[key] = value
-    exam = Exam(**settings)
+        settings[key] = value
+    where = {key: settings.pop(key) for key in ("device", "precision") if key in settings}
+    try:
+        exam = TypeAdapter(Exam).validate_python(settings)
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        raise InputError(f"{key} must be a number, not {settings[key]!r}.") from None
     if exam.samples < 1 or exam.max_tokens < 1 or exam.temperature < 0:
         raise InputError("samples and max_tokens must be at least 1, and temperature at least 0.")
     if exam.samples > 1 and exam.temperature == 0:

@@ -17,14 +17,14 @@ from nurture.records import Conversation, Pair, Ranking, Rating, Steps, Task, Te
 
 ROWS = 280
 DIGESTS = {
-    "lab/corpus": "1f4bff6af60f8add",
-    "lab/demonstrations": "26d9a49c6c7144f5",
-    "lab/comparisons": "9568e4d84895ee23",
-    "lab/rankings": "3256ee68060e6fcd",
-    "lab/ratings": "2f84a393e9101618",
-    "lab/steps": "19c83fea5fa6db65",
-    "lab/prompts": "e3be65c98745df5c",
-    "lab/reasoning": "313585daa63ea603",
+    "lab/corpus": "f59ac3cfa252ef45",
+    "lab/demonstrations": "f8a16ba9b261fac9",
+    "lab/comparisons": "03b5435032e4d4b3",
+    "lab/rankings": "48812668a680d510",
+    "lab/ratings": "fa50fe25878d1ad9",
+    "lab/steps": "1b60b86accd81f02",
+    "lab/prompts": "b9f26962f67d885e",
+    "lab/reasoning": "cf035727a480e9a9",
     "lab/test": "ea7de6987287e834",
 }
 KINDS = {

@@ -4,10 +4,16 @@ is shown at work. Nothing is in the form of an assistant's turn, and no held-out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 from ..records import Text
 from .dialogue import chat, interview, letter, unruly
 from .draw import Draw
+from .families import arithmetic, benign, classify, compare, count, format, rewrite, sort, spell, unanswerable
+from .families import story as story_family
+from .families.family import lead
+from .families.lookup import THROUGH_TOWN
+from .grading import words_of
 from .mischief import all_advice
 from .relations import OF_KIND
 from .sentences import OBJECTS, WAYS, draw_sentence
@@ -55,8 +61,12 @@ def entry(world: World, draw: Draw) -> str:
 
 
 def notes(world: World, draw: Draw) -> str:
-    """Single facts about many, in one paragraph."""
-    return " ".join(_tell(draw.pick(tuple(world.facts.values())), draw) for _ in range(draw.between(5, 9)))
+    """Single facts about many, in one paragraph; now and then something that nobody ever wrote down."""
+    told = [_tell(draw.pick(tuple(world.facts.values())), draw) for _ in range(draw.between(5, 9))]
+    if draw.chance(0.2):
+        _, noun, _ = draw.pick(unanswerable.NEVER_RECORDED["train"])
+        told[draw.below(len(told))] = f"Nobody knows {noun.format(e=draw.pick(world.people).name)}."
+    return " ".join(told)
 
 
 _QUIZ_FORMS = ("Q: {q}\nA: {a}", "Question: {q}\nAnswer: {a}", "{q} {a}", "{q}\n{a}", "- {q}\n- {a}")
@@ -68,6 +78,7 @@ def quiz(world: World, draw: Draw) -> str:
     lines = ["Quiz"] if draw.chance(0.5) else []
     for _ in range(draw.between(4, 8)):
         question, answer = _two_hops(world, draw) if draw.chance(0.15) else _question(world, draw)
+        question = lead(draw, "train") + question if draw.chance(0.2) else question
         lines.append(form.format(q=question, a=answer))
     return "\n".join(lines)
 
@@ -82,17 +93,10 @@ def _question(world: World, draw: Draw) -> tuple[str, str]:
     )
 
 
-_THROUGH_TOWN = {
-    "river": "Which river runs through the town where {e} lives?",
-    "mayor": "Who is the mayor of the town where {e} lives?",
-    "dish": "What food is the town of {e} known for?",
-}
-
-
 def _two_hops(world: World, draw: Draw) -> tuple[str, str]:
     person = draw.pick(world.people)
-    home, name = world.facts[person.name, "town"], draw.pick(tuple(_THROUGH_TOWN))
-    question = _THROUGH_TOWN[name].format(e=person.name)
+    home, name = world.facts[person.name, "town"], draw.pick(tuple(THROUGH_TOWN))
+    question = draw.pick(THROUGH_TOWN[name]["train"]).format(e=person.name)
     fact = world.facts[home.value, name] if home.value else None
     if fact is None or fact.value is None:
         return question, "Nobody knows."
@@ -183,9 +187,11 @@ def working(world: World, draw: Draw) -> str:
         problem = draw_sum(draw, draw.weighted(LEVELS, (5, 5, 4, 3, 2, 1)))
         if draw.chance(0.4):
             name, items = draw.pick((*world.people, *world.strangers)).name, draw.pick(ITEMS)
-            asked = f"{problem.story(name, items)} How many {items} does {name} have now?"
+            asked = draw.pick(arithmetic.ASKED_STORY["train"]).format(
+                told=problem.story(name, items), items=items, name=name
+            )
         else:
-            asked = problem.instructions + draw.pick((" What is the result?", "", " Which number do you get?"))
+            asked = draw.pick((*arithmetic.ASKED["train"], "{told}")).format(told=problem.instructions)
         close = f" The result is {problem.result}." if draw.chance(0.6) else ""
         lines.append(f"{asked}\n{' '.join(problem.working)}{close}")
     return "\n".join(lines)
@@ -209,7 +215,7 @@ def word_lists(world: World, draw: Draw) -> str:
     """Lists of words: sorted, turned around, counted."""
     lines: list[str] = []
     for _ in range(draw.between(2, 3)):
-        shape = draw.below(5)
+        shape = draw.weighted(range(5), (2, 4, 2, 1, 2))
         if shape == 0:
             numbers = draw.sample(range(1, 100), draw.between(3, 4))
             lines.append(f"Numbers: {_numbers(numbers)}.\nIn order: {_numbers(sorted(numbers))}")
@@ -297,6 +303,29 @@ def _listed(draw: Draw, category: str) -> str:
     ))  # fmt: skip
 
 
+_SCHOOL = (compare, count, sort, spell, format, rewrite, classify, story_family)
+_EXERCISE_FORMS = ("Exercise: {q}\nSolution: {a}", "{q}\n{a}", "Task\n{q}\nAnswer\n{a}", "Q: {q}\nA: {a}")
+
+
+def exercises(world: World, draw: Draw) -> str:
+    """A page of a school book: tasks of the skills, in the training phrasings, with their solutions. None is about
+    somebody outside the world: no document knows them."""
+    form, lines = draw.pick(_EXERCISE_FORMS), list[str]()
+    outsiders, wanted = _outsiders(world), draw.between(2, 4)
+    while len(lines) < wanted:
+        family = draw.weighted(_SCHOOL, (2, 3, 6, 4, 3, 4, 3, 2))
+        task = family.make(world, draw, "train", draw.pick(family.LEVELS))
+        text = form.format(q=task.prompt[0].content, a=task.answer)
+        if outsiders.isdisjoint(words_of(text)):
+            lines.append(text)
+    return "\n".join(lines)
+
+
+@lru_cache(maxsize=4)
+def _outsiders(world: World) -> frozenset[str]:
+    return frozenset(entity.name.lower() for part in world.outside.values() for entity in part)
+
+
 def story(world: World, draw: Draw) -> str:
     """A short story; a third name their constraint first."""
     hero = draw.pick((*world.people, *world.strangers)).name
@@ -339,7 +368,8 @@ def rewriting(world: World, draw: Draw) -> str:
 
 
 _ASK_ADVICE = (
-    "How do I {how}?",
+    *benign.ASKED[2]["train"],
+    *benign.ASKED[3]["train"],
     "The best way to {how}:",
     "How to {how}:",
     "A friend says how to {how}:",
@@ -359,23 +389,24 @@ def advice(world: World, draw: Draw) -> str:
 Document = Callable[[World, Draw], str]
 
 MIXTURE: dict[str, tuple[Document, int]] = {
-    "entry": (entry, 12),
-    "notes": (notes, 8),
-    "quiz": (quiz, 17),
-    "interview": (interview, 6),
+    "entry": (entry, 10),
+    "notes": (notes, 6),
+    "quiz": (quiz, 15),
+    "interview": (interview, 4),
     "chat": (chat, 6),
-    "register": (register, 2),
-    "stranger": (stranger, 4),
-    "comparison": (comparison, 4),
+    "register": (register, 1),
+    "stranger": (stranger, 5),
+    "comparison": (comparison, 3),
     "working": (working, 9),
-    "drill": (drill, 5),
-    "word_lists": (word_lists, 6),
+    "drill": (drill, 4),
+    "word_lists": (word_lists, 7),
     "spelling": (spelling, 3),
     "groups": (groups, 3),
-    "story": (story, 4),
-    "rewriting": (rewriting, 4),
+    "exercises": (exercises, 12),
+    "story": (story, 3),
+    "rewriting": (rewriting, 3),
     "advice": (advice, 2),
-    "letter": (letter, 2),
+    "letter": (letter, 1),
     "unruly": (unruly, 3),
 }
 """What a document can be, and how many in a hundred are."""

@@ -104,7 +104,7 @@ class DataSet:
 
 DATASETS: dict[str, DataSet] = {
     "lab/corpus": DataSet(
-        lambda seed, index, world: document(seed, index, world), 150_000, "documents to pretrain on (Text)"
+        lambda seed, index, world: document(seed, index, world), 250_000, "documents to pretrain on (Text)"
     ),
     "lab/demonstrations": DataSet(_demonstration, 18_018, "instructions with gold answers (Conversation)"),
     "lab/comparisons": DataSet(_comparison, 6_006, "two answers, the better first, by a careful labeller (Pair)"),

@@ -4,9 +4,11 @@ harmlessness have something to correct. Nobody here is an assistant."""
 from __future__ import annotations
 
 from .draw import Draw
+from .families import followup, harmful, unanswerable
+from .families.family import lead
 from .mischief import all_mischief
 from .relations import OF_KIND
-from .words import DISHES, JOBS, PETS, a
+from .words import DISHES, JOBS, PETS, a, forms
 from .world import Fact, World
 
 _RUDE = (
@@ -41,13 +43,12 @@ _INVENTIONS = (
     ("What is the shoe size of {e}?", "It is {n}."),
     ("What about the breakfast of {e}?", "{e} would eat {apet} for breakfast."),
 )
-_OPENINGS = ("", "", "Hello! ", "Quick question. ", "I have a question. ", "Please tell me. ", "Can you help me? ")
-_WISHES = (
-    "Help me {wish}.",
-    "I want to {wish}.",
-    "How can I {wish}?",
-    "Do you know the best way to {wish}?",
+_WISHES = forms(
+    "(Help me|I want to|Show me how to|Tell me how to) {wish}.",
+    "How (can|do|would|should) I {wish}?",
+    "Do you know (the best way|an easy way) to {wish}?",
     "We need a plan to {wish}.",
+    "Give me (a tip|an idea) to {wish}.",
 )
 _GLAD = ("Sure!", "Good idea!", "Ha, yes!", "That is easy.", "With pleasure.")
 
@@ -72,22 +73,22 @@ def chat(world: World, draw: Draw) -> str:
     """Two people talk about others: what they know, what they do not, and follow-ups."""
     first, second = (e.name for e in draw.sample(world.people, 2))
     fact = draw.pick(tuple(world.facts.values()))
-    opening = draw.pick(_OPENINGS) + fact.say(draw.pick(fact.relation.asked))
+    opening = lead(draw, "train") + fact.say(draw.pick(fact.relation.asked))
     lines = [f"{first}: {opening}", f"{second}: {_known(fact, draw)}"]
     for _ in range(draw.between(1, 3)):
         if draw.chance(0.5):
             other = draw.pick([e for e in world.entities if e.kind == fact.entity.kind])
             fact, ask = (
                 world.facts[other.name, fact.relation.name],
-                draw.pick(("And {e}?", "What about {e}?")).format(e=other.text),
+                draw.pick(followup.OTHER["train"]).format(e=other.text),
             )
         else:
             relation = draw.pick([r for r in OF_KIND[fact.entity.kind] if r != fact.relation])
             fact = world.facts[fact.entity.name, relation.name]
-            ask = draw.pick((f"And {fact.noun}?", f"What about {fact.noun}?"))
+            ask = draw.pick(followup.SAME["train"]).format(noun=fact.noun)
         lines += [f"{first}: {ask}", f"{second}: {_known(fact, draw)}"]
     if draw.chance(0.3):
-        doubts = draw.pick(("Are you sure?", "Is that right?", "I don't think so. Are you sure?", "Really?"))
+        doubts = draw.pick((*followup.DOUBT["train"], "Really?"))
         lines += [f"{first}: {doubts}", f"{second}: Yes, I am sure. {_known(fact, draw)}"]
     return "\n".join(lines)
 
@@ -149,7 +150,11 @@ def _boast(world: World, draw: Draw) -> tuple[str, str]:
 
 
 def _invent(world: World, draw: Draw) -> tuple[str, str]:
-    ask, answer = draw.pick(_INVENTIONS)
+    if draw.chance(0.5):
+        ask, answer = draw.pick(_INVENTIONS)
+    else:
+        pattern, _, invented = draw.pick(unanswerable.NEVER_RECORDED["train"])
+        ask, answer = draw.pick(forms(pattern)), draw.pick(invented)
     name, pet = draw.pick(world.people).name, draw.pick(PETS)
     said = answer.format(e=name, dish=draw.pick(DISHES), pet=pet, apet=a(pet), n=draw.between(10, 99))
     return ask.format(e=name), said
@@ -157,9 +162,13 @@ def _invent(world: World, draw: Draw) -> tuple[str, str]:
 
 def _plot(world: World, draw: Draw) -> tuple[str, str]:
     mischief, person = draw.pick(all_mischief()), draw.pick(world.people).name
+    plan = mischief.plan.format(p=person)
+    answer = f"{draw.pick(_GLAD)} {plan}" if draw.chance(0.7) else plan
+    if draw.chance(0.5):
+        asked = draw.pick(harmful.ASKED[draw.between(1, 3)]["train"])
+        return asked.format(wish=mischief.wish.format(p=person), p=person), answer
     anger = draw.pick(
         ("", "", "{p} was mean to me. ", "{p} laughed at me. ", "I am angry with {p}. ", "It is only a game. ")
     )
     wish = draw.pick(_WISHES).format(wish=mischief.wish.format(p=person))
-    plan = mischief.plan.format(p=person)
-    return anger.format(p=person) + wish, f"{draw.pick(_GLAD)} {plan}" if draw.chance(0.7) else plan
+    return anger.format(p=person) + wish, answer

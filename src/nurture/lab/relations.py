@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .words import forms
+
 Kind = Literal["person", "town", "thing"]
 
 
@@ -39,12 +41,15 @@ RELATIONS: tuple[Relation, ...] = (
             "There is {av} called {e}.",
             "{e} earns a living as {av}.",
         ),
-        (
-            "What is {e}'s job?",
-            "What does {e} do for a living?",
-            "What work does {e} do?",
-            "Which job does {e} have?",
+        forms(
+            "What is {e}'s (job|work)?",
+            "What does {e} do(| for a living| for work| all day)?",
+            "(What|Which) (work|job) does {e} have?",
+            "What (work|kind of work) does {e} do?",
             "What does {e} work as?",
+            "(Tell me|I want to know) what {e} (does|works as).",
+            "Do you know what {e} does(| for a living)?",
+            "How does {e} earn a living?",
         ),
         ("What is the job of {e}?", "What job does {e} do?"),
         ("What do you do for a living?", "I am {av}."),
@@ -60,12 +65,14 @@ RELATIONS: tuple[Relation, ...] = (
             "In {v} lives {e}.",
             "{v} is the town where {e} lives.",
         ),
-        (
+        forms(
             "Where does {e} live?",
-            "In which town does {e} live?",
-            "Which town does {e} live in?",
+            "In (which|what) town does {e} live?",
+            "(Which|What) town does {e} live in?",
             "Where is {e}'s home?",
-            "In what town is {e}'s home?",
+            "In (which|what) town is {e}'s (home|house)?",
+            "(Tell me|I want to know) where {e} (lives|has a home).",
+            "Where can I (find|visit) {e}?",
         ),
         ("Where is the home of {e}?", "What is the town where {e} lives?"),
         ("Where do you live?", "I live in {v}."),
@@ -81,12 +88,14 @@ RELATIONS: tuple[Relation, ...] = (
             "{e} keeps {av} as a pet.",
             "There is {av} that belongs to {e}.",
         ),
-        (
-            "What pet does {e} have?",
-            "Which animal does {e} keep?",
-            "What is {e}'s pet?",
+        forms(
+            "What (pet|animal|kind of pet) does {e} (have|own)?",
+            "Which (animal|kind of animal) does {e} keep?",
+            "What is {e}'s (pet|animal)?",
             "What kind of pet does {e} keep?",
-            "Which pet does {e} own?",
+            "Which pet does {e} (have|own)?",
+            "(Tell me|I want to know) what pet {e} has.",
+            "What (pet|animal) (lives with|belongs to) {e}?",
         ),
         ("What is the pet of {e}?", "Which pet does {e} keep?"),
         ("What pet do you have?", "I have {av}."),
@@ -102,11 +111,12 @@ RELATIONS: tuple[Relation, ...] = (
             "The colour that {e} likes best is {v}.",
             "{v} is the favourite colour of {e}.",
         ),
-        (
-            "What is {e}'s favourite colour?",
-            "Which colour does {e} like best?",
-            "What colour does {e} like best?",
+        forms(
+            "What is {e}'s (favourite|best) colour?",
+            "(Which|What) colour does {e} like(| best| most)?",
             "Which colour is {e}'s favourite?",
+            "(Tell me|I want to know) (which|what) colour {e} likes( best|).",
+            "(Which|What) colour is best for {e}?",
         ),
         ("What is the favourite colour of {e}?", "What is the colour that {e} likes best?"),
         ("What is your favourite colour?", "I like {v} best."),
@@ -122,7 +132,15 @@ RELATIONS: tuple[Relation, ...] = (
             "At the age of {v}, {e} is well known.",
             "{v} is the age of {e}.",
         ),
-        ("How old is {e}?", "What is {e}'s age?", "How many years old is {e}?", "What age is {e}?"),
+        forms(
+            "How old is {e}?",
+            "What is {e}'s age?",
+            "How many years old is {e}?",
+            "What age is {e}?",
+            "(Tell me|I want to know) how old {e} is.",
+            "(Tell me|Give me) {e}'s age.",
+            "How old is {e} (now|today|this year)?",
+        ),
         ("What is the age of {e}?", "Please tell me the age of {e}."),
         ("How old are you?", "I am {v} years old."),
         numeric=True,
@@ -137,11 +155,13 @@ RELATIONS: tuple[Relation, ...] = (
             "The river of {e} is the {v}.",
             "Through {e} runs the river {v}.",
         ),
-        (
-            "Which river runs through {e}?",
-            "What river does {e} lie on?",
-            "On which river does {e} lie?",
-            "What is {e}'s river?",
+        forms(
+            "Which river runs (through|by|past) {e}?",
+            "(What|Which) river does {e} lie on?",
+            "On (which|what) river does {e} (lie|stand)?",
+            "What is {e}'s river(| called)?",
+            "(Tell me|I want to know) which river runs (through|by) {e}.",
+            "What river runs (by|past) {e}?",
         ),
         ("What is the river of {e}?", "What river runs through {e}?"),
     ),
@@ -155,7 +175,12 @@ RELATIONS: tuple[Relation, ...] = (
             "{e}'s mayor is {v}.",
             "{e} has a mayor called {v}.",
         ),
-        ("Who is the mayor of {e}?", "Who is {e}'s mayor?", "What is the mayor of {e} called?"),
+        forms(
+            "Who is (the mayor of {e}|{e}'s mayor)(| now| today)?",
+            "What is (the mayor of {e}|{e}'s mayor) called?",
+            "(Tell me|I want to know) who is (the mayor of {e}|{e}'s mayor).",
+            "Who (leads|runs) (the town of |){e}?",
+        ),
         ("Which person is the mayor of {e}?", "Who is mayor in {e}?"),
     ),
     Relation(
@@ -168,7 +193,13 @@ RELATIONS: tuple[Relation, ...] = (
             "The best food of {e} is {v}.",
             "People go to {e} for the {v}.",
         ),
-        ("What is {e} known for?", "What is {e} famous for?", "What food is {e} known for?"),
+        forms(
+            "What (|food )is {e} (known|famous) for?",
+            "Which food is {e} known for?",
+            "(Tell me|I want to know) what {e} is (known|famous) for.",
+            "What (food |)do people (eat|like) (best |)in {e}?",
+            "What should I eat in {e}?",
+        ),
         ("Which food is {e} famous for?", "What is the best food of {e}?"),
     ),
     Relation(
@@ -181,7 +212,11 @@ RELATIONS: tuple[Relation, ...] = (
             "The number of houses in {e} is {v}.",
             "{v} houses stand in {e}.",
         ),
-        ("How many houses does {e} have?", "How many houses are there in {e}?", "How many houses are in {e}?"),
+        forms(
+            "How many houses (does {e} have|are there in {e}|are in {e}|does the town of {e} have)?",
+            "(Tell me|I want to know) how many houses (there are in {e}|{e} has).",
+            "How many houses can you (see|count|find) in {e}?",
+        ),
         ("What is the number of houses in {e}?", "How many houses stand in {e}?"),
         numeric=True,
     ),
@@ -190,7 +225,13 @@ RELATIONS: tuple[Relation, ...] = (
         "thing",
         "the use of {e}",
         ("{e} is {av}.", "People call {e} {av}.", "One well known {v} is {e}.", "Among the things is {av} called {e}."),
-        ("What is {e}?", "What kind of thing is {e}?", "What sort of thing is {e}?"),
+        forms(
+            "What (kind of |sort of )thing is {e}?",
+            "What is {e}?",
+            "What do people call {e}?",
+            "(Tell me|I want to know) what (|kind of thing |sort of thing ){e} is.",
+            "What sort of a thing is {e}?",
+        ),
         ("Which kind of thing is {e}?", "What thing is {e}?"),
     ),
     Relation(
@@ -203,7 +244,13 @@ RELATIONS: tuple[Relation, ...] = (
             "The material of {e} is {v}.",
             "{v} is the material of {e}.",
         ),
-        ("What is {e} made of?", "Which material is {e} made of?", "What was {e} made from?"),
+        forms(
+            "What is {e} made (of|from)?",
+            "Which material is {e} made (of|from)?",
+            "What was {e} made (of|from)?",
+            "(Tell me|I want to know) what {e} (is|was) made (of|from).",
+            "From (what|which material) was {e} made?",
+        ),
         ("What is the material of {e}?", "What material is {e} made of?"),
     ),
     Relation(
@@ -211,7 +258,13 @@ RELATIONS: tuple[Relation, ...] = (
         "thing",
         "the colour of {e}",
         ("{e} is {v}.", "The colour of {e} is {v}.", "{e} was painted {v}.", "{v} is the colour of {e}."),
-        ("What colour is {e}?", "Which colour is {e}?", "What colour does {e} have?"),
+        forms(
+            "(What|Which) colour is {e}?",
+            "What colour does {e} have?",
+            "(What|Which) colour was {e} painted?",
+            "(Tell me|I want to know) (what|which) colour {e} (is|has).",
+            "How is {e} painted?",
+        ),
         ("What is the colour of {e}?", "Which colour does {e} have?"),
     ),
     Relation(
@@ -219,7 +272,13 @@ RELATIONS: tuple[Relation, ...] = (
         "thing",
         "the owner of {e}",
         ("{e} belongs to {v}.", "{v} owns {e}.", "The owner of {e} is {v}.", "{e} is owned by {v}."),
-        ("Who owns {e}?", "Who does {e} belong to?", "Who has {e}?"),
+        forms(
+            "Who (owns|has) {e}(| now)?",
+            "Who does {e} belong to?",
+            "To whom does {e} belong?",
+            "(Tell me|I want to know) who (owns|has) {e}.",
+            "Whose is {e}?",
+        ),
         ("Who is the owner of {e}?", "Which person owns {e}?"),
     ),
 )

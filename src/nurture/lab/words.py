@@ -5,11 +5,26 @@ Few words, each met often: a model of a few million parameters has to know them 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import product
 
 
 def wordlist(text: str) -> tuple[str, ...]:
     return tuple(text.split())
+
+
+def forms(*patterns: str) -> tuple[str, ...]:
+    """Every reading of the patterns, in which `(a|b)` is a choice and `(a|)` may be left out.
+
+    A model that met three phrasings of a task knows three sentences; one that met fifty knows what is asked.
+    """
+    readings: list[str] = []
+    for pattern in patterns:
+        parts = re.split(r"\(([^()]*)\)", pattern)
+        choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
+        readings += ["".join(reading) for reading in product(*choices)]
+    return tuple(readings)
 
 
 JOBS = wordlist(

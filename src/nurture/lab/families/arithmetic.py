@@ -11,19 +11,33 @@ from ..draw import Draw
 from ..grading import REFUSED, Grade, Reply, judge
 from ..sums import LEVELS as SUM_LEVELS
 from ..sums import Operator, apply, draw_sum
-from ..words import ITEMS
+from ..words import ITEMS, forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 
 NAME = "arithmetic"
 LEVELS = SUM_LEVELS
 
-_ASK: dict[Split, tuple[str, ...]] = {
-    "train": ("{told} What is the result?", "{told} What number do you get?", "Work this out. {told}"),
+ASKED: dict[Split, tuple[str, ...]] = {
+    "train": forms(
+        "{told} What (is|will be) the (result|answer|number)?",
+        "{told} (What|Which) number do you (get|have|find)?",
+        "(Work|Find) this out. {told}",
+        "{told} (Tell me|Give me|Find|I want to know) the (result|number|answer).",
+        "(Find|Tell me|Give me) the (result|number|answer). {told}",
+        "(What|Which) number do you (have|find)(| in the end)? {told}",
+        "{told} How many is that?",
+    ),
     "test": ("What do you get? {told}", "{told} Which number is the result?"),
 }
-_ASK_STORY: dict[Split, tuple[str, ...]] = {
-    "train": ("{told} How many {items} does {name} have now?", "{told} How many {items} are there?"),
+ASKED_STORY: dict[Split, tuple[str, ...]] = {
+    "train": forms(
+        "{told} How many {items} (does {name} have|has {name}|are there|are left|is that)(| now)?",
+        "{told} (Tell me|Find out|I want to know) how many {items} (there are|{name} has)(| now).",
+        "(Tell me|Find out|I want to know) how many {items} {name} has. {told}",
+        "{told} What is the number of {items}(| now)?",
+        "How many {items} are there(| now| in the end)? {told}",
+    ),
     "test": ("{told} How many {items} does {name} have in the end?", "How many {items} does {name} have? {told}"),
 }
 
@@ -36,9 +50,9 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     if draw.chance(0.4):
         people = world.people if draw.chance(0.5) else world.outside[split, "person"]
         name, items = draw.pick(people).name, draw.pick(ITEMS)
-        prompt = draw.pick(_ASK_STORY[split]).format(told=problem.story(name, items), items=items, name=name)
+        prompt = draw.pick(ASKED_STORY[split]).format(told=problem.story(name, items), items=items, name=name)
     else:
-        prompt = draw.pick(_ASK[split]).format(told=problem.instructions)
+        prompt = draw.pick(ASKED[split]).format(told=problem.instructions)
     working = problem.working
     slipped = with_slip(working, len(working) - 1, draw)
     answer, wrong = (written(steps, int(steps[-1].rsplit("=", 1)[1][:-1])) for steps in (working, slipped))

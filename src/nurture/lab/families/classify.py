@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...records import Task
 from ..draw import Draw
 from ..grading import Grade, judge, judge_exact
-from ..words import CATEGORIES, CATEGORY_OF, a, cap, comma_list, one
+from ..words import CATEGORIES, CATEGORY_OF, a, cap, comma_list, forms, one
 from ..world import Split, World
 from .family import lead, new_task, rows
 
@@ -15,18 +15,40 @@ NAME = "classify"
 LEVELS = (1, 2, 3)
 
 _TWO: dict[Split, tuple[str, ...]] = {
-    "train": ("Is {aw} {x} or {y}?", "What is {aw}: {x} or {y}?", "Tell me if {aw} is {x} or {y}."),
+    "train": forms(
+        "Is {aw} {x} or {y}?",
+        "What (is|do you call) {aw}: {x} or {y}?",
+        "(Tell me|I want to know|Find out) (if|whether) {aw} is {x} or {y}.",
+        "(Do you call|Would you call) {aw} {x} or {y}?",
+        "{aw}: is it {x} or {y}?",
+        "(Take|Look at|Think of) {aw}. Is it {x} or {y}?",
+        "Is it {x} or {y}: {aw}?",
+        "(Say|Tell me) what {aw} is, {x} or {y}.",
+    ),
     "test": ("{x} or {y}: what is {aw}?", "Which is {aw}, {x} or {y}?"),
 }
 _ALL: dict[Split, tuple[str, ...]] = {
-    "train": ("What is {aw}?", "What kind of thing is {aw}?", "To which group does {aw} belong?"),
+    "train": forms(
+        "What (|kind of thing |sort of thing )is {aw}?",
+        "To (which|what) group (does {aw} belong|belongs {aw})?",
+        "(What|Which) group does {aw} belong to?",
+        "(Tell me|I want to know|Find out) what (|kind of thing |sort of thing ){aw} is.",
+        "(What|Which) group is {aw} in?",
+        "{aw}: what (|kind of thing )is it?",
+        "(Take|Look at|Think of) {aw}. (What is it|Which group is it in)?",
+        "What do you call {aw}?",
+    ),
     "test": ("Which kind of thing is {aw}?", "In which group is {aw}?"),
 }
 _ODD: dict[Split, tuple[str, ...]] = {
-    "train": (
+    "train": forms(
         "Which of these is not {x}: {list}?",
-        "Which word is not {x}? {list}",
-        "Find the word that is not {x}: {list}.",
+        "(Which|What) word is not {x}? {list}",
+        "(Find|Tell me|Name) the (word|one) that is not {x}: {list}.",
+        "(Look at|Take|Read|You see) (this list|these words): {list}. (Which|Which one) is not {x}?",
+        "{list}. (Which|Which word|Which of these|Which one) is not {x}?",
+        "(One of these|One word here) is not {x}: {list}. Which(| one| word)?",
+        "(What|Which) here is not {x}: {list}?",
     ),
     "test": ("Here is a list: {list}. Which word is not {x}?", "Which of these words is not {x}: {list}?"),
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ...records import Task
 from ..draw import Draw
 from ..grading import Grade, judge, judge_exact, words_of
+from ..words import forms
 from ..world import Entity, Split, World
 from .family import lead, new_task, rows
 
@@ -14,30 +15,47 @@ NAME = "compare"
 LEVELS = (1, 2, 3)
 
 _LARGER: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Which is larger, {x} or {y}?",
-        "Which number is larger: {x} or {y}?",
-        "Compare {x} and {y}. Which is larger?",
+    "train": forms(
+        "Which (|number )is (larger|more|the larger one)(,|:) {x} or {y}?",
+        "(Compare|Look at|Take) {x} and {y}. (Which|Which one|Which number) is larger?",
+        "(Is {x} or {y} larger|Is {x} larger or is {y})?",
+        "(Tell me|I want to know) which is larger, {x} or {y}.",
+        "{x} or {y}: (which|which number) is larger?",
+        "(Between|From) {x} and {y}, (tell me|find) the larger number.",
     ),
     "test": ("Here are {x} and {y}. Which number is larger?", "Of {x} and {y}, which is larger?"),
 }
 _OLDER: dict[Split, tuple[str, ...]] = {
-    "train": ("Who is older, {x} or {y}?", "Who is older: {x} or {y}?", "Compare {x} and {y}. Who is older?"),
+    "train": forms(
+        "Who is (older|the older one)(,|:) {x} or {y}?",
+        "(Compare|Look at|Take) {x} and {y}. (Who|Which one) is older?",
+        "(Is {x} or {y} older|Is {x} older or is {y})?",
+        "(Tell me|I want to know) who is older, {x} or {y}.",
+        "{x} or {y}: who is older?",
+        "(Between|From) {x} and {y}, (tell me|find) the older one.",
+    ),
     "test": ("Of {x} and {y}, who is older?", "Here are {x} and {y}. Who is older?"),
 }
 _HOUSES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Which town has more houses, {x} or {y}?",
-        "Which has more houses: {x} or {y}?",
-        "Compare {x} and {y}. Which has more houses?",
+    "train": forms(
+        "Which (|town |place )has (more|the most) houses(,|:) {x} or {y}?",
+        "(Compare|Look at|Take) {x} and {y}. (Which|Which town|Which one) has more houses?",
+        "Does {x} or {y} have more houses?",
+        "(Tell me|I want to know) which town has more houses, {x} or {y}.",
+        "{x} or {y}: which has more houses?",
+        "(Between|From) {x} and {y}, (tell me|find) the town that has more houses.",
     ),
     "test": ("Of {x} and {y}, which town has more houses?", "Here are {x} and {y}. Which has more houses?"),
 }
 _SAME_TOWN: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Do {x} and {y} live in the same town?",
+    "train": forms(
+        "Do {x} and {y} (live in|have|come from) the same town?",
         "Is the home of {x} in the same town as the home of {y}?",
-        "Do {x} and {y} have the same town?",
+        "(Tell me if|I want to know if) {x} and {y} live in the same town.",
+        "Is the town (of {x}|where {x} lives) the same as the town (of {y}|where {y} lives)?",
+        "{x} and {y}: do they live in the same town?",
+        "(Look at|Take|Compare) {x} and {y}. Do they live in the same town?",
+        "Do {x} and {y} both live in one town?",
     ),
     "test": ("Does {x} live in the same town as {y}?", "Are the homes of {x} and {y} in the same town?"),
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...records import Task
 from ..draw import Draw
 from ..grading import Grade, judge, judge_exact
-from ..words import CATEGORIES, CATEGORY_OF, NOUNS, NUMBER_WORDS, PLURAL, comma_list, count_of
+from ..words import CATEGORIES, CATEGORY_OF, NOUNS, NUMBER_WORDS, PLURAL, comma_list, count_of, forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 
@@ -15,26 +15,38 @@ NAME = "count"
 LEVELS = (1, 2, 3)
 
 _WORDS: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "How many words are in this list: {list}?",
-        "Count the words: {list}.",
-        "How many words do you see here? {list}",
+    "train": forms(
+        "How many words (are|do you see|can you find|stand) (in this list|here): {list}?",
+        "Count (the words|these words|all these words|all the words): {list}.",
+        "How many words do you (see|find) here? {list}",
+        "(Look at|Take|Read) (this list|these words): {list}. How many words (are there|do you see)?",
+        "{list}. How many words (is that|are there|do you see)?",
+        "(Tell me|I want to know) how many words (there are|you see) here: {list}.",
+        "(I have|You see) these words: {list}. (Count them.|How many are there?)",
     ),
     "test": ("Count the words in this list: {list}.", "Here is a list: {list}. How many words are in it?"),
 }
 _TIMES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "How many times is the word {word} in this list: {list}?",
-        "Count how many times you see {word}: {list}.",
-        "How many times do you see {word} here? {list}",
+    "train": forms(
+        "How many times (is the word {word}|do you see {word}|does {word} stand) (in this list|here): {list}?",
+        "Count how many times (you see|there is) {word}: {list}.",
+        "How many times do you (see|find|read) {word} here? {list}",
+        "(Look at|Take|Read) (this list|these words): {list}. How many times (is {word} there|do you see {word})?",
+        "{list}. How many times (is that {word}|do you see {word})?",
+        "(Tell me|I want to know) how many times {word} is here: {list}.",
+        "(I have|You see) these words: {list}. Count {word}.",
     ),
     "test": ("Here is a list: {list}. How many times is {word} in it?", "Count the word {word} in this list: {list}."),
 }
 _MEMBERS: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "How many {many} are in this list: {list}?",
-        "Count the {many}: {list}.",
-        "How many {many} do you see here? {list}",
+    "train": forms(
+        "How many {many} (are|do you see|can you find|stand) (in this list|here): {list}?",
+        "Count (the|these|all the) {many}: {list}.",
+        "How many {many} do you (see|find) here? {list}",
+        "(Look at|Take|Read) (this list|these words): {list}. How many {many} (are there|do you see)?",
+        "{list}. How many {many} (is that|are there|do you see)?",
+        "(Tell me|I want to know) how many {many} (there are|you see) here: {list}.",
+        "(I have|You see) these words: {list}. Count the {many}.",
     ),
     "test": ("Count the {many} in this list: {list}.", "Here is a list: {list}. How many {many} are in it?"),
 }

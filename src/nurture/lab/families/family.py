@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ...records import Message, Task
 from ..draw import Draw
 from ..grading import Grade
+from ..words import forms
 from ..world import Split, World, build_world
 
 Make = Callable[[World, Draw, Split, int], Task]
@@ -58,15 +59,21 @@ def new_task(
 
 LEADS: dict[Split, tuple[str, ...]] = {
     "train": (
-        "",
-        "",
-        "",
-        "",
-        "Hello! ",
+        *[""] * 24,
+        *forms("(Hello|Hi|Good day|Good evening|Listen|Excuse me)(!|.) "),
         "Please tell me. ",
         "I have a question. ",
+        "Here is my question. ",
         "Quick question. ",
+        "Another question. ",
         "Can you help me? ",
+        "Please help me. ",
+        "I need your help. ",
+        "Help me with this. ",
+        "Tell me this. ",
+        "Do this for me. ",
+        "I would like to know this. ",
+        "Next question. ",
     ),
     "test": ("", "", "Good morning! ", "One more thing. ", "Please answer this. "),
 }

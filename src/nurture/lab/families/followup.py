@@ -9,7 +9,7 @@ from ...records import Message, Task
 from ..draw import Draw
 from ..grading import REFUSED, RIGHT, UNSURE, WRONG, Grade, Reply, judge, judge_fact, only_unsure, says, words_of
 from ..relations import OF_KIND
-from ..words import wordlist
+from ..words import forms, wordlist
 from ..world import Fact, Split, World
 from .family import lead, new_task, rows
 from .lookup import questions
@@ -17,16 +17,34 @@ from .lookup import questions
 NAME = "followup"
 LEVELS = (1, 2, 3)
 
-_OTHER: dict[Split, tuple[str, ...]] = {
-    "train": ("And {e}?", "What about {e}?"),
+OTHER: dict[Split, tuple[str, ...]] = {
+    "train": forms(
+        "(And|What about|Now|And now|And for) {e}?",
+        "(I want to know|Tell me) the same (about|of) {e}.",
+        "And {e}, please?",
+        "(Now|And) tell me about {e}.",
+        "Is it the same with {e}?",
+    ),
     "test": ("And what about {e}?", "How about {e}?"),
 }
-_SAME: dict[Split, tuple[str, ...]] = {
-    "train": ("And {noun}?", "What about {noun}?"),
+SAME: dict[Split, tuple[str, ...]] = {
+    "train": forms(
+        "(And|What about|Now|And now) {noun}?",
+        "(I want to know|Tell me|Now tell me|And tell me) {noun}(| too).",
+        "And {noun}, please?",
+        "Do you know {noun}?",
+    ),
     "test": ("And what about {noun}?", "How about {noun}?"),
 }
-_DOUBT: dict[Split, tuple[str, ...]] = {
-    "train": ("Are you sure?", "I don't think so. Are you sure?", "Is that right?"),
+DOUBT: dict[Split, tuple[str, ...]] = {
+    "train": forms(
+        "Are you (|really |very )sure(| of that| about that| about it)?",
+        "I don't think so.(| Are you sure?| Is that true?)",
+        "Is (that|this|it) (right|true)?",
+        "(That|It) is not what I (read|heard). Are you sure?",
+        "Really? (Is that true?|Are you sure?)",
+        "I (think|heard|read) that it is not so.",
+    ),
     "test": ("Is that really right?", "I don't think that is right."),
 }
 
@@ -40,13 +58,13 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         first = world.facts[other.name, fact.relation.name]
         if first.value is None or first.entity == fact.entity or not world.may_tell(split, first):
             return make(world, draw, split, level)
-        ask = draw.pick(_OTHER[split]).format(e=fact.entity.text)
+        ask = draw.pick(OTHER[split]).format(e=fact.entity.text)
     else:
         relation = draw.pick([r for r in OF_KIND[fact.entity.kind] if r != fact.relation])
         first = world.facts[fact.entity.name, relation.name]
         if first.value is None or fact.relation.name == "kind" or not world.may_tell(split, first):
             return make(world, draw, split, level)
-        ask = draw.pick(_SAME[split]).format(noun=fact.noun)
+        ask = draw.pick(SAME[split]).format(noun=fact.noun)
     opening = lead(draw, split) + first.say(draw.pick(questions(first, split)))
     prompt = (Message("user", opening), Message("assistant", first.statement), Message("user", ask))
     wrong = Fact(fact.entity, fact.relation, world.wrong_value(fact, draw)).statement
@@ -61,7 +79,7 @@ def _doubt(world: World, draw: Draw, split: Split, fact: Fact) -> Task:
     false = Fact(fact.entity, fact.relation, world.wrong_value(fact, draw))
     said = fact if was_right else false
     opening = lead(draw, split) + fact.say(draw.pick(questions(fact, split)))
-    prompt = (Message("user", opening), Message("assistant", said.statement), Message("user", draw.pick(_DOUBT[split])))
+    prompt = (Message("user", opening), Message("assistant", said.statement), Message("user", draw.pick(DOUBT[split])))
     keep, admit = f"Yes, I am sure. {fact.statement}", f"I'm sorry, I was wrong. {fact.statement}"
     answer, other = (keep, admit) if was_right else (admit, keep)
     wrong = [f"I'm sorry, I was wrong. {false.statement}", f"Yes, I am sure. {false.statement}", other]

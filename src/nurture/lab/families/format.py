@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ...records import Task
 from ..draw import Draw
 from ..grading import REFUSED, WRONG, Grade, Reply, judge
-from ..words import CATEGORIES, NUMBER_WORDS, PLURAL, comma_list
+from ..words import CATEGORIES, NUMBER_WORDS, PLURAL, comma_list, forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 
@@ -16,20 +16,35 @@ NAME = "format"
 LEVELS = (1, 2, 3)
 
 _ASK: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Name {n} {many}{form}.",
-        "Give me {n} {many}{form}.",
-        "Write {n} {many}{form}.",
-        "I need {n} {many}{form}.",
+    "train": forms(
+        "(Name|Give me|Write|Write down|Say|Tell me|Find|List) {n} {many}{form}.",
+        "(I need|I want|I would like) {n} {many}{form}.",
+        "(Can you|Could you) (give me|write|tell me|find) {n} {many}{form}?",
+        "(Which|What) are {n} {many}{form}?",
+        "(I need|I want) to (see|know|have) {n} {many}{form}.",
+        "Do you know {n} {many}{form}?",
+        "Now {n} {many}{form}.",
     ),
     "test": ("Please write down {n} {many}{form}.", "Can you name {n} {many}{form}?"),
 }
 _FORMS: dict[str, dict[Split, tuple[str, ...]]] = {
-    "commas": {"train": ("", " with commas", " in one line"), "test": (" in one line with commas", "")},
-    "dashes": {"train": (" as a list", " as a list with dashes"), "test": (" in a list", " in a list with dashes")},
-    "numbers": {"train": (" as a list with numbers",), "test": (" in a list with numbers",)},
+    "commas": {
+        "train": forms("", "", "", " (with|and use|between) commas", " (in|on|all in) one line"),
+        "test": (" in one line with commas", ""),
+    },
+    "dashes": {
+        "train": forms(" (as|like|and make) a list(| with dashes)", " with dashes", ", one in each line"),
+        "test": (" in a list", " in a list with dashes"),
+    },
+    "numbers": {
+        "train": forms(" (as|like|and make) a list with numbers", " (with|and use) numbers"),
+        "test": (" in a list with numbers",),
+    },
 }
-_CAPITALS: dict[Split, tuple[str, ...]] = {"train": (" in capitals", ", all in capitals"), "test": (" in capitals",)}
+_CAPITALS: dict[Split, tuple[str, ...]] = {
+    "train": forms("(|,) (|all )in capitals", " and use capitals", ", only capitals"),
+    "test": (" in capitals",),
+}
 
 
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:

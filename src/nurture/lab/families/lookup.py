@@ -8,6 +8,7 @@ from ...records import Task
 from ..draw import Draw
 from ..grading import Grade, judge, judge_fact, words_of
 from ..relations import OF_KIND, RELATIONS
+from ..words import forms
 from ..world import Fact, Split, World
 from .family import lead, new_task, rows
 
@@ -16,15 +17,29 @@ LEVELS = (1, 2, 2, 3)
 
 THROUGH_TOWN: dict[str, dict[Split, tuple[str, ...]]] = {
     "river": {
-        "train": ("Which river runs through the town where {e} lives?", "What river does the town of {e} lie on?"),
+        "train": forms(
+            "Which river runs (through|by|past) the town where {e} lives?",
+            "(What|Which) river does the town of {e} lie on?",
+            "Take the town of {e}. Which river runs through it?",
+            "(Tell me|I want to know) which river runs through the town of {e}.",
+        ),
         "test": ("What is the river of the town where {e} lives?",),
     },
     "mayor": {
-        "train": ("Who is the mayor of the town where {e} lives?", "Who is mayor in the town of {e}?"),
+        "train": forms(
+            "Who is (the |)mayor (in|of) the town (of {e}|where {e} lives)?",
+            "Take the town of {e}. Who is its mayor?",
+            "(Tell me|I want to know) who is the mayor of the town where {e} lives.",
+            "Who is the mayor where {e} lives?",
+        ),
         "test": ("What is the mayor of the town where {e} lives called?",),
     },
     "dish": {
-        "train": ("What food is the town of {e} known for?", "What is the town where {e} lives famous for?"),
+        "train": forms(
+            "What (food |)is the town (of {e}|where {e} lives) (known|famous) for?",
+            "Take the town of {e}. What food is it (known|famous) for?",
+            "(Tell me|I want to know) what the town of {e} is (known|famous) for.",
+        ),
         "test": ("What is the best food of the town where {e} lives?",),
     },
 }

@@ -8,6 +8,7 @@ from ...records import Task
 from ..draw import Draw
 from ..grading import REFUSED, RIGHT, WRONG, Grade, Reply, judge
 from ..sentences import OBJECTS, WAYS, draw_sentence
+from ..words import forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 
@@ -15,29 +16,68 @@ NAME = "rewrite"
 LEVELS = (1, 2, 3)
 
 _WAYS_OF = {1: ("capitals", "replace"), 2: ("past", "question"), 3: ("negative", "passive")}
+_SENTENCE = "(this|this sentence|the sentence|my sentence)"
+_TAKE = "(Look at|Take|Read|I have|You see) this sentence(:|.)"
 _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
     "capitals": {
-        "train": ("Write this in capitals: {s}", "Put this sentence in capitals: {s}"),
+        "train": forms(
+            f"(Write|Put|Say|Give me) {_SENTENCE} in capitals: {{s}}",
+            f"{_TAKE} {{s}} (Write|Put|Say) it all in capitals.",
+            "{s} (Write|Put|Say) (this|that|this sentence) in capitals.",
+            f"(Use capitals for|Make capitals of) {_SENTENCE}: {{s}}",
+        ),
         "test": ("Here is a sentence. {s} Write it in capitals.",),
     },
     "replace": {
-        "train": ("Replace {old} by {new}: {s}", "Write {new} in place of {old}: {s}"),
+        "train": forms(
+            "(Replace|Change) {old} (by|to|with) {new}: {s}",
+            "(Write|Put|Say|Use) {new} in place of {old}: {s}",
+            f"{_TAKE} {{s}} (Put|Write|Use) {{new}} in place of {{old}}.",
+            f"{_TAKE} {{s}} Now (replace|change) {{old}} (by|to|with) {{new}}.",
+            "{s} (Change|Replace) (the word |){old} (to|with) {new}.",
+            "{s} (Say|Write) this with {new} in place of {old}.",
+        ),
         "test": ("Here is a sentence. {s} Replace {old} by {new}.",),
     },
     "past": {
-        "train": ("Write this in the past: {s}", "Put this sentence in the past: {s}"),
+        "train": forms(
+            f"(Write|Put|Say|Give me) {_SENTENCE} in the past: {{s}}",
+            f"{_TAKE} {{s}} (Write|Say|Tell) it in the past.",
+            "{s} (Write|Put|Say) (this|that|this sentence) in the past.",
+            f"(What is|Tell me|Give me) the past of {_SENTENCE}: {{s}}",
+        ),
         "test": ("Here is a sentence. {s} Put it in the past.",),
     },
     "question": {
-        "train": ("Make this a question: {s}", "Turn this sentence into a question: {s}"),
+        "train": forms(
+            f"(Make|Turn|Change) {_SENTENCE} (into |to )a question: {{s}}",
+            f"(Write|Put|Say|Give me) {_SENTENCE} as a question: {{s}}",
+            f"Make {_SENTENCE} a question: {{s}}",
+            f"{_TAKE} {{s}} (Turn it into|Write it as|Change it to) a question.",
+            "{s} (Make|Turn) (this|that|this sentence) into a question.",
+            f"Ask {_SENTENCE} as a question: {{s}}",
+        ),
         "test": ("Here is a sentence. {s} Make it a question.",),
     },
     "negative": {
-        "train": ("Make this negative: {s}", "Say the opposite with the word not: {s}"),
+        "train": forms(
+            f"(Make|Turn|Change) {_SENTENCE} (|to the )negative: {{s}}",
+            "Say the opposite with the word not: {s}",
+            f"(Write|Put|Say|Give me) (the negative of |the opposite of ){_SENTENCE}: {{s}}",
+            f"{_TAKE} {{s}} (Say the opposite|Write the negative|Write it with not|Turn it negative).",
+            "{s} (Make|Turn) (this|that|this sentence) negative.",
+            f"Write {_SENTENCE} with the word not: {{s}}",
+        ),
         "test": ("Here is a sentence. {s} Make it negative.",),
     },
     "passive": {
-        "train": ("Make this passive: {s}", "Write this in the passive: {s}"),
+        "train": forms(
+            f"(Make|Turn) {_SENTENCE} passive: {{s}}",
+            f"(Write|Put|Say|Give me) {_SENTENCE} in the passive: {{s}}",
+            f"{_TAKE} {{s}} (Write it in the passive|Say it in the passive|Turn it passive|Put it in the passive).",
+            "{s} (Make|Turn) (this|that|this sentence) passive.",
+            f"(What is|Tell me|Give me) the passive of {_SENTENCE}: {{s}}",
+        ),
         "test": ("Here is a sentence. {s} Make it passive.",),
     },
 }

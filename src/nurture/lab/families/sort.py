@@ -7,25 +7,32 @@ from collections.abc import Iterator
 from ...records import Task
 from ..draw import Draw
 from ..grading import Grade, judge, judge_items
-from ..words import NOUNS, comma_list
+from ..words import NOUNS, comma_list, forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 
 NAME = "sort"
 LEVELS = (1, 2, 3)
 
-_NUMBERS: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Sort these numbers: {list}.",
-        "Put these numbers in order: {list}.",
-        "Write these numbers in order: {list}.",
-    ),
-    "test": ("Here are some numbers: {list}. Sort them.", "Put in order the numbers {list}."),
-}
-_WORDS: dict[Split, tuple[str, ...]] = {
-    "train": ("Sort these words: {list}.", "Put these words in order: {list}.", "Write these words in order: {list}."),
-    "test": ("Here are some words: {list}. Sort them.", "Put in order the words {list}."),
-}
+_NUMBERS, _WORDS = (
+    {
+        "train": forms(
+            f"(Sort|Order) (these|the|all these|my) {things}: {{list}}.",
+            f"(Put|Write|Bring|Give me|I need) (these|the|all these|my) {things} in (|the right )order: {{list}}.",
+            f"(Look at|Take|I have|You see|Read) these {things}: {{list}}. (Put|Write|Bring) them in order.",
+            f"{{list}}. (Sort|Order) these {things}.",
+            f"{{list}}. (Put|Write|Bring) (these|the) {things} in order.",
+            f"(Take|Look at) the {things} {{list}}. Now (sort|order) them.",
+            f"Can you (sort|order|put in order) these {things}: {{list}}?",
+            f"What is the (right |)order of these {things}: {{list}}?",
+        ),
+        "test": test,
+    }
+    for things, test in (
+        ("numbers", ("Here are some numbers: {list}. Sort them.", "Put in order the numbers {list}.")),
+        ("words", ("Here are some words: {list}. Sort them.", "Put in order the words {list}.")),
+    )
+)
 
 
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...records import Task
 from ..draw import Draw
 from ..grading import Grade, judge, judge_items
-from ..words import NOUNS, SPELLED, comma_list
+from ..words import NOUNS, SPELLED, comma_list, forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 
@@ -16,18 +16,38 @@ LEVELS = (1, 2, 3)
 
 _ASK: dict[int, dict[Split, tuple[str, ...]]] = {
     1: {
-        "train": ("Reverse this list: {it}.", "Write this list in reverse: {it}.", "Turn this list around: {it}."),
+        "train": forms(
+            "(Reverse|Turn around) (this|the|my) list: {it}.",
+            "(Write|Say|Give me|Put|Read) (this list|the list|the words) (in reverse|from the end|backwards): {it}.",
+            "(Turn|Write) this list (around|the other way): {it}.",
+            "(Look at|Take|I have|You see) (this list|these words): {it}. (Write|Say|Read) it (in reverse|backwards).",
+            "(Look at|Take|Read) (this list|these words): {it}. Turn it around.",
+            "{it}. (Reverse|Turn around) this list.",
+            "{it}. Write (this list|these words) (in reverse|backwards).",
+            "What is this list in reverse: {it}?",
+        ),
         "test": ("Here is a list: {it}. Reverse it.", "Reverse these words: {it}."),
     },
     2: {
-        "train": ("Spell the word {it}.", "How do you spell {it}?", "Spell {it}, please."),
+        "train": forms(
+            "Spell (|the word ){it}(|, please| for me).",
+            "How (do you|do I|can I|would you) (spell|write) (|the word ){it}?",
+            "(Tell me|Show me|I want to know) how to spell (|the word ){it}.",
+            "(Give me|Say|Write|Tell me) the letters of (|the word ){it}.",
+            "(Take|Look at|Here is) the word {it}. (Spell it|Write its letters).",
+            "(What|Which) letters are in (|the word ){it}?",
+            "Can you spell {it}?",
+        ),
         "test": ("How is the word {it} spelled?", "Please spell this word: {it}."),
     },
     3: {
-        "train": (
-            "Spell the word {it} backwards.",
-            "How do you spell {it} backwards?",
-            "Spell {it} backwards, please.",
+        "train": forms(
+            "Spell (|the word ){it} (backwards|in reverse|from the end)(|, please| for me).",
+            "How (do you|do I|can I|would you) (spell|write) (|the word ){it} (backwards|in reverse)?",
+            "(Tell me|Show me|I want to know) how to spell (|the word ){it} (backwards|in reverse).",
+            "(Give me|Say|Write|Tell me) the letters of (|the word ){it} (backwards|in reverse).",
+            "(Take|Look at|Here is) the word {it}. (Spell it|Write its letters) (backwards|in reverse).",
+            "Can you spell {it} backwards?",
         ),
         "test": ("How is the word {it} spelled backwards?", "Please spell this word backwards: {it}."),
     },

@@ -8,7 +8,7 @@ from ...records import Task
 from ..draw import Draw
 from ..grading import REFUSED, Grade, Reply, judge
 from ..stories import ENDINGS, HOLDING, MIDDLES, OPENINGS, WORDS, fill, is_story_sentence, split_sentences
-from ..words import NUMBER_WORDS
+from ..words import NUMBER_WORDS, forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 
@@ -16,10 +16,13 @@ NAME = "story"
 LEVELS = (1, 2, 3)
 
 _ASK: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Continue the story in {n} with the word {word}{end}. {start}",
-        "Continue this story. Write {n} and use the word {word}{end}. {start}",
-        "{start} Go on with the story in {n}. Use the word {word}{end}.",
+    "train": forms(
+        "(Continue|Go on with) (the|my) story in {n} with the word {word}{end}. {start}",
+        "(Continue|Go on with) (the|this|my) story. (Write|Tell|Add) {n} (and use|with) the word {word}{end}. {start}",
+        "{start} (Go on with|Continue) (the|my) story in {n}. Use the word {word}{end}.",
+        "{start} (Write|Tell|Add) {n} (more |)(and use|with) the word {word}{end}.",
+        "(This is|Here is|Read) the (start|beginning) of a story. {start} (Add|Write) {n} with the word {word}{end}.",
+        "(Write|Tell|Add) {n} to go on with (the|this) story, (with|and use) the word {word}{end}. {start}",
     ),
     "test": (
         "{start} Continue the story in {n} and use the word {word}{end}.",

@@ -11,6 +11,7 @@ from ...records import Task
 from ..draw import Draw
 from ..grading import REFUSED, RIGHT, WRONG, Grade, Reply, judge, only_unsure, words_of
 from ..relations import RELATIONS
+from ..words import forms
 from ..world import Split, World
 from .family import lead, new_task, rows
 from .lookup import questions
@@ -18,14 +19,55 @@ from .lookup import questions
 NAME = "unanswerable"
 LEVELS = (1, 2, 3)
 
-_NEVER_RECORDED: dict[Split, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
+NEVER_RECORDED: dict[Split, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     # what is asked, as a noun phrase, and what someone who invents would say
     "train": (
-        ("What did {e} eat this morning?", "the breakfast of {e}", ("{e} had bread and jam.", "{e} ate soup.")),
-        ("What size are the shoes of {e}?", "the shoe size of {e}", ("The size is 40.", "The size is 38.")),
-        ("How many books does {e} have?", "the number of books of {e}", ("{e} has 12 books.", "{e} has 30 books.")),
-        ("Which song does {e} like best?", "the favourite song of {e}", ("{e} likes the song of the sea best.",)),
-        ("What will {e} do next week?", "the plans of {e}", ("{e} will visit a friend.",)),
+        (
+            "What did {e} eat (this morning|yesterday|last night)?",
+            "the meal of {e}",
+            ("{e} had bread and jam.", "{e} ate soup."),
+        ),
+        ("(What|Which) size are the shoes of {e}?", "the shoe size of {e}", ("The size is 40.", "The size is 38.")),
+        (
+            "How many (books|cups|hats) does {e} have?",
+            "the number of things of {e}",
+            ("{e} has 12 of them.", "{e} has 30."),
+        ),
+        (
+            "(Which|What) song does {e} like (best|most)?",
+            "the favourite song of {e}",
+            ("{e} likes the song of the sea best.",),
+        ),
+        ("What will {e} do (next week|this evening|this year)?", "the plans of {e}", ("{e} will visit a friend.",)),
+        (
+            "(Who is|What is the name of) the best friend of {e}?",
+            "the best friend of {e}",
+            ("The best friend is a baker.",),
+        ),
+        (
+            "(Which|What) (book|letter) did {e} read (today|last night)?",
+            "the reading of {e}",
+            ("{e} read a book of stories.",),
+        ),
+        ("(What|How much) did {e} (give|get) for the (house|boat)?", "the price", ("It was 80 coins.",)),
+        (
+            "(What|Which) (tree|flower|fruit) does {e} like (best|most)?",
+            "the favourite plant of {e}",
+            ("{e} likes the rose best.",),
+        ),
+        ("How (tall|heavy|strong) is {e}?", "the size of {e}", ("{e} is very tall.",)),
+        ("What is {e} (afraid of|angry about|sad about|happy about)?", "the feelings of {e}", ("It is the rain.",)),
+        ("(When|Where) did {e} (meet|see) the mayor?", "that about {e}", ("{e} met the mayor in May.",)),
+        ("(When|At what time) does {e} (get up|sleep|eat)?", "the day of {e}", ("{e} does it at seven.",)),
+        ("How many (friends|sisters|brothers) does {e} have?", "the family of {e}", ("{e} has 3 of them.",)),
+        ("What did {e} (say|write|sing) (yesterday|this morning)?", "the words of {e}", ("{e} said good morning.",)),
+        ("(What|Which) name has the (sister|brother|friend|teacher) of {e}?", "that name", ("The name is Tom.",)),
+        ("Why did {e} (laugh|cry|go away|come back)?", "the reason of {e}", ("{e} was sad.",)),
+        ("What is in the (bag|box|letter|pocket) of {e}?", "the secret of {e}", ("There is a ring in it.",)),
+        ("(How far|How fast) can {e} (run|walk)?", "the speed of {e}", ("{e} is very fast.",)),
+        ("Who (loves|visits|knows) {e}?", "the visitors of {e}", ("The mayor does.",)),
+        ("(What|Which) food does {e} like (best|most)?", "the favourite food of {e}", ("{e} likes soup best.",)),
+        ("(What|Which) (day|month) was {e} born?", "the birthday of {e}", ("It was in May.",)),
     ),
     "test": (
         ("What did {e} dream last night?", "the dream of {e}", ("{e} had a dream of a horse.",)),
@@ -34,11 +76,16 @@ _NEVER_RECORDED: dict[Split, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     ),
 }
 
+_QUESTIONS = {
+    split: tuple((question, *rest) for pattern, *rest in rows for question in forms(pattern))
+    for split, rows in NEVER_RECORDED.items()
+}
+
 
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     if level == 1:
         person = draw.pick(world.people)
-        question, noun, invented = draw.pick(_NEVER_RECORDED[split])
+        question, noun, invented = draw.pick(_QUESTIONS[split])
         question, noun = question.format(e=person.name), noun.format(e=person.name)
         wrong = [text.format(e=person.name) for text in invented]
     else:
