@@ -8,10 +8,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_data import Columns, Format, columns_of
 from .errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
 Files = Annotated[list[str], typer.Argument(help="Files, lab/<name> or bundled/<name>.", metavar="FILE...")]
 Model = Annotated[str | None, typer.Option("--model", help="Count the tokens of this model ('lab', a folder, a name).")]
-Format = Annotated[str | None, typer.Option("--format", help="The form of the rows, where it is not recognised.")]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option("--column", help="OUR=THEIRS: the name of a column in the file.", metavar="OUR=THEIRS"),
-]
 
 STEPS = {
     "exact": "exact",
@@ -62,11 +58,12 @@ def stats(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots and examples.")] = None,
 ) -> None:
     """What a data set is like, per source and in all: lengths, diversity, balance, form, languages, duplicates."""
+    from .api_data import read
     from .data.quality.page import page
     from .data.quality.stats import measure
 
-    columns = _columns(column)
-    sources = {short: read(name, format, columns) for name, short in _short_names(dict.fromkeys(files)).items()}
+    names = _short_names(dict.fromkeys(files))
+    sources = {s: list(read(name, format=format, columns=columns_of(column))) for name, s in names.items()}
     found = measure(
         sources,
         unit=_tokens(model) if model else None,
@@ -96,6 +93,7 @@ def select(
     """Choose rows, step by step: nurture data select FILE OUT exact near=0.7 language=en diverse=1000."""
     from dataclasses import asdict
 
+    from .api_data import read
     from .data.select import select as choose
 
     if out.suffix != ".jsonl":
@@ -103,7 +101,7 @@ def select(
     if out.exists():
         raise InputError(f"{out} exists; choose another name or remove it.")
     chosen_steps = [step_from(word, _tokens(model) if model else None) for word in steps]
-    records = read(file, format, _columns(column))
+    records = list(read(file, format=format, columns=columns_of(column)))
     selection = choose(records, chosen_steps)
     write_rows(out, rows_of(file, [records[place] for place in selection.kept]))
     if as_json:
@@ -114,6 +112,7 @@ def select(
 
 def step_from(word: str, unit: Unit | None = None) -> SelectStep:
     """`near=0.6` -> the step."""
+    from .api_data import read
     from .data import select as made
 
     name, given, value = word.partition("=")
@@ -129,7 +128,7 @@ def step_from(word: str, unit: Unit | None = None) -> SelectStep:
     if not value:
         raise InputError(f"{word!r} needs a value: {STEPS[name]}.")
     if name == "decontaminate":
-        return made.Decontaminate(read(value))
+        return made.Decontaminate(list(read(value)))
     if name == "language":
         return made.Language(tuple(value.split(",")))
     if name == "length":
@@ -165,53 +164,17 @@ def _whole(word: str, value: str) -> int:
     return int(value)
 
 
-def _columns(given: Sequence[str] | None) -> dict[str, str]:
-    pairs = [word.partition("=") for word in given or []]
-    if wrong := next((ours for ours, equals, theirs in pairs if not (ours and equals and theirs)), None):
-        raise InputError(f"--column {wrong!r}: write OUR=THEIRS, such as --column prompt=question.")
-    return {ours: theirs for ours, _, theirs in pairs}
-
-
 # ---- in and out ----
-
-
-def read(name: str, format: str | None = None, columns: dict[str, str] | None = None) -> list[Record]:
-    """The records of a file or of one of the lab's data sets."""
-    if name.startswith("lab/"):
-        from .lab.datasets import open_dataset
-
-        return list(open_dataset(name))
-    from .data.load import Reading
-    from .data.rows import BadRow
-
-    records: list[Record] = []
-    for found in Reading(name, format=format, columns=columns):
-        if isinstance(found, BadRow):
-            raise found.error
-        records += found
-    return records
 
 
 def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
     """The rows of a file that became these records, as they were written."""
-    if name.startswith("lab/"):
-        return [_row(record) for record in chosen]
+    from .api_data import opened
     from .data.rows import Row
-    from .data.sources import open_source
 
     origins = {re.sub(r"#\d+$", "", record.origin) for record in chosen}  # a row of several records has numbered ones
-    opened = open_source(name)
-    return [row.value for row in opened.scan() if isinstance(row, Row) and opened.origin(row) in origins]
-
-
-def _row(record: Record) -> dict[str, Any]:
-    from .records import Conversation, Text
-
-    if isinstance(record, Text):
-        return {"text": record.text}
-    if isinstance(record, Conversation):
-        return {"messages": [{"role": m.role, "content": m.content} for m in record.messages]}
-    raise InputError(f"Only the lab's demonstrations and corpus can be chosen from, not {type(record).__name__} rows.")
+    source = opened(name)
+    return [row.value for row in source.scan() if isinstance(row, Row) and source.origin(row) in origins]
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -223,18 +186,10 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _tokens(model: str) -> Tokens:
-    from transformers import AutoTokenizer
-
+    from .api_data import load_template
     from .data.quality.units import Tokens
-    from .data.template import Template, ensure_chat
-    from .models.load import TOKENIZER_FILES, download, resolve_model
-    from .models.vet import vet_tokenizer
 
-    source = resolve_model(model, {})
-    folder = vet_tokenizer(source if isinstance(source, Path) else download(source, TOKENIZER_FILES))
-    tokenizer = cast(Any, AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    ensure_chat(tokenizer)
-    return Tokens(Template(tokenizer), model)
+    return Tokens(load_template(model), model)
 
 
 def _embedder(folder: Path) -> Any:

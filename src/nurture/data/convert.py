@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import sync
 from ..records import Completion, Conversation, Message, Pair, Ranking, Rating, Record, Steps, Task, Text
 from .formats import Fault
-from .formats.turns import as_openai
+from .formats.turns import as_openai, as_ours
 from .load import Reading, refuse_bad, write_rejected
 from .report import DataReport
 from .rows import BadRow
@@ -113,7 +113,7 @@ def _text(path: Path, compressed: bool) -> Iterator[TextIO]:
 def as_nurture(record: Record) -> dict[str, Any]:
     match record:
         case Conversation(messages, tools):
-            return {"messages": [_message(m) for m in messages]} | ({"tools": list(tools)} if tools else {})
+            return {"messages": _messages(messages)} | ({"tools": list(tools)} if tools else {})
         case Completion(prompt, completion):
             return {"prompt": prompt, "completion": completion}
         case Text(text):
@@ -134,20 +134,7 @@ def as_nurture(record: Record) -> dict[str, Any]:
 
 
 def _messages(turns: Sequence[Message]) -> list[dict[str, Any]]:
-    return [_message(m) for m in turns]
-
-
-def _message(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_calls:
-        turn["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.train is not None:
-        turn["train"] = message.train
-    return turn
+    return [as_ours(m) for m in turns]
 
 
 # ---- OpenAI: chat and preference tuning ----

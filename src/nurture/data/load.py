@@ -19,7 +19,7 @@ from .formats.detect import Seen, check_columns, convert, ignored_columns, named
 from .formats.serve import SERVES, Serving
 from .read import BadRow, Row
 from .report import DataReport
-from .sources import open_source
+from .sources import Opened, open_source
 
 SHOWN = 20
 
@@ -112,15 +112,15 @@ class Reading:
 
     def __init__(
         self,
-        source: str | Path,
+        source: str | Path | Opened,
         *,
         wants: Kind | None = None,
         format: str | None = None,
         columns: Mapping[str, str] | None = None,
         on_request: bool = False,
     ):
-        self.opened = open_source(source)
-        self.name = str(source)
+        self.opened = source if isinstance(source, Opened) else open_source(source)
+        self.name = self.opened.name
         self.columns = dict(columns or self.opened.columns)
         self.format: Format | None = None
         self.serving: Serving | None = None

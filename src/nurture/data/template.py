@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import DataError, InputError
 from ..records import Conversation, Message
 from ..types import Group, Ids, Response
+from .formats.turns import as_turn
 from .tokens import MARK_CLOSE, MARK_OPEN, tokenize, tokenize_marked, within
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Template:
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
 
-        turns = [_turn(message) for message in messages]
+        turns = [as_turn(message) for message in messages]
         schemas: Any = [dict(tool) for tool in tools] or None
         if sanitize:
             turns = [mark_control_tokens(t, self._written_by[t["role"] == "assistant"]) for t in turns]
@@ -334,17 +335,6 @@ def _trained(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
     answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
     default = {"assistant": answers, "last": answers[-1:], "all": range(len(messages))}[train_on]
     return [i for i, m in enumerate(messages) if (i in default if m.train is None else m.train)]
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_calls:
-        turn["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
