@@ -1,4 +1,4 @@
-"""Data files and the lab's data sets from Python: check, show and convert, the verbs of `nurture data`.
+"""Data files and the lab's data sets from Python: check, show, convert and instruct, the verbs of `nurture data`.
 
 from nurture import api_data
 problems, report = api_data.check("rows.jsonl")
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from .data.convert import Form
     from .data.formats import Kind
+    from .data.instruct import Built
+    from .data.mix import Mixture
     from .data.report import DataReport
     from .data.rows import BadRow
     from .data.sources import Opened
@@ -64,6 +66,45 @@ def convert(
 
     reading = Reading(opened(source), wants=wants, format=format, columns=columns, on_request=True)
     return convert_file(reading, Path(out), to, on_bad_row=on_bad_row)
+
+
+def instruct(
+    tasks: str | Path,
+    out: str | Path,
+    *,
+    per_row: int = 1,
+    cap: int | None = None,
+    temperature: float = 1.0,
+    size: int | None = None,
+    seed: int = 0,
+) -> tuple[Mixture, dict[str, Built]]:
+    """Build instructions of a file of tasks (`data/instruct.py`) and write one epoch of their mixture: `per_row`
+    phrasings of each row; tasks in proportion to their rows, of which no more than `cap` count."""
+    from .data.convert import as_nurture, whole_file
+    from .data.instruct import build, read_tasks
+    from .data.mix import Mixture, Part, mix
+
+    built = {
+        name: build(_plain_rows(task.data), task.templates, per_row=per_row, seed=seed)
+        for name, task in read_tasks(Path(tasks)).items()
+    }
+    parts = tuple(Part(name, len(made.conversations), cap=cap) for name, made in built.items())
+    mixture = Mixture(parts, temperature, size, seed)
+    with whole_file(Path(out)) as put:
+        for conversation in mix({name: made.conversations for name, made in built.items()}, mixture):
+            put(as_nurture(conversation))
+    return mixture, built
+
+
+def _plain_rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of any columns with their names; the first bad one is raised."""
+    from .data.rows import BadRow
+
+    rows = opened(source)
+    for row in rows.scan():
+        if isinstance(row, BadRow):
+            raise row.error
+        yield rows.origin(row), row.value
 
 
 def show(

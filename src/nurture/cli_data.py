@@ -11,7 +11,7 @@ import typer
 
 from .errors import InputError, NurtureError
 
-data = typer.Typer(help="Data files: check, show, convert.", no_args_is_help=True)
+data = typer.Typer(help="Data files: check, show, convert, instruct, stats, select.", no_args_is_help=True)
 
 Files = Annotated[
     list[str], typer.Argument(help="Files, folders, patterns, hub names or lab/<name>.", metavar="FILE...")
@@ -123,6 +123,33 @@ def convert(
         file, out, to, wants=_kind(kind), format=format, columns=columns_of(column), on_bad_row=on_bad_row
     )
     for line in report.lines():
+        print(printable(line), file=sys.stderr)
+    print(out)
+
+
+@data.command()
+def instruct(
+    tasks: Annotated[Path, typer.Argument(help="A YAML file: NAME: {data: rows.jsonl, templates: [...]}.")],
+    out: Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .json file.", metavar="OUT")],
+    per_row: Annotated[int, typer.Option(min=1, help="How many phrasings of each row.")] = 1,
+    cap: Annotated[int | None, typer.Option(min=1, help="A task of more counts as one of so many.")] = None,
+    temperature: Annotated[float, typer.Option(help="Above 1, small tasks are taken more often.")] = 1.0,
+    size: Annotated[int | None, typer.Option(min=1, help="How many instructions to write.")] = None,
+    seed: Annotated[int, typer.Option(help="Names the draws.")] = 0,
+) -> None:
+    """Build instructions from the rows of NLP data sets, by templates, and mix the tasks."""
+    from . import api_data
+    from .show import printable
+
+    mixture, built = api_data.instruct(
+        tasks, out, per_row=per_row, cap=cap, temperature=temperature, size=size, seed=seed
+    )
+    for name, made in built.items():
+        turned = f", {made.turned:,} of them of the task turned around" if made.turned else ""
+        print(printable(f"{name}: {len(made.conversations):,} instructions{turned}"), file=sys.stderr)
+        for template, count in made.counts.items():
+            print(printable(f"  {count:,} by {' '.join(template.split())[:100]}"), file=sys.stderr)
+    for line in mixture.lines():
         print(printable(line), file=sys.stderr)
     print(out)
 

@@ -16,7 +16,7 @@ from .cli_data import Columns, Format, columns_of
 from .errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from .data.quality.stats import Stats
+    from .data.quality.stats import Judge, Stats
     from .data.quality.units import Tokens, Unit
     from .data.select import Selection, SelectStep
     from .records import Record
@@ -52,6 +52,11 @@ def stats(
     embed: Annotated[
         Path | None, typer.Option(help="A folder of an embedding model to compare topics with, instead of TF-IDF.")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Where a language model answers that judges how coherent dialogues are, and its name there."),
+    ] = None,
+    judge_key_env: Annotated[str, typer.Option(help="The environment variable that holds the judge's key.")] = "",
     format: Format = None,
     column: Columns = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -70,6 +75,7 @@ def stats(
         against=[record for name in against or [] for record in read(name)],
         embed=_embedder(embed) if embed else None,
         embed_name=str(embed or ""),
+        judge=_judge(judge, judge_key_env) if judge else None,
     )
     if html:
         html.write_text(page(found), encoding="utf-8")
@@ -94,6 +100,7 @@ def select(
     from dataclasses import asdict
 
     from .api_data import read
+    from .data.convert import whole_file
     from .data.select import select as choose
 
     if out.suffix != ".jsonl":
@@ -103,7 +110,9 @@ def select(
     chosen_steps = [step_from(word, _tokens(model) if model else None) for word in steps]
     records = list(read(file, format=format, columns=columns_of(column)))
     selection = choose(records, chosen_steps)
-    write_rows(out, rows_of(file, [records[place] for place in selection.kept]))
+    with whole_file(out) as put:
+        for row in rows_of(file, [records[place] for place in selection.kept]):
+            put(row)
     if as_json:
         print(json.dumps({"kept": len(selection.kept), "steps": [asdict(s) for s in selection.steps]}))
     else:
@@ -177,19 +186,35 @@ def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
     return [row.value for row in source.scan() if isinstance(row, Row) and source.origin(row) in origins]
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from .files import replace_synced
-
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: its folder {path.parent} is not there.")
-    replace_synced(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-
-
 def _tokens(model: str) -> Tokens:
     from .api_data import load_template
     from .data.quality.units import Tokens
 
     return Tokens(load_template(model), model)
+
+
+def _judge(where: str, key_env: str) -> Judge:
+    """`http://127.0.0.1:8000/v1#name` -> dialogues to marks from 1 to 10."""
+    from .data.quality.view import turns_of
+    from .protocols import Answer, Scored
+    from .records import Message, Task
+    from .rewards import reward_from, score_all
+
+    url, _, model = where.partition("#")
+    if not model:
+        raise InputError(f"--judge {where!r}: write URL#MODEL, such as http://127.0.0.1:8000/v1#qwen.")
+    judge = reward_from({"name": "judge", "url": url, "model": model, "how": "coherence", "key_env": key_env})
+    judge.check()
+
+    def marks(records: Sequence[Record]) -> list[float]:
+        answers: list[Answer] = []
+        for *before, (_, last) in filter(None, map(turns_of, records)):
+            if before:  # a lone turn hangs together with nothing
+                answers.append(Answer(Task(tuple(Message(role, said) for role, said in before)), last))
+        outcomes = score_all(judge, answers, deadline=60.0 * len(answers)) if answers else []
+        return [1 + 9 * one.value if isinstance(one, Scored) else float("nan") for one in outcomes]
+
+    return marks
 
 
 def _embedder(folder: Path) -> Any:
