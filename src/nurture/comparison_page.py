@@ -12,7 +12,8 @@ from pathlib import Path
 from .evaluate.answers import CRITERIA, by_family, criterion, per_task
 from .evaluate.exam import Examined, chosen_tasks, p_value
 from .evaluate.statistics import Estimate, estimate, paired
-from .report import Series, document, figure, read_series, section, text
+from .html_page import document, section, text
+from .report import STYLE, Series, figure, read_series
 from .show import printable
 
 MEANINGS = {
@@ -47,7 +48,7 @@ def comparison_page(
         ),
         section("How to read this", _reading(examined)),
     ]
-    return document(title, [part for part in sections if part], _STYLE)
+    return document(title, sections, STYLE + _STYLE)
 
 
 def _lead(examined: Sequence[Examined], seconds: float) -> str:

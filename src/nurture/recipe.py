@@ -283,8 +283,9 @@ class Stage(Section):
     max_length: Count | None = None
     """The most tokens of a prompt with its response, or of a window of text; by default what the model's positions
     allow, for text at most 2048."""
-    on_long: Literal["drop", "cut", "error"] = "drop"
-    """A longer row is left out and counted, or cut at its end and counted, or it ends the run."""
+    on_long: Literal["drop", "error", "cut_prompt", "split", "cut"] = "drop"
+    """A longer row is left out, or ends the run, or is made to fit: its prompt loses its beginning (`cut_prompt`), a
+    dialogue is split before turns of the user (`split`), or its answer loses its end (`cut`). All of it is counted."""
     on_bad_row: Literal["error", "quarantine"] = "error"
     """A row that cannot be used ends the run, or goes to `rejected.jsonl` and is counted."""
 

@@ -1,12 +1,10 @@
 """`report.html`: one self-contained page about one run, also of one that still goes on or was interrupted.
 
-No script, no network: curves are SVG drawn here, styles are inline, and a policy in the page's head forbids the rest.
-All text of models and data is escaped.
+Curves are SVG drawn here.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import time
@@ -17,6 +15,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import readable_size, replace_synced
+from .html_page import document, section, text
 from .recipe import method_class
 from .runs import METRICS, Run, read_run, rows_of
 from .show import duration
@@ -56,21 +55,7 @@ def page(folder: Path) -> str:
         section("Events", _events(events)),
         section("Configuration", f"<pre>{text((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>"),
     ]
-    return document(title, [part for part in sections if part])
-
-
-def document(title: str, sections: Sequence[str], style: str = "") -> str:
-    """A whole page of finished sections."""
-    head = f"{_HEAD}<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>"
-    return f"{head}\n<body>\n<main>\n{chr(10).join(sections)}\n</main>\n</body>\n</html>\n"
-
-
-def text(value: object) -> str:
-    return html.escape(str(value), quote=True)
-
-
-def section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>\n{content}\n</section>" if content else ""
+    return document(title, sections, STYLE)
 
 
 def _summary(run: Run) -> str:
@@ -348,45 +333,12 @@ def _events(events: Sequence[Mapping[str, Any]]) -> str:
     return f'{note}<table class="events">{heads}{"".join(rows)}</table>'
 
 
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-"""
-
-_STYLE = """
-:root {
-  --ink: #1c2024; --soft: #60646c; --paper: #fcfcfd; --card: #f2f3f5; --rule: #d9dbe0;
-  --s0: #1f6feb; --s1: #c2540a; --s2: #2f9e63; --s3: #8a4fc4; --s4: #b0297a;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e8eaed; --soft: #a0a6b0; --paper: #14171a; --card: #1e2226; --rule: #363b42;
-    --s0: #6cb0ff; --s1: #ffa657; --s2: #6fd39a; --s3: #c5a0f0; --s4: #f08cc0;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { margin: 0; font-size: 1.7rem; }
-h2 { margin: 2.25rem 0 .75rem; font-size: 1.15rem; border-bottom: 1px solid var(--rule); padding-bottom: .3rem; }
-.lead { margin: .25rem 0 0; color: var(--soft); }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; overflow-wrap: anywhere; }
+STYLE = """
 th { font-weight: 500; color: var(--soft); white-space: nowrap; }
 .facts th { width: 14rem; }
 .facts tr + tr, .events tr + tr { border-top: 1px solid var(--rule); }
 .events td:nth-child(-n+3) { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 1.25rem; }
-figure { margin: 0; padding: .75rem; background: var(--card); border-radius: 8px; }
-figcaption { font-size: .85rem; color: var(--soft); min-height: 2.6em; }
-figcaption b { color: var(--ink); margin-right: .4em; }
-svg { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
-svg text { fill: var(--soft); }
-.grid { stroke: var(--rule); }
+figcaption { min-height: 2.6em; }
 .curve { fill: none; stroke-width: 1.75; stroke-linejoin: round; }
 .curve.s0 { stroke: var(--s0); } .curve.s1 { stroke: var(--s1); }
 .dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); }
@@ -394,10 +346,8 @@ svg text { fill: var(--soft); }
 .key::before { content: "\\25CF "; } .key { margin-left: .6em; white-space: nowrap; }
 .key.s0::before { color: var(--s0); } .key.s1::before { color: var(--s1); } .key.s2::before { color: var(--s2); }
 .key.s3::before { color: var(--s3); } .key.s4::before { color: var(--s4); }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, monospace; }
 section > pre { background: var(--card); padding: 1rem; border-radius: 8px; }
 .sample { margin-bottom: 1.25rem; border: 1px solid var(--rule); border-radius: 8px; padding: .75rem 1rem; }
 .sample .prompt { font-weight: 600; margin-bottom: .4rem; }
 .sample tr + tr { border-top: 1px solid var(--rule); }
-.note { color: var(--soft); font-size: .8rem; }
 """

@@ -1,5 +1,5 @@
-"""Everything a stage needs before its first step: model, data, layout, memory. Building it trains and writes
-nothing, so a dry run is exactly this."""
+"""Everything a stage needs before its first step: model, data, layout, memory. Building it trains nothing
+and writes nothing (but the cache of tokens), so a dry run is exactly this."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ import torch
 from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
+from .data.cache import token_cache
 from .data.judged import Judging, add_unrelated
-from .data.load import load_records
+from .data.load import load_records, set_aside
 from .data.mix import Mixture, Part, mix
-from .data.prepare import Prepared, prepare, show_example, split_eval
+from .data.prepare import prepare, show_example, split_eval
+from .data.prepared import Prepared
 from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
@@ -135,7 +137,8 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         train = [Group(p.ids, (), p.key) for p in prompts]
         _prepare_reward(stage, stages, template)
     else:
-        parts, reports = _prepare(stage, loaded, template, records, reports)
+        parts, reports, unusable = _prepare(stage, stage.data, loaded, template, records, reports)
+        rejected += unusable
         mixture = _mixture(stage, parts)
         train = _mixed(parts, mixture)
     held_out: list[Group] = []
@@ -143,7 +146,8 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.eval.data:
         eval_records, eval_reports, eval_rejected = _read(stage.eval.data, stage)
         rejected += eval_rejected
-        parts, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
+        parts, eval_reports, unusable = _prepare(stage, stage.eval.data, loaded, template, eval_records, eval_reports)
+        rejected += unusable
         held_out = _mixed(parts, None)
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
@@ -358,8 +362,8 @@ def _refuse_for_rollouts(stage: Stage) -> None:
         )
     if stage.dropout or (stage.adapter is not None and stage.adapter.dropout):
         raise InputError(f"dropout: method {name!r} learns from probabilities as they were when it drew; set it to 0.")
-    if stage.on_long == "cut":
-        raise InputError("on_long: cut would take the end off a question; choose drop or error.")
+    if stage.on_long not in ("drop", "error"):
+        raise InputError(f"on_long: {stage.on_long} would change what is asked; choose drop or error.")
 
 
 def _prepare_reward(stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
@@ -412,9 +416,10 @@ def _messages(part: Any) -> list[Message]:
 
 
 def _prepare(
-    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
-) -> tuple[list[list[Group]], list[DataReport]]:
-    """The groups and the report of each source."""
+    stage: Stage, sources: Sequence[Source], loaded: LoadedModel, template: Template, records: list[list[Record]],
+    reports: list[DataReport],
+) -> tuple[list[list[Group]], list[DataReport], list[BadRow]]:  # fmt: skip
+    """The groups and the report of each source, and the rows of all that could be read and not be tokenised."""
     context = _context(stage, loaded)
     default = min(context, TEXT_WINDOW) if stage.method.data == "text" else context
     method = stage.method
@@ -423,7 +428,8 @@ def _prepare(
     )
     parts: list[list[Group]] = []
     done: list[DataReport] = []
-    for some, report in zip(records, reports, strict=True):
+    unusable: list[BadRow] = []
+    for source, some, report in zip(sources, records, reports, strict=True):
         prepared = prepare(
             some,
             template,
@@ -431,10 +437,14 @@ def _prepare(
             max_length=stage.max_length or default,
             on_long=stage.on_long,
             judging=judging,
+            on_bad_row=stage.on_bad_row,
+            cache=token_cache(),
         )
         parts.append(prepared.groups)
         done.append(prepared.report(report))
-    return parts, done
+        if prepared.rejected:
+            unusable += set_aside(prepared.rejected, source.path)
+    return parts, done, unusable
 
 
 def _context(stage: Stage, loaded: LoadedModel) -> int:
@@ -473,7 +483,7 @@ def _prompts(
         tokens = sum(len(p.ids) for p in kept)
         groups = [Group(p.ids, (), p.key) for p in kept]
         parts.append(kept)
-        done.append(Prepared(groups, len(some), 0, len(found) - len(kept), 0, tokens, 0).report(report))
+        done.append(Prepared(groups, len(some), tokens, 0, dropped_long=len(found) - len(kept)).report(report))
     if not any(parts):
         raise InputError(f"data: every prompt is longer than {whole - room} tokens, which leave {room} for an answer.")
     return parts, done

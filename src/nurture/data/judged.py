@@ -30,8 +30,16 @@ class Judging:
     wanted_from: float = 0.5
 
 
-def check(record: Record, judging: Judging) -> None:
-    """DataError for a judgement nothing can be learnt from."""
+def fault_of(record: Record, judging: Judging) -> DataError | None:
+    """What is wrong with a judgement nothing can be learnt from."""
+    try:
+        _check(record, judging)
+    except DataError as error:
+        return error
+    return None
+
+
+def _check(record: Record, judging: Judging) -> None:
     where = record.origin
     match record:
         case Pair():
@@ -84,21 +92,27 @@ def _check_rating(record: Rating, judging: Judging) -> None:
             )
 
 
-def encode(records: Sequence[Judged], template: Template, judging: Judging) -> list[Group]:
-    """A group for each record, in their order."""
+def encode(records: Sequence[Judged], template: Template, judging: Judging) -> list[Group | DataError]:
+    """For each record, in their order, its group or what is wrong with it."""
     if records and isinstance(records[0], Steps):
         return [_steps(r, template) for r in records if isinstance(r, Steps)]
     answers = [_answers(record) for record in records]
     spoken = [_conversation(r.prompt, a, r.origin) for r, some in zip(records, answers, strict=True) for a in some]
-    encoded = iter(template.encode_many(spoken))
-    groups: list[Group] = []
+    encoded = iter(template.encode_each(spoken, "assistant"))
+    found: list[Group | DataError] = []
     for record, some in zip(records, answers, strict=True):
-        group = _joined([next(encoded) for _ in some], record.origin)
-        said = _said(record, judging)
-        responses = tuple(replace(r, **one) for r, one in zip(group.responses, said, strict=True))
-        margin = (record.margin or 0.0) if isinstance(record, Pair) else 0.0
-        groups.append(replace(group, responses=responses, margin=margin))
-    return groups
+        parts = [next(encoded) for _ in some]
+        faults = [part for part in parts if isinstance(part, DataError)]
+        group = faults[0] if faults else _joined([p for p in parts if isinstance(p, Group)], record.origin)
+        found.append(group if isinstance(group, DataError) else _judged(group, record, judging))
+    return found
+
+
+def _judged(group: Group, record: Judged, judging: Judging) -> Group:
+    """The group with what was said of its answers."""
+    said = _said(record, judging)
+    responses = tuple(replace(r, **one) for r, one in zip(group.responses, said, strict=True))
+    return replace(group, responses=responses, margin=(record.margin or 0.0) if isinstance(record, Pair) else 0.0)
 
 
 def _answers(record: Judged) -> tuple[tuple[Message, ...], ...]:
@@ -134,7 +148,7 @@ def _conversation(prompt: Sequence[Message], answer: Sequence[Message], origin: 
     return Conversation((*before, *after), origin=origin)
 
 
-def _joined(encoded: Sequence[Group], origin: str) -> Group:
+def _joined(encoded: Sequence[Group], origin: str) -> Group | DataError:
     """One group of single answers. Tokens that are the same before all of them are the prompt; where a tokenizer
     draws the end of a prompt into an answer, that piece stays with each answer, not trained."""
     prompts = [g.prompt for g in encoded]
@@ -145,14 +159,17 @@ def _joined(encoded: Sequence[Group], origin: str) -> Group:
     for g in encoded:
         (r,), rest = g.responses, g.prompt[shared:]
         if not r.mask.any():
-            raise DataError(origin, "EMPTY", "an answer has no token of the assistant's; take the row out.")
+            return DataError(origin, "EMPTY", "an answer has no token of the assistant's; take the row out.")
         responses.append(Response(np.concatenate([rest, r.ids]), np.concatenate([np.zeros(len(rest), bool), r.mask])))
     return Group(prompts[0][:shared], tuple(responses), origin)
 
 
-def _steps(record: Steps, template: Template) -> Group:
+def _steps(record: Steps, template: Template) -> Group | DataError:
     answer = (Message("assistant", "\n".join(record.steps)),)
-    group, ends = template.encode_steps(_conversation(record.prompt, answer, record.origin), record.steps)
+    try:
+        group, ends = template.encode_steps(_conversation(record.prompt, answer, record.origin), record.steps)
+    except DataError as error:
+        return error
     (response,) = group.responses
     said = replace(response, step_ends=ends, step_labels=tuple(map(float, record.labels)))
     return replace(group, responses=(said,))
