@@ -54,8 +54,8 @@ def questions(number: int) -> list[tuple[list[int], list[int]]]:
 
 
 def our_steps(
-    role: str, model: Any, method: Any, batches: Iterable[Any], rate: float, tokens: int, layout: str = "auto"
-):
+    role: str, model: Any, method: Any, batches: Iterable[Any], rate: float, tokens: int, layout: Any = "auto"
+) -> Iterator[tuple[float, float]]:
     """(seconds, loss) of each of our own steps, as a run makes them."""
     from nurture.models.layouts import choose_layout, set_layout
     from nurture.models.roles import LocalRoles
