@@ -91,8 +91,9 @@ def trl(kind: str, steps: int, discard: int, bf16: bool, precompute: bool) -> No
         words = [[tokenizer.decode(ids) for ids in one] for one in data]
         rows = Dataset.from_list([{"prompt": p, "chosen": a, "rejected": b} for p, a, b in words])
         config = DPOConfig(beta=BETA, precompute_ref_log_probs=precompute, **both)
+        ref = None if precompute else measure.model(torch.float32)  # the same weights: one seed
         trainer = DPOTrainer(
-            measure.model(torch.float32), args=config, train_dataset=rows, processing_class=tokenizer,
+            measure.model(torch.float32), ref, args=config, train_dataset=rows, processing_class=tokenizer,
             callbacks=[clock],
         )  # fmt: skip
         seen = [(r["prompt_ids"], r["chosen_ids"], r["rejected_ids"]) for r in trainer.train_dataset]
