@@ -179,8 +179,6 @@ def _turns(
         )
         for name, runs in found.items()
     }
-    gap = max(abs(a - b) for a, b in zip(found[""][0]["losses"], found[next(iter(peers))][0]["losses"], strict=False))
-    print(f"{kind}: losses of the same steps differ from the peer's by at most {gap:.1e}")
     return medians.pop(""), medians
 
 

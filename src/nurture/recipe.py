@@ -38,6 +38,7 @@ from pydantic_core import ErrorDetails
 from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
+from .methods.method import Data
 from .rewards import Reward, reward_from, reward_name
 from .rewards.model import models_in
 from .yaml12 import Dumper, Tree, read_yaml
@@ -110,6 +111,12 @@ class Source(Section):
     """How often rows of this source are taken in comparison with the other sources' rows."""
     cap: Count | None = None
     """A source of more rows counts as one of so many."""
+    kind: Data | None = None
+    """Read its rows as this kind of record, such as the pairs of a ranking; by default as the kind they are, where the
+    method learns from that."""
+    screen: Annotated[float, Field(strict=True, ge=-1, le=1)] | None = None
+    """Leave out labellers (column `labeller`) whose agreement with the majority of the others, as Cohen's kappa, is
+    below this; 0.4 is usual."""
 
 
 class Checkpoint(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,16 +17,20 @@ import torch
 from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
+from .data.formats import Fault
+from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
-from .data.load import load_records
+from .data.labellers import screen
+from .data.load import load_records, numbered
 from .data.mix import Mixture, Part, mix
-from .data.prepare import Prepared, prepare, show_example, split_eval
+from .data.prepare import Prepared, prepare, set_aside, show_example, split_eval
 from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
 from .evaluate.scoring import load_reward_model, score
 from .methods import Online
+from .methods.method import Data
 from .models.heads import add_score_head
 from .models.layouts import Choice, check_virtual, choose_layout, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
@@ -135,7 +140,7 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         train = [Group(p.ids, (), p.key) for p in prompts]
         _prepare_reward(stage, stages, template)
     else:
-        parts, reports = _prepare(stage, loaded, template, records, reports)
+        parts, reports = _prepare(stage, loaded, template, records, reports, rejected)
         mixture = _mixture(stage, parts)
         train = _mixed(parts, mixture)
     held_out: list[Group] = []
@@ -143,7 +148,7 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.eval.data:
         eval_records, eval_reports, eval_rejected = _read(stage.eval.data, stage)
         rejected += eval_rejected
-        parts, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
+        parts, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports, rejected)
         held_out = _mixed(parts, None)
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
@@ -259,34 +264,63 @@ def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], 
     rejected: list[BadRow] = []
     for source in sources:
         if source.path.startswith("lab/"):
-            found, report = _read_lab(source.path, stage)
+            found, report = _read_lab(source, stage)
         else:
             loaded = load_records(
                 source.path,
-                wants=stage.method.data,  # pyright: ignore[reportArgumentType]
+                wants=_kinds(source, stage),
                 on_bad_row=stage.on_bad_row,
                 format=source.format,
                 columns=source.columns,
             )
             found, report = loaded.records, loaded.report
             rejected += loaded.rejected
+        if source.screen is not None:
+            kept, left_out = screen(found, source.screen)
+            of = Counter(getattr(record, "labeller", "") for record in found)
+            report = replace(report, records=len(kept), screened={one.labeller: of[one.labeller] for one in left_out})
+            found = kept
         records.append(found)
         reports.append(report)
     return records, reports, rejected
 
 
-def _read_lab(name: str, stage: Stage) -> tuple[list[Record], DataReport]:
+def _kinds(source: Source, stage: Stage) -> tuple[Data, ...]:
+    """The kinds of record that may come from this source, the first of them first."""
+    kinds = (stage.method.data, *stage.method.accepts)
+    if source.kind is None:
+        return kinds
+    if source.kind not in kinds:
+        name = stage.method.name
+        raise InputError(f"data: kind is {source.kind}, but method {name!r} learns from {' or '.join(kinds)}.")
+    return (source.kind,)
+
+
+def _read_lab(source: Source, stage: Stage) -> tuple[list[Record], DataReport]:
     """A data set of the lab. It is a pure function of its name, so its rows are its digest."""
     from .lab.datasets import open_dataset
 
+    name, kinds = source.path, _kinds(source, stage)
     records = list(open_dataset(name))
-    kind = type(records[0]).__name__
-    wanted = [word.capitalize() for word in (stage.method.data, *stage.method.accepts)]
-    if kind not in wanted:
-        learns = " or ".join(wanted)
-        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
     digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
-    return records, DataReport(name, "lab", len(records), len(records), sha256=digest)
+    report = DataReport(name, "lab", len(records), len(records), sha256=digest)
+    kind: Any = type(records[0]).__name__
+    if kind.lower() in kinds:
+        return records, report
+    serving = SERVES.get((kind.lower(), source.kind)) if source.kind else None
+    if serving is None:
+        learns = " or ".join(word.capitalize() for word in kinds)
+        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
+    served: list[Record] = []
+    cannot: Counter[str] = Counter()
+    for record in records:
+        try:
+            served += numbered(list(serving.convert(record)))
+        except Fault as fault:  # a ranking whose answers all tie makes no pair
+            cannot[fault.code] += 1
+    kept = len(records) - cannot.total()
+    told = replace(report, kept=kept, rejected=cannot, records=len(served), kind=kinds[0], served=serving.says)
+    return served, told
 
 
 def _load(
@@ -412,18 +446,28 @@ def _messages(part: Any) -> list[Message]:
 
 
 def _prepare(
-    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
+    stage: Stage,
+    loaded: LoadedModel,
+    template: Template,
+    records: list[list[Record]],
+    reports: list[DataReport],
+    rejected: list[BadRow],
 ) -> tuple[list[list[Group]], list[DataReport]]:
-    """The groups and the report of each source."""
+    """The groups and the report of each source; what is set aside is added to `rejected`."""
     context = _context(stage, loaded)
     default = min(context, TEXT_WINDOW) if stage.method.data == "text" else context
     method = stage.method
     judging = Judging(
-        getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5)
-    )
+        getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5),
+        method.data == "rating", getattr(method, "missing", "error") == "skip",
+    )  # fmt: skip
     parts: list[list[Group]] = []
     done: list[DataReport] = []
     for some, report in zip(records, reports, strict=True):
+        if stage.on_bad_row == "quarantine":
+            some, bad = set_aside(some, judging)
+            rejected += bad
+            report = replace(report, dropped_bad=Counter(row.code for row in bad))
         prepared = prepare(
             some,
             template,

@@ -17,6 +17,7 @@ from ..types import Batch, Group, Response
 from .judged import Judging, check, encode, join_ratings
 from .raw import encode_completions, encode_texts, end_of_text
 from .report import DataReport
+from .rows import BadRow
 from .template import Template, TrainOn
 
 if TYPE_CHECKING:
@@ -113,6 +114,19 @@ def _refuse_bad(records: Sequence[Record], judging: Judging) -> None:
     if bad:
         more = [f"... and {len(bad) - 20} more"] if len(bad) > 20 else []
         raise InputError("\n".join([*bad[:20], *more, f"{len(bad)} of {len(records)} rows cannot be learnt from."]))
+
+
+def set_aside(records: Sequence[Record], judging: Judging) -> tuple[list[Record], list[BadRow]]:
+    """The records that can be learnt from, and the others as rows of `rejected.jsonl`."""
+    kept: list[Record] = []
+    bad: list[BadRow] = []
+    for record in records:
+        try:
+            check(record, judging)
+            kept.append(record)
+        except DataError as error:
+            bad.append(BadRow(error.where, error.code, error.message, repr(record)))
+    return kept, bad
 
 
 def _encode(

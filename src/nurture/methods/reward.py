@@ -41,6 +41,8 @@ class Reward(Method):
     """The lowest and the highest rating there is; any other rating is an error."""
     criteria: Annotated[tuple[str, ...], Field(min_length=1)] = ("overall",)
     """What ratings judge: a head for each. Comparisons and rankings judge `overall`, and need just one."""
+    missing: Literal["error", "skip"] = "error"
+    """A row that rates only some of the criteria is an error, or teaches only those."""
     weights: tuple[float, ...] = ()
     """How the criteria add up to one number; by default all the same."""
     gate: str | None = None
