@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +27,7 @@ from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
-from .evaluate.scoring import load_reward_model, score
+from .evaluate.ready import make_ready
 from .methods import Online
 from .methods.method import Data
 from .models.heads import add_score_head
@@ -37,8 +36,7 @@ from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_mod
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Message, Record, Task, Text
-from .rewards import bind, reward_name
-from .rewards.model import models_in
+from .rewards import reward_name
 from .rollout.loop import Prompt
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
@@ -138,7 +136,8 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         mixture = _mixture(stage, asked)
         prompts = _mixed(asked, mixture)
         train = [Group(p.ids, (), p.key) for p in prompts]
-        _prepare_reward(stage, stages, template)
+        assert stage.reward is not None, "recipe.py asks for one"
+        make_ready(stage.reward, template, stages=stages, device=stage.device, precision=stage.precision)
     else:
         parts, reports = _prepare(stage, loaded, template, records, reports, rejected)
         mixture = _mixture(stage, parts)
@@ -394,18 +393,6 @@ def _refuse_for_rollouts(stage: Stage) -> None:
         raise InputError(f"dropout: method {name!r} learns from probabilities as they were when it drew; set it to 0.")
     if stage.on_long == "cut":
         raise InputError("on_long: cut would take the end off a question; choose drop or error.")
-
-
-def _prepare_reward(stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
-    """Find out now whether the reward can be computed here, and load the models it asks."""
-    assert stage.reward is not None, "recipe.py asks for one"
-    scorers: dict[str, Any] = {}
-    for name in models_in(stage.reward):
-        judge = load_reward_model(resolve_model(name, stages), device=stage.device, precision=stage.precision)
-        judge.require_same_template(template)
-        scorers[name] = partial(score, judge)
-    bind(stage.reward, scorers)
-    stage.reward.check()
 
 
 def _positions(loaded: LoadedModel) -> int:

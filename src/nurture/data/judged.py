@@ -108,7 +108,8 @@ def encode(records: Sequence[Judged], template: Template, judging: Judging) -> l
         said = _said(record, judging)
         responses = tuple(replace(r, **one) for r, one in zip(group.responses, said, strict=True))
         margin = (record.margin or 0.0) if isinstance(record, Pair) else 0.0
-        groups.append(replace(group, responses=responses, margin=margin))
+        who = getattr(record, "labeller", "")
+        groups.append(replace(group, responses=responses, margin=margin, labeller=who))
     return groups
 
 

@@ -56,6 +56,7 @@ def reward_card(
         better, worse = batch.better.numpy(), batch.worse.numpy()
         lengths = np.asarray([len(own) for own in batch.owned], np.float64)
         card |= pair_card(judged[better], judged[worse], lengths[better], lengths[worse], batch.margin.double().numpy())
+        card |= _labellers(batch, judged)
         card["worst_mistakes"] = _mistakes(batch, judged, template)
     if isinstance(method, Reward) and batch.ratings.numel():
         card["criteria"] = rating_table(method.criteria, method.rated(scores).double().numpy(), batch.ratings.numpy())
@@ -99,6 +100,13 @@ def pair_card(
     if np.any(margins != 0):
         card["by_margin"] = _by_quartile(margins, right)
     return card
+
+
+def _labellers(batch: Batch, judged: Floats) -> dict[str, Any]:
+    """How often the model prefers what each labeller preferred, where labellers are named."""
+    names = np.asarray([batch.groups[g].labeller for g in batch.group[batch.better].tolist()])
+    right = judged[batch.better.numpy()] > judged[batch.worse.numpy()]
+    return {"labellers": {str(n): _share(right[names == n]) for n in np.unique(names) if n}} if any(names) else {}
 
 
 def rating_table(criteria: Sequence[str], said: Floats, ratings: NDArray[np.float32]) -> dict[str, Any]:
