@@ -38,6 +38,7 @@ STEPS = {
     "rules": "rules",
     "longest": "longest=1000",
     "diverse": "diverse=1000",
+    "screen": "screen=0.4",
 }
 
 
@@ -45,6 +46,7 @@ def add_to(data: typer.Typer) -> None:
     """Add the commands to the group `nurture data`."""
     data.command("stats")(stats)
     data.command("select")(select)
+    data.command("labellers")(labellers)
 
 
 def stats(
@@ -112,6 +114,40 @@ def select(
         _show_selection(selection, out)
 
 
+def labellers(
+    file: Annotated[str, typer.Argument(help="Comparisons, rankings or ratings with a column 'labeller'.")],
+    format: Format = None,
+    column: Columns = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Who labelled how much, and how far each agrees with the majority of the others."""
+    from dataclasses import asdict
+
+    from .data.labellers import agreements, fleiss_kappa, votes
+
+    found = votes(read(file, format, _columns(column)))
+    if not found:
+        raise InputError(f"{file}: no row says who labelled it; give the rows a column 'labeller'.")
+    everyone, told = fleiss_kappa([list(said.values()) for said in found.values()]), agreements(found)
+    if as_json:
+        print(json.dumps({"fleiss_kappa": everyone, "labellers": [asdict(one) for one in told]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .show import printable
+
+    table = Table("labeller", box=None, pad_edge=False, header_style="bold")
+    for title in ("comparisons", "with others", "as their majority", "kappa"):
+        table.add_column(title, justify="right")
+    for one in told:
+        numbers = (f"{one.items:,}", f"{one.shared:,}", f"{one.agreement:.1%}", f"{one.kappa:.2f}")
+        table.add_row(Text(printable(one.labeller)), *numbers)
+    Console().print(table)
+    print(f"All of them: Fleiss' kappa {everyone:.2f} over {len(found):,} comparisons.")
+
+
 def step_from(word: str, unit: Unit | None = None) -> SelectStep:
     """`near=0.6` -> the step."""
     from .data import select as made
@@ -123,6 +159,8 @@ def step_from(word: str, unit: Unit | None = None) -> SelectStep:
         if given:
             raise InputError(f"{word!r}: {name} takes no value.")
         return made.Exact() if name == "exact" else made.Rules()
+    if name == "screen":
+        return made.Screen(_number(word, value)) if given else made.Screen()
     if name in ("near", "minhash"):
         step = made.Near if name == "near" else made.MinHash
         return step(_share(word, value)) if given else step()
@@ -157,6 +195,13 @@ def _share(word: str, value: str) -> float:
     if not 0 < share <= 1:
         raise InputError(f"{word!r}: the threshold is a number above 0 and at most 1, such as 0.7.")
     return share
+
+
+def _number(word: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"{word!r}: {value!r} is no number.") from None
 
 
 def _whole(word: str, value: str) -> int:
@@ -195,23 +240,15 @@ def read(name: str, format: str | None = None, columns: dict[str, str] | None = 
 def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
     """The rows of a file that became these records, as they were written."""
     if name.startswith("lab/"):
-        return [_row(record) for record in chosen]
+        from .data.convert import as_nurture
+
+        return [as_nurture(record) for record in chosen]
     from .data.rows import Row
     from .data.sources import open_source
 
     origins = {re.sub(r"#\d+$", "", record.origin) for record in chosen}  # a row of several records has numbered ones
     opened = open_source(name)
     return [row.value for row in opened.scan() if isinstance(row, Row) and opened.origin(row) in origins]
-
-
-def _row(record: Record) -> dict[str, Any]:
-    from .records import Conversation, Text
-
-    if isinstance(record, Text):
-        return {"text": record.text}
-    if isinstance(record, Conversation):
-        return {"messages": [{"role": m.role, "content": m.content} for m in record.messages]}
-    raise InputError(f"Only the lab's demonstrations and corpus can be chosen from, not {type(record).__name__} rows.")
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

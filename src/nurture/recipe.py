@@ -419,7 +419,8 @@ class Recipe(Section):
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages by name. A stage's `model` may name an earlier one."""
     compare: list[Text] = []
-    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names."""
+    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names. Of stages that are reward models
+    it is how often they agree with the oracle."""
     compare_tasks: Count | None = None
     """How many of its tasks; by default all."""
 
@@ -439,11 +440,20 @@ class Recipe(Section):
         for word in self.compare:
             if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
                 raise ValueError(f"compare: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
+        judges = [word for word in self.compare if word in self.stages and self.stages[word].method.trained == "reward"]
+        if judges and len(judges) < len(self.compare):
+            raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with other stages that are")
         return self
 
     @property
     def processes(self) -> int:
         return next(iter(self.stages.values())).processes
+
+    @property
+    def compares_rewards(self) -> bool:
+        """Whether what is compared at the end are reward models."""
+        first = self.stages.get(self.compare[0]) if self.compare else None
+        return first is not None and first.method.trained == "reward"
 
 
 def _references(stage: Stage) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,8 @@ Item = tuple[str, str, str]
 Votes = dict[Item, dict[str, int]]
 """What each labeller said of an item: 1 for the first answer, -1 for the second, 0 for a tie."""
 
+KAPPA = 0.4
+"""Agreement beyond chance that is called moderate from here on (Landis and Koch 1977)."""
 FEW = 20
 """Shared items below which nothing is said of a labeller."""
 

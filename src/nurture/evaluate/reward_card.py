@@ -8,7 +8,6 @@ with the reason.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from ..protocols import Roles
 from ..types import Batch, Group
 from .lab_judges import lab_agreement
 from .scoring import score_groups
+from .statistics import wilson
 
 Floats = NDArray[np.float64]
 Verdict = Literal["go", "caution", "no-go"]
@@ -182,13 +182,6 @@ def _decide_ratings(table: dict[str, Any]) -> tuple[Verdict, str]:
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
-
-
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a share. Wilson 1927: right also for few samples and for shares near 0 and 1."""
-    p, square = hits / n, z * z / n
-    centre, half = (p + square / 2) / (1 + square), z * math.sqrt(p * (1 - p) / n + square / n / 4) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _share(hits: NDArray[np.bool_]) -> dict[str, Any]:
