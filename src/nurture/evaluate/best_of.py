@@ -19,7 +19,7 @@ from ..files import replace_synced
 from ..lab.datasets import open_dataset
 from ..records import Record, Task
 from ..rewards import reward_from, score_all
-from ..rollout.best import Candidates, above, best_of, pair, ranking
+from ..rollout.best import Candidates, above, best, best_of, pair, ranking
 from .answers import draw_answers, open_to_talk
 from .ready import make_ready
 
@@ -56,7 +56,8 @@ class BestOf:
             return pair(found)
         if self.keep == "ranking":
             return ranking(found)
-        return above(found, -math.inf if self.least is None else self.least, 1 if self.keep == "best" else self.most)
+        least = -math.inf if self.least is None else self.least
+        return best(found, least) if self.keep == "best" else above(found, least, self.most)
 
 
 def write_best_of(

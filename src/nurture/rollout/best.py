@@ -9,6 +9,7 @@ improve step of ReST), or comparisons to learn from (DPO on a model's own answer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,9 +50,9 @@ def best_of(tasks: Sequence[Task], say: Say, judge: Judge, n: int) -> list[Candi
     return found
 
 
-def best(found: Candidates) -> list[Conversation]:
-    """The best answer to imitate; none where none could be scored."""
-    return above(found, float("-inf"), 1)
+def best(found: Candidates, least: float = -math.inf) -> list[Conversation]:
+    """The best answer to imitate; none where none is scored `least` or higher."""
+    return above(found, least, 1)
 
 
 def above(found: Candidates, least: float, most: int | None = None) -> list[Conversation]:
