@@ -27,7 +27,7 @@ def pair(item, better, worse, who):
 
 
 def crowd(n=200, seed=0, **rights):
-    """Each item is judged by all; a labeller names the better answer, "good" or "gut" at random, so often."""
+    """Each item is judged by all; each labeller names the better answer so often."""
     draw = random.Random(seed)
     rows = []
     for i in range(n):
