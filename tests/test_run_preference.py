@@ -7,11 +7,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from nurture import api, compare
+from nurture import api
 from nurture.data.convert import as_nurture
 from nurture.errors import InputError
 from nurture.evaluate.best_of import BestOf
-from nurture.evaluate.lab_judges import lab_pairs
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.lab.datasets import DATASETS, open_dataset, task_of_all
 from nurture.lab.votes import VOTERS, vote
@@ -142,26 +141,25 @@ def test_rows_that_rate_only_some_criteria(tmp_path):
 
 
 def test_labellers_are_screened_and_named_on_the_card(tmp_path):
-    rows = [
-        vote(task_of_all(1_000_003, "train", i // VOTERS, 0), 0, i, 0) for i in range(450)
-    ]  # fmt: skip
+    rows = [vote(task_of_all(1_000_003, "train", i // VOTERS, 0), 0, i, 0) for i in range(900)]
     file = write(tmp_path / "votes.jsonl", rows)
     out = tmp_path / "run"
     run("reward", out, f"data={{path: {file}, screen: 0.4}}")
-    clicks = sum(row.labeller == "random_clicker" for row in rows)
-    assert report_of(out)["screened"] == {"random_clicker": clicks} and report_of(out)["records"] == 450 - clicks
+    clickers = {row.labeller for row in rows if "click" in row.labeller}
+    report = report_of(out)
+    assert set(report["screened"]) == clickers and len(clickers) == 4
+    assert report["records"] == 900 - sum(report["screened"].values())
     card = json.loads((out / "reward_card.json").read_text())
     assert set(card["labellers"]) == {"careful", "strict", "prefers_long", "prefers_polite"}
     assert sum(row["n"] for row in card["labellers"].values()) == card["pairs"]
 
 
-def test_reward_models_side_by_side(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "lab_pairs", lambda: lab_pairs(60))
+def test_reward_models_side_by_side(tmp_path):
     stage = {"method": "reward", "model": yaml.safe_load(MODEL.removeprefix("model=")), "steps": 2, "batch_size": 4,
              "precision": "fp32", "eval": {"share": 0.2}}  # fmt: skip
     stages = {"a": {**stage, "data": "lab/comparisons"}, "b": {**stage, "data": "lab/rankings"}}
     recipe = tmp_path / "two.yaml"
-    recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["a", "b"]}))
+    recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["a", "b"], "compare_tasks": 60}))
     out = tmp_path / "two"
     api.run(recipe, out=out, console=Console(quiet=True))
     found = json.loads((out / "report.json").read_text())["reward_models"]
@@ -179,12 +177,12 @@ def test_reward_models_side_by_side(tmp_path, monkeypatch):
 
 def test_best_of_n_makes_rows_to_learn_from(tmp_path):
     plan, out = BestOf(n=4, keep="pair", tasks=6, max_tokens=12), tmp_path / "pairs.jsonl"
-    short = {"name": "length", "at_most": 20, "unit": "characters"}
+    short = {"name": "length", "at_most": 45, "unit": "characters"}
     counts = api.best_of("lab", "lab/prompts", short, out, plan, precision="fp32", console=Console(quiet=True))
     rows = list(rows_of(out))
     assert counts["tasks"] == 6 and counts["drawn"] == 24 and counts["kept"] == len(rows) > 0
     for row in rows:
-        assert len(row["chosen"][0]["content"]) <= 20 < len(row["rejected"][0]["content"])
+        assert len(row["chosen"][0]["content"]) <= 45 < len(row["rejected"][0]["content"])
     with pytest.raises(InputError, match="nothing was written"):
         none = BestOf(n=1, keep="above", least=2.0, tasks=2, max_tokens=4)
         api.best_of("lab", "lab/prompts", short, tmp_path / "none.jsonl", none, console=Console(quiet=True))
@@ -193,5 +191,7 @@ def test_best_of_n_makes_rows_to_learn_from(tmp_path):
 def test_a_reward_model_of_another_template_is_refused(tmp_path):
     model, _ = run("reward", tmp_path / "reward", "data=lab/comparisons")
     words = ["model=lab", "data=lab/prompts", f"reward={{name: model, model: {model}}}", "steps=1", "batch_size=2"]
-    with pytest.raises(InputError, match="TEMPLATE this reward model was trained with another vocabulary"):
+    with pytest.raises(
+        InputError, match="TEMPLATE this reward model was trained with another (chat template|vocabulary)"
+    ):
         api.train("grpo", [*words, f"out={tmp_path / 'grpo'}"], console=Console(quiet=True))

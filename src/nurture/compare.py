@@ -20,7 +20,7 @@ from .comparison_page import Trained, comparison_page, short
 from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, per_task
 from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json
-from .evaluate.lab_judges import agreement_table, agrees, lab_pairs
+from .evaluate.lab_judges import TASKS, agreement_table, agrees, lab_pairs
 from .evaluate.scoring import judge, load_reward_model
 from .evaluate.statistics import estimate, paired
 from .files import replace_synced
@@ -81,13 +81,14 @@ def compare_reward_models(
     *,
     title: str,
     models: Mapping[str, Path] | None = None,
+    tasks: int | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> dict[str, Any]:
     """The same for reward models: two answers to each of the lab's held-out tasks, and how often each model prefers
     the one that the oracle does, with what it was learnt from and the verdict of its card."""
     models = models or {}
-    pairs = lab_pairs()
+    pairs = lab_pairs(tasks or TASKS)
     found: dict[str, Any] = {}
     right: dict[str, list[float]] = {}
     for label, name in _labels(names, models).items():
@@ -97,7 +98,7 @@ def compare_reward_models(
         right[label] = agrees(one[0::2] - one[1::2], pairs.clear_gap).astype(float).tolist()
         found[label] = _learnt(Path(str(folder)).parent) | agreement_table(pairs, one, rated, model.criteria)
     first = next(iter(right))
-    for label in list(right)[1:]:
+    for label in list(right)[1:] if right[first] else ():
         found[label]["versus"] = {"model": first} | paired(right[first], right[label]).to_json()
     report = {"reward_models": found}
     console.print(reward_table(found))
@@ -139,7 +140,9 @@ def _reward_facts(row: Mapping[str, Any]) -> dict[str, str]:
     facts = {"learnt from": str(row.get("learnt_from", "")), "card": str(row.get("verdict", ""))}
     for name, key in (("oracle, clear pairs", "oracle_on_clear_pairs"), ("oracle, all pairs", "oracle")):
         one = row[key]
-        facts[name] = f"{one['agreement']:.1%} ({one['low']:.1%} to {one['high']:.1%}, {one['pairs']})"
+        facts[name] = "no pair"
+        if one["pairs"]:
+            facts[name] = f"{one['agreement']:.1%} ({one['low']:.1%} to {one['high']:.1%}, {one['pairs']})"
     if "versus" in row:
         versus = row["versus"]
         facts[f"beside {versus['model']}"] = f"{versus['mean']:+.1%} ±{versus['se']:.1%}, p {versus['p']:.3f}"

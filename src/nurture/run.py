@@ -85,8 +85,8 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
             stages = {name: stage.method.name for name, stage in recipe.stages.items()}
             if recipe.compares_rewards:
                 compare_reward_models(
-                    recipe.compare, out, console, title=recipe.name, models=models, device=first.device,
-                    precision=first.precision,
+                    recipe.compare, out, console, title=recipe.name, models=models, tasks=recipe.compare_tasks,
+                    device=first.device, precision=first.precision,
                 )  # fmt: skip
             else:
                 compare_models(
