@@ -130,10 +130,11 @@ class Reading:
         """What the first pass saw; nothing where the format was named."""
         kinds: tuple[Kind, ...] = (wants,) if isinstance(wants, str) else tuple(wants or ())
         self._recognise(format or self.opened.format, kinds)
-        self.kind = self.format.kind if self.format else kinds[0] if kinds else None
+        self.kind: Kind | None = self.format.kind if self.format else kinds[0] if kinds else None
         if self.format and kinds and self.format.kind not in kinds:
-            self.kind = next((k for k in kinds if (self.format.kind, k) in SERVES), kinds[0])
-            serving = SERVES.get((self.format.kind, self.kind))
+            has = self.format.kind
+            self.kind = next((kind for kind in kinds if (has, kind) in SERVES), kinds[0])
+            serving = SERVES.get((has, self.kind))
             if serving is None or (serving.on_request and not on_request):
                 raise InputError(self._instead(self.format, kinds, serving))
             self.serving = serving
