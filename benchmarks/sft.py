@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,11 +24,7 @@ BATCH, LEARNING_RATE, MAX_LENGTH = 8, 2e-5, 2048
 
 
 def examples(steps: int) -> list[tuple[list[int], list[int]]]:
-    tokenizer = measure.tokenizer()
-    chosen = measure.rows(steps * BATCH)
-    prompts = tokenizer([f"Question: {r['question']}\nAnswer:" for r in chosen])["input_ids"]
-    answers = tokenizer([f" {r['answer']}<|endoftext|>" for r in chosen])["input_ids"]
-    return list(zip(prompts, answers, strict=True))
+    return measure.questions(steps * BATCH)
 
 
 def step_tokens(data: list[tuple[list[int], list[int]]], step: int) -> int:
@@ -39,66 +33,34 @@ def step_tokens(data: list[tuple[list[int], list[int]]], step: int) -> int:
 
 def report(times: list[float], losses: list[float], tokens: list[int], discard: int) -> None:
     speed = sum(tokens[discard:]) / sum(times[discard:])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"tokens_per_second": speed, "peak_bytes": peak, "losses": losses, "seconds": times}))
+    measure.tell(tokens_per_second=speed, losses=losses, seconds=times)
 
 
 def ours(steps: int, discard: int, precision: str, tokens: int) -> None:
     from nurture.methods import SFT
-    from nurture.models.layouts import choose_layout, set_layout
-    from nurture.models.roles import LocalRoles
-    from nurture.train.loop import Budget, train
-    from nurture.train.memory import keep_pages
-    from nurture.train.optim import AdamW
     from nurture.train.precision import choose_precision
-    from nurture.train.processes import Processes
     from nurture.types import Batch, Group, Response
 
-    keep_pages()
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    measure.as_in_a_run()
     data = examples(steps)
     model = measure.model(choose_precision(precision, torch.device("cpu")))
-    layout = choose_layout(model, 1024).layout
-    set_layout(model, layout)
-    roles = LocalRoles({"policy": model}, {"policy": layout}, AdamW(model.named_parameters()), Processes())
 
     def batches() -> Iterator[Batch]:
         for k in range(steps):
             rows = data[k * BATCH : (k + 1) * BATCH]
             yield Batch(tuple(Group(np.array(p), (Response(np.array(a), np.ones(len(a), bool)),)) for p, a in rows))
 
-    times, losses, last = [], [], time.perf_counter()
-    for step in train(roles, SFT(), batches(), learning_rate=lambda n: LEARNING_RATE, budget=Budget(tokens)):
-        now = time.perf_counter()
-        times.append(now - last)
-        losses.append(step.metrics["loss"])
-        last = now
-    report(times, losses, [step_tokens(data, k) for k in range(steps)], discard)
+    times, losses = zip(*measure.our_steps("policy", model, SFT(), batches(), LEARNING_RATE, tokens), strict=True)
+    report(list(times), list(losses), [step_tokens(data, k) for k in range(steps)], discard)
 
 
 def trl(steps: int, discard: int, bf16: bool, packing: bool) -> None:
     import tempfile
 
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    data = examples(steps)
-    times: list[float] = []
-    losses: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(time.perf_counter() - self.started)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **__: Any) -> None:
-            if logs and "loss" in logs:
-                losses.append(float(logs["loss"]))
-
+    data, clock = examples(steps), measure.clock()
     dataset = Dataset.from_list([{"input_ids": p + a, "completion_mask": [0] * len(p) + [1] * len(a)} for p, a in data])
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=bf16, packing=packing, max_length=MAX_LENGTH,
@@ -109,14 +71,14 @@ def trl(steps: int, discard: int, bf16: bool, packing: bool) -> None:
     )  # fmt: skip
     trainer = SFTTrainer(
         measure.model(torch.float32), args=config, train_dataset=dataset, processing_class=measure.tokenizer(),
-        callbacks=[Clock()],
+        callbacks=[clock],
     )  # fmt: skip
     trainer.train()
     if packing:  # each packed row is one step; tokens are what it holds
-        tokens = [sum(len(x) for x in [row["input_ids"]]) for row in trainer.train_dataset][: len(times)]
+        tokens = [sum(len(x) for x in [row["input_ids"]]) for row in trainer.train_dataset][: len(clock.times)]
     else:
         tokens = [step_tokens(data, k) for k in range(steps)]
-    report(times, losses, tokens, discard)
+    report(clock.times, clock.losses, tokens, discard)
 
 
 def reference(steps: int) -> None:

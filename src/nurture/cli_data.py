@@ -154,6 +154,34 @@ def instruct(
     print(out)
 
 
+@data.command("best-of")
+def best_of(
+    model: Annotated[str, typer.Argument(help="Who answers: a folder, 'lab' or a hub name.", metavar="MODEL")],
+    tasks: Annotated[str, typer.Argument(help="What is asked: lab/prompts or a file of prompts.", metavar="TASKS")],
+    out: Annotated[Path, typer.Argument(help="A .jsonl file.", metavar="OUT")],
+    reward: Annotated[str, typer.Option(help="A reward by name, or YAML: '{name: model, model: DIR}'.")] = "lab",
+    n: Annotated[int, typer.Option("-n", min=1, help="Answers to each task.")] = 8,
+    keep: Annotated[str, typer.Option(help="best, above, pair or ranking.")] = "best",
+    least: Annotated[float | None, typer.Option(help="Keep answers scored so or higher (best, above).")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="At most so many of a task (above).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks.")] = None,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 256,
+    seed: Annotated[int, typer.Option(min=0)] = 42,
+) -> None:
+    """Answer tasks n times and keep what a reward likes best: rejection sampling, or pairs for DPO."""
+    from . import api
+    from .evaluate.best_of import BestOf
+    from .yaml12 import Tree
+
+    written = Tree({})
+    written.lay_over(f"reward={reward}")
+    plan = BestOf(n, keep, least, most, limit, temperature, max_tokens, seed)
+    counts = api.best_of(model, tasks, written.value["reward"], out, plan)
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()), file=sys.stderr)
+    print(out)
+
+
 def columns_of(words: list[str] | None) -> dict[str, str]:
     columns: dict[str, str] = {}
     for word in words or []:

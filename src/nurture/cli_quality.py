@@ -34,6 +34,7 @@ STEPS = {
     "rules": "rules",
     "longest": "longest=1000",
     "diverse": "diverse=1000",
+    "screen": "screen=0.4",
 }
 
 
@@ -41,6 +42,7 @@ def add_to(data: typer.Typer) -> None:
     """Add the commands to the group `nurture data`."""
     data.command("stats")(stats)
     data.command("select")(select)
+    data.command("labellers")(labellers)
 
 
 def stats(
@@ -119,6 +121,41 @@ def select(
         _show_selection(selection, out)
 
 
+def labellers(
+    file: Annotated[str, typer.Argument(help="Comparisons, rankings or ratings with a column 'labeller'.")],
+    format: Format = None,
+    column: Columns = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Who labelled how much, and how far each agrees with the majority of the others."""
+    from dataclasses import asdict
+
+    from .api_data import read
+    from .data.labellers import agreements, fleiss_kappa, votes
+
+    found = votes(read(file, format, columns_of(column)))
+    if not found:
+        raise InputError(f"{file}: no row says who labelled it; give the rows a column 'labeller'.")
+    everyone, told = fleiss_kappa([list(said.values()) for said in found.values()]), agreements(found)
+    if as_json:
+        print(json.dumps({"fleiss_kappa": everyone, "labellers": [asdict(one) for one in told]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .show import printable
+
+    table = Table("labeller", box=None, pad_edge=False, header_style="bold")
+    for title in ("comparisons", "with others", "as their majority", "kappa"):
+        table.add_column(title, justify="right")
+    for one in told:
+        numbers = (f"{one.items:,}", f"{one.shared:,}", f"{one.agreement:.1%}", f"{one.kappa:.2f}")
+        table.add_row(Text(printable(one.labeller)), *numbers)
+    Console().print(table)
+    print(f"All of them: Fleiss' kappa {everyone:.2f} over {len(found):,} comparisons.")
+
+
 def step_from(word: str, unit: Unit | None = None) -> SelectStep:
     """`near=0.6` -> the step."""
     from .api_data import read
@@ -131,6 +168,8 @@ def step_from(word: str, unit: Unit | None = None) -> SelectStep:
         if given:
             raise InputError(f"{word!r}: {name} takes no value.")
         return made.Exact() if name == "exact" else made.Rules()
+    if name == "screen":
+        return made.Screen(_number(word, value)) if given else made.Screen()
     if name in ("near", "minhash"):
         step = made.Near if name == "near" else made.MinHash
         return step(_share(word, value)) if given else step()
@@ -167,6 +206,13 @@ def _share(word: str, value: str) -> float:
     return share
 
 
+def _number(word: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"{word!r}: {value!r} is no number.") from None
+
+
 def _whole(word: str, value: str) -> int:
     if not value.isdecimal():
         raise InputError(f"{word!r}: {value!r} is no whole number.")
@@ -178,6 +224,10 @@ def _whole(word: str, value: str) -> int:
 
 def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
     """The rows of a file that became these records, as they were written."""
+    if name.startswith("lab/"):
+        from .data.convert import as_nurture
+
+        return [as_nurture(record) for record in chosen]
     from .api_data import opened
     from .data.rows import Row
 

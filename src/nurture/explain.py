@@ -33,7 +33,8 @@ def explain(method: str, *, everything: bool = False) -> RenderableType:
     parts += [_fields(own) if own else _indented(Text("none of its own")), Text()]
 
     parts.append(Text("Data", style="bold"))
-    parts += [_indented(Text(f"records of the kind '{kind.data}'")), Text()]
+    kinds = " or ".join(repr(name) for name in (kind.data, *kind.accepts))
+    parts += [_indented(Text(f"records of the kind {kinds}")), Text()]
 
     parts += [Text("Metrics", style="bold"), _pairs({**kind.metrics, **METRICS}), Text()]
     if everything:

@@ -38,6 +38,7 @@ from pydantic_core import ErrorDetails
 from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
+from .methods.method import Data
 from .rewards import Reward, reward_from, reward_name
 from .rewards.model import models_in
 from .yaml12 import Dumper, Tree, read_yaml
@@ -110,6 +111,12 @@ class Source(Section):
     """How often rows of this source are taken in comparison with the other sources' rows."""
     cap: Count | None = None
     """A source of more rows counts as one of so many."""
+    kind: Data | None = None
+    """Read its rows as this kind of record, such as the pairs of a ranking; by default as the kind they are, where the
+    method learns from that."""
+    screen: Annotated[float, Field(strict=True, ge=-1, le=1)] | None = None
+    """Leave out labellers (column `labeller`) whose agreement with the majority of the others, as Cohen's kappa, is
+    below this; 0.4 is usual."""
 
 
 class Checkpoint(Section):
@@ -413,7 +420,8 @@ class Recipe(Section):
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages by name. A stage's `model` may name an earlier one."""
     compare: list[Text] = []
-    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names."""
+    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names. Of stages that are reward models
+    it is how often they agree with the oracle."""
     compare_tasks: Count | None = None
     """How many of its tasks; by default all."""
 
@@ -433,11 +441,20 @@ class Recipe(Section):
         for word in self.compare:
             if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
                 raise ValueError(f"compare: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
+        judges = [word for word in self.compare if word in self.stages and self.stages[word].method.trained == "reward"]
+        if judges and len(judges) < len(self.compare):
+            raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with other stages that are")
         return self
 
     @property
     def processes(self) -> int:
         return next(iter(self.stages.values())).processes
+
+    @property
+    def compares_rewards(self) -> bool:
+        """Whether what is compared at the end are reward models."""
+        first = self.stages.get(self.compare[0]) if self.compare else None
+        return first is not None and first.method.trained == "reward"
 
 
 def _references(stage: Stage) -> Iterator[tuple[str, str]]:

@@ -47,7 +47,7 @@ def page(folder: Path) -> str:
     sections = [
         f"<h1>{text(title)}</h1>",
         f'<p class="lead">{text(_summary(run))}</p>',
-        section("Facts", _facts_table(_facts(run, metrics, events))),
+        section("Facts", facts_table(_facts(run, metrics, events))),
         section("Reward card", _reward_card(folder)),
         section("Curves", _curves(metrics, events, _meanings(run.method))),
         section("Samples", _samples(samples)),
@@ -94,7 +94,7 @@ def _facts(run: Run, metrics: Sequence[Mapping[str, Any]], events: Sequence[Mapp
     return facts
 
 
-def _facts_table(facts: Mapping[str, str]) -> str:
+def facts_table(facts: Mapping[str, str]) -> str:
     rows = "\n".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in facts.items())
     return f'<table class="facts">\n{rows}\n</table>'
 
@@ -276,12 +276,13 @@ def _reward_card(folder: Path) -> str:
         "calibration": "Calibration: how sure, and how often right",
         "length": "Length",
         "criteria": "Criteria",
+        "labellers": "Agreement with each labeller on the held-out comparisons",
         "lab": "Agreement with the lab's judges",
     }
     for name, title in titles.items():
         if rows := card.get(name):
             listed = list(rows.items()) if isinstance(rows, dict) else [(str(i + 1), row) for i, row in enumerate(rows)]
-            parts.append(f"<h3>{title}</h3>{_facts_table({key: _told(row) for key, row in listed})}")
+            parts.append(f"<h3>{title}</h3>{facts_table({key: _told(row) for key, row in listed})}")
     for mistake in card.get("worst_mistakes", []):
         rows = "".join(
             f"<tr><th>{kind} {mistake[f'score_{kind}']:.2f}</th><td><pre>{text(mistake[kind])}</pre></td></tr>"
@@ -314,7 +315,7 @@ def _data(folder: Path) -> str:
     reports = report if isinstance(report, list) else [report]
     rejected = sum(1 for _ in rows_of(folder / "rejected.jsonl"))
     note = f"<p>{rejected:,} rejected rows are in <code>rejected.jsonl</code>.</p>" if rejected else ""
-    return "\n".join(_facts_table({key: _short(value) for key, value in one.items()}) for one in reports) + note
+    return "\n".join(facts_table({key: _short(value) for key, value in one.items()}) for one in reports) + note
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> str:

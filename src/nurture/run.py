@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import recipe as recipes
-from .compare import compare_models
+from .compare import compare_models, compare_reward_models
 from .core.random import stream_key
 from .data.batches import batches, rank_share
 from .data.load import write_rejected
@@ -83,11 +83,17 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
         if recipe.compare and processes.rank == 0:
             heartbeat("compare", 0)
             stages = {name: stage.method.name for name, stage in recipe.stages.items()}
-            compare_models(
-                recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
-                recipe=recipes.to_yaml(recipe), began=began, exam=Exam(n=recipe.compare_tasks),
-                device=first.device, precision=first.precision,
-            )  # fmt: skip
+            if recipe.compares_rewards:
+                compare_reward_models(
+                    recipe.compare, out, console, title=recipe.name, models=models, tasks=recipe.compare_tasks,
+                    device=first.device, precision=first.precision,
+                )  # fmt: skip
+            else:
+                compare_models(
+                    recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
+                    recipe=recipes.to_yaml(recipe), began=began, exam=Exam(n=recipe.compare_tasks),
+                    device=first.device, precision=first.precision,
+                )  # fmt: skip
         processes.barrier()
     return models
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +17,11 @@ from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
 from .data.cache import token_cache
+from .data.formats import Fault
+from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
-from .data.load import load_records, set_aside
+from .data.labellers import screen
+from .data.load import load_records, numbered, set_aside
 from .data.mix import Mixture, Part, mix
 from .data.prepare import prepare, show_example, split_eval
 from .data.prepared import Prepared
@@ -26,16 +29,16 @@ from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
-from .evaluate.scoring import load_reward_model, score
+from .evaluate.ready import make_ready
 from .methods import Online
+from .methods.method import Data
 from .models.heads import add_score_head
 from .models.layouts import Choice, check_virtual, choose_layout, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Message, Record, Task, Text
-from .rewards import bind, reward_name
-from .rewards.model import models_in
+from .rewards import reward_name
 from .rollout.loop import Prompt
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
@@ -135,7 +138,8 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         mixture = _mixture(stage, asked)
         prompts = _mixed(asked, mixture)
         train = [Group(p.ids, (), p.key) for p in prompts]
-        _prepare_reward(stage, stages, template)
+        assert stage.reward is not None, "recipe.py asks for one"
+        make_ready(stage.reward, template, stages=stages, device=stage.device, precision=stage.precision)
     else:
         parts, reports, unusable = _prepare(stage, stage.data, loaded, template, records, reports)
         rejected += unusable
@@ -263,34 +267,63 @@ def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], 
     rejected: list[BadRow] = []
     for source in sources:
         if source.path.startswith("lab/"):
-            found, report = _read_lab(source.path, stage)
+            found, report = _read_lab(source, stage)
         else:
             loaded = load_records(
                 source.path,
-                wants=stage.method.data,  # pyright: ignore[reportArgumentType]
+                wants=_kinds(source, stage),
                 on_bad_row=stage.on_bad_row,
                 format=source.format,
                 columns=source.columns,
             )
             found, report = loaded.records, loaded.report
             rejected += loaded.rejected
+        if source.screen is not None:
+            kept, left_out = screen(found, source.screen)
+            of = Counter(getattr(record, "labeller", "") for record in found)
+            report = replace(report, records=len(kept), screened={one.labeller: of[one.labeller] for one in left_out})
+            found = kept
         records.append(found)
         reports.append(report)
     return records, reports, rejected
 
 
-def _read_lab(name: str, stage: Stage) -> tuple[list[Record], DataReport]:
+def _kinds(source: Source, stage: Stage) -> tuple[Data, ...]:
+    """The kinds of record that may come from this source, the first of them first."""
+    kinds = (stage.method.data, *stage.method.accepts)
+    if source.kind is None:
+        return kinds
+    if source.kind not in kinds:
+        name = stage.method.name
+        raise InputError(f"data: kind is {source.kind}, but method {name!r} learns from {' or '.join(kinds)}.")
+    return (source.kind,)
+
+
+def _read_lab(source: Source, stage: Stage) -> tuple[list[Record], DataReport]:
     """A data set of the lab. It is a pure function of its name, so its rows are its digest."""
     from .lab.datasets import open_dataset
 
+    name, kinds = source.path, _kinds(source, stage)
     records = list(open_dataset(name))
-    kind = type(records[0]).__name__
-    wanted = [word.capitalize() for word in (stage.method.data, *stage.method.accepts)]
-    if kind not in wanted:
-        learns = " or ".join(wanted)
-        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
     digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
-    return records, DataReport(name, "lab", len(records), len(records), sha256=digest)
+    report = DataReport(name, "lab", len(records), len(records), sha256=digest)
+    kind: Any = type(records[0]).__name__
+    if kind.lower() in kinds:
+        return records, report
+    serving = SERVES.get((kind.lower(), source.kind)) if source.kind else None
+    if serving is None:
+        learns = " or ".join(word.capitalize() for word in kinds)
+        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
+    served: list[Record] = []
+    cannot: Counter[str] = Counter()
+    for record in records:
+        try:
+            served += numbered(list(serving.convert(record)))
+        except Fault as fault:  # a ranking whose answers all tie makes no pair
+            cannot[fault.code] += 1
+    kept = len(records) - cannot.total()
+    told = replace(report, kept=kept, rejected=cannot, records=len(served), kind=kinds[0], served=serving.says)
+    return served, told
 
 
 def _load(
@@ -366,18 +399,6 @@ def _refuse_for_rollouts(stage: Stage) -> None:
         raise InputError(f"on_long: {stage.on_long} would change what is asked; choose drop or error.")
 
 
-def _prepare_reward(stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
-    """Find out now whether the reward can be computed here, and load the models it asks."""
-    assert stage.reward is not None, "recipe.py asks for one"
-    scorers: dict[str, Any] = {}
-    for name in models_in(stage.reward):
-        judge = load_reward_model(resolve_model(name, stages), device=stage.device, precision=stage.precision)
-        judge.require_same_template(template)
-        scorers[name] = partial(score, judge)
-    bind(stage.reward, scorers)
-    stage.reward.check()
-
-
 def _positions(loaded: LoadedModel) -> int:
     return getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2048
 
@@ -424,8 +445,9 @@ def _prepare(
     default = min(context, TEXT_WINDOW) if stage.method.data == "text" else context
     method = stage.method
     judging = Judging(
-        getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5)
-    )
+        getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5),
+        method.data == "rating", getattr(method, "missing", "error") == "skip",
+    )  # fmt: skip
     parts: list[list[Group]] = []
     done: list[DataReport] = []
     unusable: list[BadRow] = []

@@ -117,17 +117,22 @@ def as_nurture(record: Record) -> dict[str, Any]:
             return {"text": text}
         case Pair(prompt, chosen, rejected, margin):
             row = {"prompt": _messages(prompt), "chosen": _messages(chosen), "rejected": _messages(rejected)}
-            return row if margin is None else row | {"margin": margin}
+            return (row if margin is None else row | {"margin": margin}) | _labeller(record)
         case Ranking(prompt, responses, ranks):
             row = {"prompt": _messages(prompt), "responses": [_messages(r) for r in responses], "ranks": list(ranks)}
-            return row if record.scores is None else row | {"scores": list(record.scores)}
+            return (row if record.scores is None else row | {"scores": list(record.scores)}) | _labeller(record)
         case Rating(prompt, response, scores):
-            return {"prompt": _messages(prompt), "response": _messages(response), "scores": dict(scores)}
+            row = {"prompt": _messages(prompt), "response": _messages(response), "scores": dict(scores)}
+            return row | _labeller(record)
         case Steps(prompt, steps, labels):
             return {"prompt": _messages(prompt), "steps": list(steps), "labels": list(labels)}
         case Task(prompt, answer, family, info):
             row = {"prompt": _messages(prompt), "answer": answer}
             return row | ({"family": family} if family else {}) | ({"info": dict(info)} if info else {})
+
+
+def _labeller(record: Pair | Ranking | Rating) -> dict[str, str]:
+    return {"labeller": record.labeller} if record.labeller else {}
 
 
 def _messages(turns: Sequence[Message]) -> list[dict[str, Any]]:
@@ -141,6 +146,8 @@ def as_openai_row(record: Record) -> dict[str, Any]:
     match record:
         case Conversation(messages, tools):
             return {"messages": [as_openai(m) for m in messages]} | ({"tools": list(tools)} if tools else {})
+        case Pair(labeller=who) if who:
+            raise _cannot("OpenAI's preferences", "who labelled them")
         case Pair(prompt, chosen, rejected, None):
             return {
                 "input": {"messages": [as_openai(m) for m in prompt]},
@@ -167,7 +174,8 @@ def as_trl(record: Record) -> dict[str, Any]:
             if set(scores) != {"desirable"} or scores["desirable"] not in (0, 1):
                 raise _cannot("TRL's form", f"the criteria {', '.join(scores)}, only desirable 1 or 0")
             return {
-                "prompt": _messages(prompt), "completion": _messages(response), "label": bool(scores["desirable"])
+                "prompt": _messages(prompt), "completion": _messages(response), "label": bool(scores["desirable"]),
+                **_labeller(record),
             }  # fmt: skip
         case Steps(prompt, steps, labels):
             if [m.role for m in prompt] != ["user"] or prompt[0].name is not None:
@@ -205,6 +213,8 @@ SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system", "tool": "ob
 
 def as_sharegpt(record: Record) -> dict[str, Any]:
     match record:
+        case Pair(labeller=who) | Rating(labeller=who) if who:
+            raise _cannot("ShareGPT's form", "who labelled them")
         case Conversation(messages, tools):
             row: dict[str, Any] = {"conversations": [_said(m) for m in messages]}
             return row | ({"tools": json.dumps(tools, ensure_ascii=False)} if tools else {})

@@ -22,12 +22,15 @@ Judged = Pair | Ranking | Rating | Steps
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """What a method wants to know: which criteria, in which order, on which scale (None: any), and from which rating on
-    an answer is a wanted one."""
+    """What a method wants to know: which criteria, in which order, on which scale (None: any), from which rating on
+    an answer is a wanted one, whether the scores of a ranking are ratings, and whether a row may rate only some of the
+    criteria."""
 
     criteria: tuple[str, ...] = ("overall",)
     scale: tuple[float, float] | None = None
     wanted_from: float = 0.5
+    rates_rankings: bool = False
+    partly: bool = False
 
 
 def fault_of(record: Record, judging: Judging) -> DataError | None:
@@ -76,13 +79,15 @@ def _check(record: Record, judging: Judging) -> None:
 
 
 def _check_rating(record: Rating, judging: Judging) -> None:
-    if missing := [c for c in judging.criteria if c not in record.scores]:
+    ratings = _ratings(record, judging)
+    missing = [c for c, value in zip(judging.criteria, ratings, strict=True) if value is None]
+    if len(missing) == len(ratings) or (missing and not judging.partly):
         has = ", ".join(record.scores) or "none"
-        raise DataError(
-            record.origin, "CRITERIA", f"has no rating for {missing[0]!r}; it has {has}. Name the criteria in criteria."
-        )
-    for criterion in judging.criteria:
-        value = record.scores[criterion]
+        advice = "Name the criteria in criteria" + (", or say missing: skip." if len(missing) < len(ratings) else ".")
+        raise DataError(record.origin, "CRITERIA", f"has no rating for {missing[0]!r}; it has {has}. {advice}")
+    for criterion, value in zip(judging.criteria, ratings, strict=True):
+        if value is None:
+            continue
         if not math.isfinite(value):
             raise DataError(record.origin, "SCALE", f"{criterion} is rated {value}; a rating must be a number.")
         if judging.scale and not judging.scale[0] <= value <= judging.scale[1]:
@@ -90,6 +95,12 @@ def _check_rating(record: Rating, judging: Judging) -> None:
             raise DataError(
                 record.origin, "SCALE", f"{criterion} is rated {value:g}, outside [{low:g}, {high:g}]; set scale."
             )
+
+
+def _ratings(record: Rating, judging: Judging) -> list[float | None]:
+    """By criterion; a thumb up or down is a rating of the whole answer."""
+    same = {"overall": record.scores.get("desirable")}
+    return [record.scores.get(criterion, same.get(criterion)) for criterion in judging.criteria]
 
 
 def encode(records: Sequence[Judged], template: Template, judging: Judging) -> list[Group | DataError]:
@@ -112,7 +123,8 @@ def _judged(group: Group, record: Judged, judging: Judging) -> Group:
     """The group with what was said of its answers."""
     said = _said(record, judging)
     responses = tuple(replace(r, **one) for r, one in zip(group.responses, said, strict=True))
-    return replace(group, responses=responses, margin=(record.margin or 0.0) if isinstance(record, Pair) else 0.0)
+    margin = (record.margin or 0.0) if isinstance(record, Pair) else 0.0
+    return replace(group, responses=responses, margin=margin, labeller=getattr(record, "labeller", ""))
 
 
 def _answers(record: Judged) -> tuple[tuple[Message, ...], ...]:
@@ -133,9 +145,11 @@ def _said(record: Judged, judging: Judging) -> list[dict[str, object]]:
         case Pair():
             return [{"rank": 1, "label": 1.0}, {"rank": 2, "label": 0.0}]
         case Ranking():
+            if judging.rates_rankings and record.scores:
+                return [{"rank": r, "scores": (s,)} for r, s in zip(record.ranks, record.scores, strict=True)]
             return [{"rank": rank} for rank in record.ranks]
         case Rating():
-            scores = tuple(float(record.scores[c]) for c in judging.criteria)
+            scores = tuple(math.nan if x is None else float(x) for x in _ratings(record, judging))
             return [{"scores": scores, "label": float(scores[0] >= judging.wanted_from)}]
         case Steps():
             raise AssertionError("steps carry their own labels")

@@ -70,13 +70,14 @@ class BadRows(InputError):
 def load_records(
     source: str | Path,
     *,
-    wants: Kind,
+    wants: Kind | Sequence[Kind],
     on_bad_row: OnBadRow = "error",
     max_bad_fraction: float = MOST_BAD,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """Records of the wanted kind. `columns` maps our column names to the file's.
+    """Records of the wanted kind, or of the one among several that the file holds. `columns` maps our column names to
+    the file's.
 
     A bad row is an error, or with `on_bad_row="quarantine"` is set aside, as long as no more than `max_bad_fraction` of
     the rows are bad.
@@ -132,7 +133,8 @@ class Reading:
     """A source in two passes and bounded memory: the first recognises the format over all rows, iterating is the
     second. It yields for each row its records, or what is wrong with it; `report` is complete when it ends.
 
-    `wants` is the kind of record; without it the format's own kind is read. `on_request` allows also those conversions
+    `wants` is the kind of record; of several, the one that the file holds, or else the first that it can serve as.
+    Without it the format's own kind is read. `on_request` allows also those conversions
     between kinds that leave much out.
     """
 
@@ -140,7 +142,7 @@ class Reading:
         self,
         source: str | Path | Opened,
         *,
-        wants: Kind | None = None,
+        wants: Kind | Sequence[Kind] | None = None,
         format: str | None = None,
         columns: Mapping[str, str] | None = None,
         on_request: bool = False,
@@ -152,13 +154,16 @@ class Reading:
         self.serving: Serving | None = None
         self.seen: Seen | None = None
         """What the first pass saw; nothing where the format was named."""
-        self._recognise(format or self.opened.format, wants)
-        if self.format and wants and self.format.kind != wants:
-            serving = SERVES.get((self.format.kind, wants))
+        kinds: tuple[Kind, ...] = (wants,) if isinstance(wants, str) else tuple(wants or ())
+        self._recognise(format or self.opened.format, kinds)
+        self.kind: Kind | None = self.format.kind if self.format else kinds[0] if kinds else None
+        if self.format and kinds and self.format.kind not in kinds:
+            has = self.format.kind
+            self.kind = next((kind for kind in kinds if (has, kind) in SERVES), kinds[0])
+            serving = SERVES.get((has, self.kind))
             if serving is None or (serving.on_request and not on_request):
-                raise InputError(self._instead(self.format, wants, serving))
+                raise InputError(self._instead(self.format, kinds, serving))
             self.serving = serving
-        self.kind = wants or (self.format.kind if self.format else None)
         self.rows = self.kept = self.records = 0
         self.rejected, self._ignored, self._files = Counter[str](), Counter[str](), Counter[str]()
         self._digest = hashlib.sha256()
@@ -194,7 +199,7 @@ class Reading:
             unread=self.opened.unread,
         )
 
-    def _recognise(self, format: str | None, wants: Kind | None) -> None:
+    def _recognise(self, format: str | None, wants: Sequence[Kind]) -> None:
         if format:
             self.format = named(format)
             if not self.columns:
@@ -223,10 +228,11 @@ class Reading:
         self._digest.update(row.raw.encode() + b"\n")
         return numbered(records)
 
-    def _instead(self, format: Format, wants: Kind, serving: Serving | None) -> str:
+    def _instead(self, format: Format, kinds: Sequence[Kind], serving: Serving | None) -> str:
         """Why the wanted kind cannot be had, and what to do."""
+        wants = kinds[0]
         told = INSTEAD.get(wants) if format.kind in INSTEAD else None
-        said = told or f"learns from {PLURAL[wants]}"
+        said = told or f"learns from {' or '.join(PLURAL[kind] for kind in kinds)}"
         sentence = f"{self.name} is of format {format.name} ({PLURAL[format.kind]}), but this method {said}."
         columns = {c for c, n in self.seen.columns.items() if n == self.seen.rows} if self.seen else set[str]()
         others = [f.name for f in FORMATS if f.kind == wants and not f.holds and columns.issuperset(f.required)]

@@ -178,12 +178,26 @@ def _told(response: Response, number: int) -> str:
 
 def split_eval(groups: Sequence[Group], size: float | int, seed: int) -> tuple[list[Group], list[Group]]:
     """(training, held out): a share of the rows (a fraction below 1) or a number of them, chosen by their keys alone.
-    All windows of a text are on one side."""
-    rows = sorted({row_of(group.key) for group in groups}, key=lambda row: (stream_key(seed, "held out", row), row))
+    All windows of a text are on one side, and so is all that was said of the answers to one prompt: what one labeller
+    says is no test of what was learnt from another's words on the same answers."""
+    rows_of = _rows(groups)
+    rows = sorted(set(rows_of), key=lambda row: (stream_key(seed, "held out", row), row))
     count = round(size * len(rows)) if isinstance(size, float) and size < 1 else int(size)
     if size > 0:
         count = max(count, 1)
     if not 0 <= count < len(rows):
         raise InputError(f"Cannot hold out {size} of {len(rows)} rows and have any left to train on.")
     held_out = set(rows[:count])
-    return [g for g in groups if row_of(g.key) not in held_out], [g for g in groups if row_of(g.key) in held_out]
+    out = [row in held_out for row in rows_of]
+    return [g for g, o in zip(groups, out, strict=True) if not o], [g for g, o in zip(groups, out, strict=True) if o]
+
+
+def _rows(groups: Sequence[Group]) -> list[str]:
+    """The row each group came from. Judgements on answers to one prompt are one row, the first of them."""
+    first: dict[bytes, str] = {}
+    rows: list[str] = []
+    for group in groups:
+        row = row_of(group.key)
+        judged = any(r.rank is not None or r.scores for r in group.responses)
+        rows.append(first.setdefault(group.prompt.tobytes(), row) if judged else row)
+    return rows

@@ -31,6 +31,8 @@ class DataReport:
     """Rows of each file, where there are several."""
     unread: Sequence[str] = ()
     """Files of the folder that hold no data."""
+    screened: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Labellers who were left out, and how many of their records; `records` are those of the others."""
     prepared: int | None = None
     """Records that became groups. The fields from here on are unknown before they are tokenised."""
     truncated: int = 0
@@ -49,7 +51,8 @@ class DataReport:
         assert self.rows == self.kept + sum(self.rejected.values()), "every row is kept or rejected"
         if self.prepared is not None:
             made = self.kept if self.records is None else self.records
-            assert made == self.prepared + self.dropped_long + self.dropped_masked, "every record is accounted for"
+            lost = self.dropped_long + self.dropped_masked
+            assert made == self.prepared + lost, "every record is accounted for"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -63,6 +66,9 @@ class DataReport:
             lines.append(f"{self.records:,} records made of them")
         if self.served:
             lines.append(f"read as {self.kind}: {self.served}")
+        if self.screened:
+            left_out = ", ".join(f"{who} ({n:,} rows)" for who, n in self.screened.items())
+            lines.append(f"labellers left out, whom the others' majority contradicts: {left_out}")
         if self.files:
             lines.append("files: " + ", ".join(f"{name} ({n:,} rows)" for name, n in self.files.items()))
         if self.unread:

@@ -134,15 +134,15 @@ class Judge(Reward):
 
     def _prompts(self, answer: Answer) -> Iterator[str]:
         """One request, or for a comparison one for each order."""
-        said = {"conversation": _written(answer.task.prompt), "answer": _said(answer)}
+        parts = {"conversation": written(answer.task.prompt), "answer": said(answer)}
         if self.how in WITH_RATING:
-            yield WITH_RATING[self.how].format(**said)
+            yield WITH_RATING[self.how].format(**parts)
         elif self.how == "yes-no":
-            yield ASK.format(question=self.question, **said)
+            yield ASK.format(question=self.question, **parts)
         elif isinstance(answer.task.answer, str) and answer.task.answer.strip():
             gold = answer.task.answer
-            yield COMPARE.format(**said, other=gold)
-            yield COMPARE.format(conversation=said["conversation"], answer=gold, other=said["answer"])
+            yield COMPARE.format(**parts, other=gold)
+            yield COMPARE.format(conversation=parts["conversation"], answer=gold, other=parts["answer"])
 
     def verdict_of(self, reply: str) -> float | None:
         """What the reply says of the answer (of answer A, where two are compared)."""
@@ -153,9 +153,9 @@ class Judge(Reward):
         return {"yes-no": {"yes": 1.0, "no": 0.0}, "compare": {"a": 1.0, "b": 0.0, "tie": 0.5}}[self.how].get(word)
 
 
-def _written(messages: Sequence[Message]) -> str:
+def written(messages: Sequence[Message]) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
-def _said(answer: Answer) -> str:
-    return _written(answer.messages) if answer.messages else answer.text
+def said(answer: Answer) -> str:
+    return written(answer.messages) if answer.messages else answer.text
