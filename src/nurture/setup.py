@@ -24,10 +24,11 @@ from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
-from .evaluate.scoring import load_reward_model, score
+from .evaluate.scoring import join_reward_model, load_reward_model, score
 from .methods import Online
-from .models.heads import add_score_head
-from .models.layouts import Choice, check_virtual, choose_layout, set_layout
+from .models.cast import Cast, assemble
+from .models.heads import add_score_head, score_head
+from .models.layouts import Choice, Layout, check_virtual, choose_layout, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
@@ -67,6 +68,8 @@ class Setup:
     rejected: list[BadRow]
     """Rows of all sources that were set aside."""
     layout: Choice
+    cast: Cast
+    """The model in its roles: what learns, and what it is compared with where that is the model itself."""
     steps: int
     tokens_per_micro: int
     memory: Estimate
@@ -76,6 +79,8 @@ class Setup:
     mixture: Mixture | None = None
     prompts: Sequence[Prompt] = ()
     """What a method that learns from its own answers is asked; `train` then holds groups without an answer yet."""
+    joined: Sequence[str] = ()
+    """The reward models that share the model's base."""
 
     @property
     def parameters(self) -> int:
@@ -83,7 +88,7 @@ class Setup:
 
     @property
     def trained_parameters(self) -> int:
-        return sum(p.numel() for p in self.loaded.model.parameters() if p.requires_grad)
+        return sum(p.numel() for p in self.cast.trained.values())
 
     @property
     def random(self) -> bool:
@@ -133,7 +138,6 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         mixture = _mixture(stage, asked)
         prompts = _mixed(asked, mixture)
         train = [Group(p.ids, (), p.key) for p in prompts]
-        _prepare_reward(stage, stages, template)
     else:
         parts, reports = _prepare(stage, loaded, template, records, reports)
         mixture = _mixture(stage, parts)
@@ -165,12 +169,20 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
+    cast = assemble(
+        loaded, layout.layout, stage.method.trained, critic="value" in stage.method.asks,
+        fresh=stage.adapter is not None,
+        ref=stage.has_reference and stage.ref is None and not stage.asks_reference_once,
+    )  # fmt: skip
+    joined: list[str] = []
+    if stage.reward is not None:
+        joined = _prepare_reward(stage, stages, template, loaded, layout.layout)
     largest = longest if prompts else max(g.num_tokens for g in [*train, *held_out])
-    tokens, memory = _micro_batch(stage, loaded, device, dtype, largest, processes.world_size)
+    tokens, memory = _micro_batch(stage, cast, device, dtype, largest, processes.world_size)
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
     return Setup(
-        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
-        memory, ref, ref.digest if ref else "", mixture, prompts,
+        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, cast, steps,
+        tokens, memory, ref, ref.digest if ref else "", mixture, prompts, joined,
     )  # fmt: skip
 
 
@@ -197,6 +209,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     if stage.has_reference:
         source = setup.ref.source if setup.ref else "the model before the first step"
         how = "asked once, then only its log-probs are kept" if stage.asks_reference_once else "kept in memory"
+        if setup.cast.adapters.get("ref", "") is None:
+            how = "which is the base with the adapter off"
         facts["reference"] = f"{source}, {how}"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
@@ -223,15 +237,17 @@ def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
     size, prompts, updates = setup.stage.batch_size, len(setup.prompts), method.updates_per_rollout
     rollouts = -(-setup.steps // updates)
     assert setup.stage.reward is not None
-    critic = {"critic": "a copy of the model with a value head, all of it trained along"}
+    shares = "value" in setup.cast.adapters
+    how = "a second adapter with a value head on the same base" if shares else "a copy of the model with a value head"
+    joined = f" ({', '.join(setup.joined)} on the model's own base)" if setup.joined else ""
     return {
         "rollout": f"{size} prompts with {method.num_generations} answers each, of at most "
         f"{method.max_completion_length} tokens, learnt from in {updates} update{'s' * (updates > 1)} in micro-batches "
         f"of at most {setup.tokens_per_micro:,} tokens",
         "steps": f"{setup.steps:,} updates, {rollouts:,} rollouts = {rollouts * size / prompts:.2f} passes over "
         f"{prompts:,} prompts",
-        "reward": reward_name(setup.stage.reward),
-        **(critic if "value" in method.roles else {}),
+        "reward": reward_name(setup.stage.reward) + joined,
+        **({"critic": f"{how}, trained along"} if "value" in method.asks else {}),
     }
 
 
@@ -333,6 +349,8 @@ def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> 
         add_score_head(model, len(criteria))
         return
     had = tuple(str(c) for c in (model.config.id2label or {}).values())
+    if loaded.reward is not None:
+        had = tuple(loaded.reward.get("criteria", ("overall",)))
     if had != criteria:
         raise InputError(f"model: {stage.model} judges {', '.join(had)}, but criteria are {', '.join(criteria)}.")
     if getattr(stage.method, "lm_coef", 0) and model.get_output_embeddings() is None:
@@ -362,16 +380,26 @@ def _refuse_for_rollouts(stage: Stage) -> None:
         raise InputError("on_long: cut would take the end off a question; choose drop or error.")
 
 
-def _prepare_reward(stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
-    """Find out now whether the reward can be computed here, and load the models it asks."""
+def _prepare_reward(
+    stage: Stage, stages: Mapping[str, Path], template: Template, policy: LoadedModel, layout: Layout
+) -> list[str]:
+    """Find out now whether the reward can be computed here, and load the models it asks: on the policy's own base where
+    they are adapters of its kind on that base, else as models of their own. Returns those on the policy's base."""
     assert stage.reward is not None, "recipe.py asks for one"
     scorers: dict[str, Any] = {}
-    for name in models_in(stage.reward):
-        judge = load_reward_model(resolve_model(name, stages), device=stage.device, precision=stage.precision)
+    joined: list[str] = []
+    for name in dict.fromkeys(models_in(stage.reward)):
+        where = resolve_model(name, stages)
+        judge = join_reward_model(where, policy, layout, f"reward{len(joined) or ''}")
+        if judge is not None:
+            joined.append(name)
+        else:
+            judge = load_reward_model(where, device=stage.device, precision=stage.precision)
         judge.require_same_template(template)
         scorers[name] = partial(score, judge)
     bind(stage.reward, scorers)
     stage.reward.check()
+    return joined
 
 
 def _positions(loaded: LoadedModel) -> int:
@@ -381,14 +409,11 @@ def _positions(loaded: LoadedModel) -> int:
 def _adapt(stage: Stage, loaded: LoadedModel, steps: int) -> LoadedModel:
     """The model with what is trained of it: the adapter of the stage, or the one it came with, or all of it."""
     if stage.adapter is not None:
-        if stage.method.trained == "reward" and stage.adapter.peft_type:
-            raise InputError(
-                f"adapter: a reward model is saved whole, with its head, and {stage.adapter.name} is not; train all "
-                "weights (adapter: full), or some of them (adapter: freeze)."
-            )
         loaded = attach_adapter(loaded, stage.adapter, steps=steps, seed=stage.seed)
     elif loaded.adapter is not None:
         train_on(loaded.model)
+        if stage.method.trained == "reward":
+            score_head(loaded.model).requires_grad_(True)
     random = stage.dropout > 0 or (loaded.adapter is not None and loaded.adapter.dropout > 0)
     loaded.model.train(random)
     return loaded
@@ -504,22 +529,24 @@ def _mixed(parts: list[list[T]], mixture: Mixture | None) -> list[T]:
 
 
 def _micro_batch(
-    stage: Stage, loaded: LoadedModel, device: torch.device, dtype: torch.dtype, largest_group: int, processes: int
+    stage: Stage, cast: Cast, device: torch.device, dtype: torch.dtype, largest_group: int, processes: int
 ) -> tuple[int, Estimate]:
     """The most tokens per pass that fit the memory (and at least the largest group), and what they will need."""
 
-    critic = "value" in stage.method.asks
-    models = 1 + critic + (stage.has_reference and not stage.asks_reference_once)
+    model = cast.models[stage.method.trained]
+    weights = {id(p): p.nbytes for one in cast.models.values() for p in one.parameters()}
+    held = sum(weights.values()) + (stage.ref is not None) * sum(p.nbytes for p in model.parameters())
 
     def needs(tokens: int) -> Estimate:
         return estimate(
-            loaded.model.config,
-            parameters=models * sum(p.nbytes for p in loaded.model.parameters()) // dtype.itemsize,
-            trained=(1 + critic) * sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+            model.config,
+            parameters=held // dtype.itemsize,
+            trained=sum(p.numel() for p in cast.trained.values()),
             itemsize=dtype.itemsize,
             tokens=tokens,
             checkpointing=stage.gradient_checkpointing,
             chunk_bytes=CHUNK_BYTES,
+            average_bytes=1 if stage.optimizer == "adamw_8bit" else 4,
         )
 
     if stage.tokens_per_micro is not None:
