@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from nurture.errors import InputError
 from nurture.evaluate.scoring import load_reward_model, score
+from nurture.export import export
 from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.models.load import LAB, load_model
 from nurture.models.save import save_model
@@ -131,6 +132,20 @@ def test_a_reward_adapter_is_pefts_sequence_classifier(base, judge):
             expected = theirs(input_ids=torch.as_tensor(ids)[None]).logits[0, 0]
         found = score(ours, [talk])[0]
         assert found == pytest.approx(float(expected), abs=1e-5) and abs(found) > 1e-3
+
+
+def test_merged_a_reward_adapter_is_a_plain_classifier(judge, tmp_path):
+    out = export(str(judge), tmp_path / "merged", merged=True).folder
+    plain = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
+    ours = load_reward_model(judge, precision="fp32")
+    talk = Conversation((Message("user", "What is 2 + 2?"), Message("assistant", "It is 4.")))
+    group = ours.template.encode_many([talk], "last")[0]
+    response = group.responses[0]
+    ids = np.concatenate([group.prompt, response.ids[: response.mask.nonzero()[0][-1] + 1]])
+    with torch.no_grad():
+        expected = float(plain(input_ids=torch.as_tensor(ids)[None]).logits[0, 0])
+    assert score(ours, [talk])[0] == pytest.approx(expected, abs=1e-5)
+    assert load_reward_model(out, precision="fp32").criteria == ours.criteria
 
 
 def test_a_reward_adapter_learns_further(base, judge, tmp_path):

@@ -498,7 +498,7 @@ class _Run:
         asked = self.stage.samples
         if self.processes.rank != 0 or (asked.count == 0 and not asked.prompts):
             return
-        if self.stage.method.trained != "policy":  # it writes nothing
+        if self.stage.method.trained != "policy" or self.setup.layout.layout == "seq2seq":  # it writes nothing here
             return
         from .rollout.sampler import LocalSampler
 

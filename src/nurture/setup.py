@@ -28,7 +28,7 @@ from .evaluate.scoring import join_reward_model, load_reward_model, score
 from .methods import Online
 from .models.cast import Cast, assemble
 from .models.heads import add_score_head, score_head
-from .models.layouts import Choice, Layout, check_virtual, choose_layout, set_layout
+from .models.layouts import Choice, Layout, check_virtual, choose_layout, is_seq2seq, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
@@ -125,7 +125,7 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     records, reports, rejected = _read(stage.data, stage)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
-    if stage.method.data != "text" and ensure_chat(tokenizer):
+    if stage.method.data != "text" and ensure_chat(tokenizer, plain=is_seq2seq(loaded.model)):
         loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
     refuse_changed_tokenizer(loaded.model, tokenizer)
     if stage.method.trained == "reward":
@@ -312,10 +312,16 @@ def _load(
         source = resolve_model(stage.model, stages)
         reward = stage.method.trained == "reward"
         quantized = stage.adapter is not None and stage.adapter.quantized
-        return load_model(
+        loaded = load_model(
             source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, reward=reward,
             quantized=quantized,
         )  # fmt: skip
+        if is_seq2seq(loaded.model) and (reward or isinstance(stage.method, Online) or stage.method.data == "text"):
+            raise InputError(
+                f"model: {stage.model} is an encoder-decoder, which method {stage.method.name!r} cannot train; use sft "
+                "or a method that learns from given answers."
+            )
+        return loaded
     tokenizer = stage.model.tokenizer
     if isinstance(tokenizer, str):
         spec: Any = str(resolve_model(tokenizer, stages))
@@ -332,7 +338,7 @@ def _load_ref(
     """Another model as the reference. It must read the same tokens: their log-probs are subtracted one by one."""
     assert stage.ref is not None
     ref = load_model(resolve_model(stage.ref, stages), dtype=dtype, device=device, seed=stage.seed)
-    if ensure_chat(ref.tokenizer):
+    if ensure_chat(ref.tokenizer, plain=is_seq2seq(ref.model)):
         embed_new_tokens(ref.model, ref.tokenizer)
     if ref.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise InputError(
@@ -348,11 +354,10 @@ def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> 
     if not hasattr(model, "score"):
         add_score_head(model, len(criteria))
         return
-    had = tuple(str(c) for c in (model.config.id2label or {}).values())
-    if loaded.reward is not None:
-        had = tuple(loaded.reward.get("criteria", ("overall",)))
-    if had != criteria:
-        raise InputError(f"model: {stage.model} judges {', '.join(had)}, but criteria are {', '.join(criteria)}.")
+    if loaded.criteria != criteria:
+        raise InputError(
+            f"model: {stage.model} judges {', '.join(loaded.criteria)}, but criteria are {', '.join(criteria)}."
+        )
     if getattr(stage.method, "lm_coef", 0) and model.get_output_embeddings() is None:
         raise InputError(
             f"lm_coef: {stage.model} is a reward model, which kept no output head; start from a language model."

@@ -69,9 +69,11 @@ def attach(
 
 def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str) -> Attached:
     """Have peft attach a configuration."""
-    from peft import get_peft_model
+    from peft import TaskType, get_peft_model
 
     held = attached(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        config.task_type = TaskType.SEQ_2_SEQ_LM
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters of them is an InputError by now
         if held is None:

@@ -33,6 +33,8 @@ def output_head(model: PreTrainedModel) -> Head:
         )
     config = model.config.get_text_config()
     scale = 1.0
+    if getattr(config, "scale_decoder_outputs", False):  # T5
+        scale *= config.d_model**-0.5
     if (s := getattr(config, "logit_scale", None)) is not None:  # Cohere
         scale *= float(s)
     if (s := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1

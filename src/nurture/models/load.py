@@ -19,7 +19,7 @@ from ..adapters.attached import attach, attached
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
 from .heads import read_score_head, score_head
-from .vet import has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
+from .vet import SEQ2SEQ, has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
 
@@ -61,6 +61,13 @@ class LoadedModel:
     base_digest: str = ""
     reward: Mapping[str, Any] | None = None
     """Of a reward model: how its scores are to be read."""
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """What a reward model judges, in the order of its scores."""
+        if self.reward is not None:
+            return tuple(self.reward.get("criteria", ("overall",)))
+        return tuple(str(name) for name in (self.model.config.id2label or {}).values())
 
 
 def resolve_model(name: str, stages: Mapping[str, Path]) -> Path | str:
@@ -286,12 +293,19 @@ def _from_folder(
     quantize_on: torch.device | None = None,
 ) -> LoadedModel:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+        GenerationConfig,
+    )
 
     vetted = vet(folder, allow="reward" if reward else "causal")
     kind = AutoModelForCausalLM
     if vetted.architecture.endswith("ForSequenceClassification"):
         kind = AutoModelForSequenceClassification
+    elif vetted.architecture in SEQ2SEQ.values():
+        kind = AutoModelForSeq2SeqLM
     config = _config(vetted.folder / "config.json", vetted.config)
     saved_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     original = _set_dropout(config, dropout)
