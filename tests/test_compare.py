@@ -79,7 +79,7 @@ def test_what_each_stage_cost_is_measured(done):
     told = json.loads((out / "report.json").read_text())["stages"]
     assert list(told) == list(recipe.stages)
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("<circle") == 2 and "What each stage cost" in page
+    assert page.count('<circle class="bar') == 2 and "What each stage cost" in page
     for name, cost in told.items():
         weights = out / name / "model" / "model.safetensors"
         assert cost["saved_bytes"] == weights.stat().st_size

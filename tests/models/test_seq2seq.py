@@ -102,7 +102,7 @@ def test_its_loss_and_gradients_are_transformers(base):
             out = model(input_ids=torch.as_tensor(group.prompt)[None], labels=torch.as_tensor(response.ids)[None])
             loss = out.loss * len(response.ids)
             loss.backward()
-            total += float(loss)
+            total += loss.item()
     assert -float(found.sum()) == pytest.approx(total, rel=1e-5)
     for name, parameter in model.named_parameters():
         gap = (gradients[name] - parameter.grad).norm()
