@@ -65,7 +65,8 @@ def our_steps(
 
     chosen = choose_layout(model, 1024, layout).layout
     set_layout(model, chosen)
-    roles = LocalRoles({role: model}, {role: chosen}, AdamW(model.named_parameters()), Processes())
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    roles = LocalRoles({role: model}, {role: chosen}, AdamW(trained), Processes())
     last = time.perf_counter()
     for step in train(roles, method, batches, learning_rate=lambda n: rate, budget=Budget(tokens)):
         now = time.perf_counter()

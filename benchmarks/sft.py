@@ -21,6 +21,8 @@ import torch
 from . import measure
 
 BATCH, LEARNING_RATE, MAX_LENGTH = 8, 2e-5, 2048
+TARGETS = "all-linear"
+"""Where LoRA goes, on both sides (`benchmarks.lora`)."""
 
 
 def examples(steps: int) -> list[tuple[list[int], list[int]]]:
@@ -36,7 +38,9 @@ def report(times: list[float], losses: list[float], tokens: list[int], discard: 
     measure.tell(tokens_per_second=speed, losses=losses, seconds=times)
 
 
-def ours(steps: int, discard: int, precision: str, tokens: int) -> None:
+def ours(steps: int, discard: int, precision: str, tokens: int, rank: int) -> None:
+    from nurture.adapters.attached import attach
+    from nurture.adapters.lora import LoRA
     from nurture.methods import SFT
     from nurture.train.precision import choose_precision
     from nurture.types import Batch, Group, Response
@@ -44,6 +48,8 @@ def ours(steps: int, discard: int, precision: str, tokens: int) -> None:
     measure.as_in_a_run()
     data = examples(steps)
     model = measure.model(choose_precision(precision, torch.device("cpu")))
+    if rank:
+        attach(model, LoRA(r=rank, lora_alpha=2 * rank, target_modules=TARGETS), measure.tokenizer(), steps=steps)
 
     def batches() -> Iterator[Batch]:
         for k in range(steps):
@@ -54,10 +60,11 @@ def ours(steps: int, discard: int, precision: str, tokens: int) -> None:
     report(list(times), list(losses), [step_tokens(data, k) for k in range(steps)], discard)
 
 
-def trl(steps: int, discard: int, bf16: bool, packing: bool) -> None:
+def trl(steps: int, discard: int, bf16: bool, packing: bool, rank: int) -> None:
     import tempfile
 
     from datasets import Dataset
+    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
     data, clock = examples(steps), measure.clock()
@@ -69,9 +76,10 @@ def trl(steps: int, discard: int, bf16: bool, packing: bool) -> None:
         report_to="none", train_sampling_strategy="sequential", completion_only_loss=True, disable_tqdm=True,
         gradient_checkpointing=False, dataloader_pin_memory=False,
     )  # fmt: skip
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, task_type="CAUSAL_LM") if rank else None
     trainer = SFTTrainer(
         measure.model(torch.float32), args=config, train_dataset=dataset, processing_class=measure.tokenizer(),
-        callbacks=[clock],
+        callbacks=[clock], peft_config=lora,
     )  # fmt: skip
     trainer.train()
     if packing:  # each packed row is one step; tokens are what it holds
@@ -104,7 +112,9 @@ def reference(steps: int) -> None:
     print(json.dumps({"losses": losses}))
 
 
-def table(steps: int, discard: int, rounds: int, reference_steps: int, peer_steps: int) -> None:
+def table(
+    steps: int, discard: int, rounds: int, reference_steps: int, peer_steps: int, *, rank: int = 0, name: str = "sft"
+) -> None:
     from nurture.train.precision import choose_precision
 
     dtype = choose_precision("auto", torch.device("cpu"))
@@ -115,38 +125,40 @@ def table(steps: int, discard: int, rounds: int, reference_steps: int, peer_step
     us: list[dict[str, Any]] = []
     them: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     for _ in range(rounds):
-        us.append(measure.child("benchmarks.sft", "ours", "--steps", str(steps), "--discard", str(discard)))
-        for name, flags in peers.items():
+        both = ["--discard", str(discard), "--rank", str(rank)]
+        us.append(measure.child("benchmarks.sft", "ours", "--steps", str(steps), *both))
+        for peer, flags in peers.items():
             # Where bf16 has no hardware a step of the peer takes minutes: one step is discarded, one measured.
-            slow = unit == "fp32" and "bf16" in name
+            slow = unit == "fp32" and "bf16" in peer
             few = ["--steps", "2" if slow else str(peer_steps), "--discard", "1" if slow else str(discard)]
-            them[name].append(measure.child("benchmarks.sft", "trl", *few, *flags))
+            them[peer].append(measure.child("benchmarks.sft", "trl", *few, "--rank", str(rank), *flags))
     speed = statistics.median(r["tokens_per_second"] for r in us)
     peak = statistics.median(r["peak_bytes"] for r in us)
     limit = measure.matmul_rate(dtype)
-    # 6 FLOP per token and parameter of the body; the output matrix only where an own token is predicted.
+    # 6 FLOP per token and parameter of the body (4 where it is frozen: no gradient of the weights); the output matrix
+    # only where an own token is predicted.
     body, head = 134_543_808 - 49152 * 576, 49152 * 576
     data = examples(steps)
     own = sum(len(a) for _, a in data) / sum(len(p) + len(a) for p, a in data)
-    reached = 6 * (body + head * own) * speed / limit
+    reached = (4 if rank else 6) * (body + head * own) * speed / limit
     print(f"ours ({unit}): {speed:.1f} tokens/s, peak {peak / 1e9:.2f} GB, {reached:.0%} of the machine's matrix rate "
           f"({limit / 1e9:.0f} GFLOP/s)")  # fmt: skip
     results: dict[str, Any] = {"limit_ratio": reached, "ours": {"tokens_per_second": speed, "peak_bytes": peak}}
-    for name, runs in them.items():
+    for peer, runs in them.items():
         peer_speed = statistics.median(r["tokens_per_second"] for r in runs)
         peer_peak = statistics.median(r["peak_bytes"] for r in runs)
-        results[name] = {
+        results[peer] = {
             "ours": speed, "peer": peer_speed, "ratio": speed / peer_speed, "memory_ratio": peak / peer_peak,
             "limit_ratio": reached,
         }  # fmt: skip
-        print(f"TRL {name}: {peer_speed:.1f} tokens/s, peak {peer_peak / 1e9:.2f} GB  ->  "
+        print(f"TRL {peer}: {peer_speed:.1f} tokens/s, peak {peer_peak / 1e9:.2f} GB  ->  "
               f"{speed / peer_speed:.2f} x as fast, {peak / peer_peak:.0%} of the memory")  # fmt: skip
     if reference_steps:
         want = measure.child("benchmarks.sft", "reference", "--steps", str(reference_steps))["losses"]
         gap = max(abs(a / b - 1) for a, b in zip(us[0]["losses"], want, strict=False))
         results["largest_relative_loss_gap"] = gap
         print(f"losses of {min(steps, reference_steps)} steps differ from a plain fp32 loop's by at most {gap:.3%}")
-    measure.write("sft", results)
+    measure.write(name, results)
 
 
 def main() -> None:
@@ -161,15 +173,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="of a micro-batch of ours")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--packing", action="store_true")
+    parser.add_argument("--rank", type=int, default=0, help="of LoRA; 0 trains all weights")
     a = parser.parse_args()
     if a.side == "ours":
-        ours(a.steps, a.discard, a.precision, a.tokens)
+        ours(a.steps, a.discard, a.precision, a.tokens, a.rank)
     elif a.side == "trl":
-        trl(a.steps, a.discard, a.bf16, a.packing)
+        trl(a.steps, a.discard, a.bf16, a.packing, a.rank)
     elif a.side == "reference":
         reference(a.steps)
     else:
-        table(a.steps, a.discard, a.rounds, a.reference, a.peer_steps)
+        table(a.steps, a.discard, a.rounds, a.reference, a.peer_steps, rank=a.rank)
 
 
 if __name__ == "__main__":

@@ -314,7 +314,7 @@ OTHER_VALUES = {
     "device": "cpu", "precision": "fp32", "layout": "rows", "tokens_per_micro": "7", "gradient_checkpointing": "true",
     "processes": "2", "seed": "7", "nonfinite": "raise", "checkpoint": "{every: 7}", "eval": "{share: 0.5}",
     "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
-    "reward": "number",
+    "reward": "number", "optimizer": "adamw_8bit",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from .comparison_page import Trained, comparison_page, short
+from .comparison_page import Cost, Trained, comparison_page, cost_cells, costs, short
 from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, per_task
 from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json
@@ -30,6 +30,8 @@ from .show import printable
 
 SHOWN_FAMILIES = ("lookup", "arithmetic", "format", "unanswerable", "harmful", "benign", "followup")
 """Of these one task each is shown side by side; the report shows one of every family."""
+SIDE_BY_SIDE = 6
+"""More models than this do not fit a terminal beside each other: there it is only the table of what each cost."""
 
 
 def compare_models(
@@ -63,12 +65,17 @@ def compare_models(
     ]  # fmt: skip
     seconds = time.monotonic() - began
     report = report_json(examined, seconds)
-    console.print(table(examined))
-    console.print(side_by_side(examined))
+    trained = [Trained(name, method, out / name) for name, method in (stages or {}).items()] if out else []
+    if len(examined) <= SIDE_BY_SIDE:
+        console.print(table(examined))
+        console.print(side_by_side(examined))
+    if len(trained) > 1:
+        found = costs(trained, examined)
+        report["stages"] = {c.name: c.to_json() for c in found}
+        console.print(cost_table(found))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         replace_synced(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-        trained = [Trained(name, method, out / name) for name, method in (stages or {}).items()]
         page = comparison_page(title, examined, stages=trained, recipe=recipe, seconds=seconds)
         replace_synced(out / "report.html", page.encode())
     return report
@@ -187,6 +194,17 @@ def table(examined: Sequence[Examined]) -> Table:
 
 def _declining(one: Examined, family: str) -> list[float]:
     return per_task([g for g in one.graded if g.family == family], lambda g: float(g.declines))
+
+
+def cost_table(found: Sequence[Cost]) -> Table:
+    """What each stage took, and its score."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("stage")
+    for head in ("trained", "peak memory", "seconds", "saved", "overall, 95%"):
+        shown.add_column(head, justify="right")
+    for c in found:
+        shown.add_row(Text(c.name), *cost_cells(c))
+    return shown
 
 
 def _row(shown: Table, name: str, values: Sequence[Sequence[float]], strong: bool = False) -> None:

@@ -276,6 +276,8 @@ class Stage(Section):
     """How the learning rate falls after the warm-up."""
     warmup: NotNegative = 0.03
     """Length of the linear warm-up: a share of all updates where below 1, else a number of updates."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps Adam's two averages in 8 bits through bitsandbytes: a quarter of their memory."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of AdamW, on matrices only."""
     beta1: Share = 0.9
@@ -503,7 +505,7 @@ def method_name(method: Method) -> str:
     return next(known, f"{kind.__module__}:{kind.__qualname__}")
 
 
-def own_fields(kind: type[Method]) -> list[str]:
+def own_fields(kind: type[BaseModel]) -> list[str]:
     return [key for key in kind.model_fields if key != "name"]
 
 

@@ -9,7 +9,6 @@ have ended.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 import shutil
@@ -26,6 +25,8 @@ from rich.console import Console
 from rich.text import Text
 
 from . import recipe as recipes
+from .adapters.adapter import ROLE
+from .adapters.attached import active
 from .compare import compare_models, compare_reward_models
 from .core.random import stream_key
 from .data.batches import batches, rank_share
@@ -36,7 +37,8 @@ from .evaluate.held_out import evaluate_loss
 from .evaluate.reward_card import reward_card
 from .files import digest_of, replace_synced
 from .methods import Online
-from .models.heads import add_score_head, classifier
+from .models.cast import CRITIC, start_of
+from .models.heads import classifier
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_adapter, save_model
@@ -59,17 +61,14 @@ from .train.heartbeat import heartbeat
 from .train.journal import Journal
 from .train.lock import lock_run
 from .train.loop import Budget, Stopped, train
-from .train.memory import peak_bytes
-from .train.optim import AdamW, learning_rate
+from .train.memory import forget_peak, peak_bytes
+from .train.optim import OPTIMIZERS, learning_rate
 from .train.precision import choose_device
 from .train.processes import Processes, from_environment
 from .types import Batch, Response, Step
 
 TIMING_SECONDS = 10.0
 """How often a `timing` event is written."""
-
-CRITIC = "value."
-"""What names of the critic's weights begin with. They are in checkpoints, and not in the model that comes out."""
 
 
 def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = False) -> dict[str, Path]:
@@ -121,6 +120,7 @@ def _run_locked(
             if is_game(stage):
                 return play_stage(stage, out, console)
             heartbeat("set-up", 0)
+            forget_peak(choose_device(stage.device))
             setup = set_up(stage, processes, stages=stages)
         except NurtureError:
             if writes:
@@ -213,28 +213,19 @@ class _Run:
         writes = self.processes.rank == 0
         self.journal = Journal(self.out if writes else None)
         self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
-        model, layout, adapter = setup.loaded.model, setup.layout.layout, stage.adapter
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        rates = dict(adapter.rates(trained)) if adapter else {}
-        models, layouts = {stage.method.trained: model}, dict[str, Layout]({stage.method.trained: layout})
-        if "value" in stage.method.asks:
-            models["value"], layouts["value"] = copy.deepcopy(model), layout
-            add_score_head(models["value"], 1)
-            learns = {n: p for n, p in models["value"].named_parameters() if p.requires_grad}
-            rates |= {CRITIC + n: rate for n, rate in (adapter.rates(learns) if adapter else {}).items()}
-            trained |= {CRITIC + n: p for n, p in learns.items()}
-        self.optimizer = AdamW(
+        adapter, cast, trained = stage.adapter, setup.cast, setup.cast.trained
+        rates = adapter.rates(trained) if adapter else {}
+        self.optimizer = OPTIMIZERS[stage.optimizer](
             trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay, rates=rates
         )
-        self.companion = adapter.companion(model, self.optimizer, setup.steps) if adapter else None
-        if stage.has_reference and not stage.asks_reference_once:
-            models["ref"] = setup.ref.model if setup.ref else copy.deepcopy(model).requires_grad_(False)
-            layouts["ref"] = self._ref_layout()
+        self.companion = adapter.companion(setup.loaded.model, self.optimizer, setup.steps) if adapter else None
+        if setup.ref is not None and not stage.asks_reference_once:
+            cast.models["ref"], cast.layouts["ref"] = setup.ref.model, self._ref_layout()
         self.roles = LocalRoles(
-            models, layouts, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
+            cast.models, cast.layouts, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
             tokens_per_pass=setup.tokens_per_micro if stage.method.scope == "batch" else 1 << 62,
             temperature=stage.method.temperature if isinstance(stage.method, Online) else 1.0,
-            companion=self.companion,
+            companion=self.companion, adapters=cast.adapters,
         )  # fmt: skip
         if isinstance(stage.method, Online):
             self.rollouts = self._rollouts(stage.method)
@@ -281,6 +272,7 @@ class _Run:
             {
                 **facts,
                 "steps": self.setup.steps,
+                "trained_parameters": self.setup.trained_parameters,
                 "promise": self.context.promise,
                 "config_digest": recipes.config_digest(self.stage),
             },
@@ -306,9 +298,11 @@ class _Run:
         if self.processes.rank == 0 and reference.kept(path, key) is None:
             self._say(f"Asking the reference about {sum(len(g.responses) for g in groups):,} answers.")
             began = time.monotonic()
-            logp = reference.ask(
-                model, layout, groups, setup.tokens_per_micro, setup.device, alive=lambda: heartbeat("reference", 0)
-            )
+            adapter = ROLE if setup.ref else start_of(setup.loaded, fresh=self.stage.adapter is not None)
+            with active(model, adapter):
+                logp = reference.ask(
+                    model, layout, groups, setup.tokens_per_micro, setup.device, alive=lambda: heartbeat("reference", 0)
+                )
             reference.keep(path, key, logp)
             seconds = round(time.monotonic() - began, 3)
             self.journal.emit("reference", {"answers": len(groups), "tokens": len(logp), "seconds": seconds})
@@ -510,7 +504,7 @@ class _Run:
         asked = self.stage.samples
         if self.processes.rank != 0 or (asked.count == 0 and not asked.prompts):
             return
-        if self.stage.method.trained != "policy":  # it writes nothing
+        if self.stage.method.trained != "policy" or self.setup.layout.layout == "seq2seq":  # it writes nothing here
             return
         from .rollout.sampler import LocalSampler
 
@@ -617,15 +611,16 @@ class _Run:
             step = int(self.best["step"])
             kept = self.store.load(step).tensors
             weights = {name: kept[f"master.{name}"] for name in weights}
-        loaded, model = setup.loaded, setup.loaded.model
+        loaded, model, reward = setup.loaded, setup.loaded.model, None
+        attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
         if stage.method.trained == "reward":
             self._judge_reward_model(weights, step)
-            model.config.pad_token_id = loaded.tokenizer.pad_token_id
-            settings = stage.method.model_dump(mode="json") | {"template": setup.template.hash}
-            model = classifier(model, getattr(stage.method, "criteria", ("overall",)), settings)
-            known = model.state_dict()
-            weights = {name: tensor for name, tensor in weights.items() if name in known}
-        attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
+            reward = stage.method.model_dump(mode="json") | {"template": setup.template.hash}
+            if not attached:
+                model.config.pad_token_id = loaded.tokenizer.pad_token_id
+                model = classifier(model, getattr(stage.method, "criteria", ("overall",)), reward)
+                known = model.state_dict()
+                weights = {name: tensor for name, tensor in weights.items() if name in known}
         card = model_card(
             self.out.resolve().name,
             base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.base or loaded.source,
@@ -636,7 +631,7 @@ class _Run:
             library="peft" if attached else "transformers",
         )
         if attached:
-            save_adapter(loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids)
+            save_adapter(loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids, reward=reward)
         else:
             save_model(
                 model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,

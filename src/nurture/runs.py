@@ -47,7 +47,7 @@ METRICS: Mapping[str, str] = {
 """What the engine writes to `metrics.jsonl`; a method adds its own (`Method.metrics`)."""
 
 EVENTS: Mapping[str, str] = {
-    "start": "a process takes the run up: the facts shown before training, promise, config_digest",
+    "start": "a process takes the run up: the facts shown before training, trained_parameters, promise, config_digest",
     "example": "the first example, decoded, what carries loss between ⟦ and ⟧: text",
     "resume": "the run goes on from a checkpoint: step, promise, differences (what has changed since)",
     "checkpoint_saved": "a checkpoint was written: step, path",

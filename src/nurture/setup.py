@@ -32,8 +32,9 @@ from .errors import InputError
 from .evaluate.ready import make_ready
 from .methods import Online
 from .methods.method import Data
-from .models.heads import add_score_head
-from .models.layouts import Choice, check_virtual, choose_layout, set_layout
+from .models.cast import Cast, assemble
+from .models.heads import add_score_head, score_head
+from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
@@ -72,6 +73,8 @@ class Setup:
     rejected: list[BadRow]
     """Rows of all sources that were set aside."""
     layout: Choice
+    cast: Cast
+    """The model in its roles: what learns, and what it is compared with where that is the model itself."""
     steps: int
     tokens_per_micro: int
     memory: Estimate
@@ -81,6 +84,8 @@ class Setup:
     mixture: Mixture | None = None
     prompts: Sequence[Prompt] = ()
     """What a method that learns from its own answers is asked; `train` then holds groups without an answer yet."""
+    joined: Sequence[str] = ()
+    """The reward models that share the model's base."""
 
     @property
     def parameters(self) -> int:
@@ -88,7 +93,7 @@ class Setup:
 
     @property
     def trained_parameters(self) -> int:
-        return sum(p.numel() for p in self.loaded.model.parameters() if p.requires_grad)
+        return sum(p.numel() for p in self.cast.trained.values())
 
     @property
     def random(self) -> bool:
@@ -125,7 +130,7 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     records, reports, rejected = _read(stage.data, stage)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
-    if stage.method.data != "text" and ensure_chat(tokenizer):
+    if stage.method.data != "text" and ensure_chat(tokenizer, plain=is_seq2seq(loaded.model)):
         loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
     refuse_changed_tokenizer(loaded.model, tokenizer)
     if stage.method.trained == "reward":
@@ -138,8 +143,6 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
         mixture = _mixture(stage, asked)
         prompts = _mixed(asked, mixture)
         train = [Group(p.ids, (), p.key) for p in prompts]
-        assert stage.reward is not None, "recipe.py asks for one"
-        make_ready(stage.reward, template, stages=stages, device=stage.device, precision=stage.precision)
     else:
         parts, reports, unusable = _prepare(stage, stage.data, loaded, template, records, reports)
         rejected += unusable
@@ -173,12 +176,24 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
+    cast = assemble(
+        loaded, layout.layout, stage.method.trained, critic="value" in stage.method.asks,
+        fresh=stage.adapter is not None,
+        ref=stage.has_reference and stage.ref is None and not stage.asks_reference_once,
+    )  # fmt: skip
+    joined: list[str] = []
+    if stage.reward is not None:
+        assert stage.reward is not None, "recipe.py asks for one"
+        joined = make_ready(
+            stage.reward, template, stages=stages, device=stage.device, precision=stage.precision,
+            base=(loaded, layout.layout),
+        )  # fmt: skip
     largest = longest if prompts else max(g.num_tokens for g in [*train, *held_out])
-    tokens, memory = _micro_batch(stage, loaded, device, dtype, largest, processes.world_size)
+    tokens, memory = _micro_batch(stage, cast, device, dtype, largest, processes.world_size)
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
     return Setup(
-        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
-        memory, ref, ref.digest if ref else "", mixture, prompts,
+        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, cast, steps,
+        tokens, memory, ref, ref.digest if ref else "", mixture, prompts, joined,
     )  # fmt: skip
 
 
@@ -205,6 +220,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     if stage.has_reference:
         source = setup.ref.source if setup.ref else "the model before the first step"
         how = "asked once, then only its log-probs are kept" if stage.asks_reference_once else "kept in memory"
+        if setup.cast.adapters.get("ref", "") is None:
+            how = "which is the base with the adapter off"
         facts["reference"] = f"{source}, {how}"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
@@ -231,15 +248,17 @@ def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
     size, prompts, updates = setup.stage.batch_size, len(setup.prompts), method.updates_per_rollout
     rollouts = -(-setup.steps // updates)
     assert setup.stage.reward is not None
-    critic = {"critic": "a copy of the model with a value head, all of it trained along"}
+    shares = "value" in setup.cast.adapters
+    how = "a second adapter with a value head on the same base" if shares else "a copy of the model with a value head"
+    joined = f" ({', '.join(setup.joined)} on the model's own base)" if setup.joined else ""
     return {
         "rollout": f"{size} prompts with {method.num_generations} answers each, of at most "
         f"{method.max_completion_length} tokens, learnt from in {updates} update{'s' * (updates > 1)} in micro-batches "
         f"of at most {setup.tokens_per_micro:,} tokens",
         "steps": f"{setup.steps:,} updates, {rollouts:,} rollouts = {rollouts * size / prompts:.2f} passes over "
         f"{prompts:,} prompts",
-        "reward": reward_name(setup.stage.reward),
-        **(critic if "value" in method.roles else {}),
+        "reward": reward_name(setup.stage.reward) + joined,
+        **({"critic": f"{how}, trained along"} if "value" in method.asks else {}),
     }
 
 
@@ -333,10 +352,16 @@ def _load(
         source = resolve_model(stage.model, stages)
         reward = stage.method.trained == "reward"
         quantized = stage.adapter is not None and stage.adapter.quantized
-        return load_model(
+        loaded = load_model(
             source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, reward=reward,
             quantized=quantized,
         )  # fmt: skip
+        if is_seq2seq(loaded.model) and (reward or isinstance(stage.method, Online) or stage.method.data == "text"):
+            raise InputError(
+                f"model: {stage.model} is an encoder-decoder, which method {stage.method.name!r} cannot train; use sft "
+                "or a method that learns from given answers."
+            )
+        return loaded
     tokenizer = stage.model.tokenizer
     if isinstance(tokenizer, str):
         spec: Any = str(resolve_model(tokenizer, stages))
@@ -353,7 +378,7 @@ def _load_ref(
     """Another model as the reference. It must read the same tokens: their log-probs are subtracted one by one."""
     assert stage.ref is not None
     ref = load_model(resolve_model(stage.ref, stages), dtype=dtype, device=device, seed=stage.seed)
-    if ensure_chat(ref.tokenizer):
+    if ensure_chat(ref.tokenizer, plain=is_seq2seq(ref.model)):
         embed_new_tokens(ref.model, ref.tokenizer)
     if ref.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise InputError(
@@ -369,9 +394,10 @@ def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> 
     if not hasattr(model, "score"):
         add_score_head(model, len(criteria))
         return
-    had = tuple(str(c) for c in (model.config.id2label or {}).values())
-    if had != criteria:
-        raise InputError(f"model: {stage.model} judges {', '.join(had)}, but criteria are {', '.join(criteria)}.")
+    if loaded.criteria != criteria:
+        raise InputError(
+            f"model: {stage.model} judges {', '.join(loaded.criteria)}, but criteria are {', '.join(criteria)}."
+        )
     if getattr(stage.method, "lm_coef", 0) and model.get_output_embeddings() is None:
         raise InputError(
             f"lm_coef: {stage.model} is a reward model, which kept no output head; start from a language model."
@@ -406,14 +432,11 @@ def _positions(loaded: LoadedModel) -> int:
 def _adapt(stage: Stage, loaded: LoadedModel, steps: int) -> LoadedModel:
     """The model with what is trained of it: the adapter of the stage, or the one it came with, or all of it."""
     if stage.adapter is not None:
-        if stage.method.trained == "reward" and stage.adapter.peft_type:
-            raise InputError(
-                f"adapter: a reward model is saved whole, with its head, and {stage.adapter.name} is not; train all "
-                "weights (adapter: full), or some of them (adapter: freeze)."
-            )
         loaded = attach_adapter(loaded, stage.adapter, steps=steps, seed=stage.seed)
     elif loaded.adapter is not None:
         train_on(loaded.model)
+        if stage.method.trained == "reward":
+            score_head(loaded.model).requires_grad_(True)
     random = stage.dropout > 0 or (loaded.adapter is not None and loaded.adapter.dropout > 0)
     loaded.model.train(random)
     return loaded
@@ -536,22 +559,24 @@ def _mixed(parts: list[list[T]], mixture: Mixture | None) -> list[T]:
 
 
 def _micro_batch(
-    stage: Stage, loaded: LoadedModel, device: torch.device, dtype: torch.dtype, largest_group: int, processes: int
+    stage: Stage, cast: Cast, device: torch.device, dtype: torch.dtype, largest_group: int, processes: int
 ) -> tuple[int, Estimate]:
     """The most tokens per pass that fit the memory (and at least the largest group), and what they will need."""
 
-    critic = "value" in stage.method.asks
-    models = 1 + critic + (stage.has_reference and not stage.asks_reference_once)
+    model = cast.models[stage.method.trained]
+    weights = {id(p): p.nbytes for one in cast.models.values() for p in one.parameters()}
+    held = sum(weights.values()) + (stage.ref is not None) * sum(p.nbytes for p in model.parameters())
 
     def needs(tokens: int) -> Estimate:
         return estimate(
-            loaded.model.config,
-            parameters=models * sum(p.nbytes for p in loaded.model.parameters()) // dtype.itemsize,
-            trained=(1 + critic) * sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+            model.config,
+            parameters=held // dtype.itemsize,
+            trained=sum(p.numel() for p in cast.trained.values()),
             itemsize=dtype.itemsize,
             tokens=tokens,
             checkpointing=stage.gradient_checkpointing,
             chunk_bytes=CHUNK_BYTES,
+            average_bytes=1 if stage.optimizer == "adamw_8bit" else 4,
         )
 
     if stage.tokens_per_micro is not None:

@@ -64,15 +64,30 @@ CHATML = """\
 """
 """Ours, for models that come without one: ChatML, with generation markers and calls as JSON between tags."""
 
+PLAIN = """\
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}{{- message['content'] + eos_token }}{%- endgeneration %}
+{%- else %}
+{{- message['content'] + eos_token }}
+{%- endif %}
+{%- endfor %}
+"""
+"""Ours for encoder-decoders: what is read and what is written, each with the end token behind it."""
 
-def ensure_chat(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+
+def ensure_chat(tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> list[str]:
     """Gives a tokenizer without a chat template the ChatML one, with its control tokens; returns the tokens that are
     new, for which the model needs embeddings.
 
     An end-of-text token it has stays what it is, so documents still end with it. Padding gets a token of its own where
-    it has none or shares one with an end: whoever masks padding would otherwise unlearn to stop.
+    it has none or shares one with an end: whoever masks padding would otherwise unlearn to stop. With `plain` (of an
+    encoder-decoder) no turns are marked.
     """
     if tokenizer.chat_template:
+        return []
+    if plain:
+        tokenizer.chat_template = PLAIN
         return []
     before = set(tokenizer.get_vocab())
     tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, TURN_END]}, False)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..data.template import Template
-from ..models.layouts import choose_layout, set_layout
+from ..models.layouts import Layout, choose_layout, set_layout
 from ..models.load import LoadedModel, resolve_model
 from ..records import Message
 from ..rewards import Reward, bind
@@ -19,7 +19,7 @@ from ..rewards.model import ModelReward, models_in
 from ..train import reference
 from ..types import Batch, Group, Response
 from .answers import open_to_talk
-from .scoring import TOKENS, load_reward_model, score
+from .scoring import TOKENS, join_reward_model, load_reward_model, score
 
 NO_STAGES: Mapping[str, Path] = {}
 
@@ -31,12 +31,20 @@ def make_ready(
     stages: Mapping[str, Path] = NO_STAGES,
     device: str = "auto",
     precision: str = "auto",
-) -> None:
-    """Load what `reward` asks and check it. InputError for a reward model that reads other turns than the policy
-    writes; a judge is asked in words, so its template is its own."""
+    base: tuple[LoadedModel, Layout] | None = None,
+) -> list[str]:
+    """Load what `reward` asks and check it. A reward model that is an adapter of the same kind on the policy's own
+    `base` is put onto that; the names of these are returned. InputError for a reward model that reads other turns than
+    the policy writes; a judge is asked in words, so its template is its own."""
     scorers = {}
-    for name in models_in(reward, ModelReward):
-        judge = load_reward_model(resolve_model(name, stages), device=device, precision=precision)
+    joined: list[str] = []
+    for name in dict.fromkeys(models_in(reward, ModelReward)):
+        where = resolve_model(name, stages)
+        judge = join_reward_model(where, *base, f"reward{len(joined) or ''}") if base else None
+        if judge is not None:
+            joined.append(name)
+        else:
+            judge = load_reward_model(where, device=device, precision=precision)
         judge.require_same_template(policy)
         scorers[name] = partial(score, judge)
     askers: dict[str, Asker] = {}
@@ -44,6 +52,7 @@ def make_ready(
         askers[name] = partial(ask, *open_to_talk(name, stages, device=device, precision=precision))
     bind(reward, scorers, askers)
     reward.check()
+    return joined
 
 
 def ask(
