@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
+from .data.formats import Kind
 from .data.judged import Judging, add_unrelated
 from .data.load import load_records
 from .data.mix import Mixture, Part, mix
@@ -31,10 +32,11 @@ from .models.layouts import Choice, check_virtual, choose_layout, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
-from .records import Message, Record, Task, Text
-from .rewards import bind, reward_name
+from .records import Conversation, Message, Record, Task, Text
+from .rewards import Reward, bind, reward_name
 from .rewards.model import models_in
 from .rollout.loop import Prompt
+from .runs import rows_of
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
 from .train.processes import Processes
@@ -49,6 +51,9 @@ TEXT_WINDOW = 2048
 MEMORY_SHARE = 0.6
 """How much of the machine's memory a run plans to use. (Of all of it, not of what is free at the moment: the size of a
 micro-batch decides how sums are rounded, and a run started again must round the same.)"""
+
+
+OnBadRow = Literal["error", "quarantine"]
 
 
 @dataclass
@@ -76,6 +81,14 @@ class Setup:
     mixture: Mixture | None = None
     prompts: Sequence[Prompt] = ()
     """What a method that learns from its own answers is asked; `train` then holds groups without an answer yet."""
+    mixed_in: Sequence[Group] = ()
+    """Demonstrations to imitate beside every rollout."""
+    critic: LoadedModel | None = None
+    """The reward model that the critic starts as; None once it has."""
+    critic_digest: str = ""
+
+    def __post_init__(self):
+        self.critic_digest = self.critic.digest if self.critic else ""
 
     @property
     def parameters(self) -> int:
@@ -100,14 +113,22 @@ class Setup:
         reports = {"data": self.reports, "eval": self.eval_reports}
         rows = {f"{kind}.{i}:{r.source}": r.sha256 for kind, some in reports.items() for i, r in enumerate(some)}
         ref = {"ref": self.ref_digest} if self.ref_digest else {}
-        return {"model": self.loaded.digest} | ref | rows
+        critic = {"critic": self.critic_digest} if self.critic_digest else {}
+        return {"model": self.loaded.digest} | ref | critic | rows
 
 
-def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None) -> Setup:
-    """Load, tokenise, decide. `stages` maps finished stages to their models."""
+def set_up(
+    stage: Stage,
+    processes: Processes,
+    *,
+    stages: Mapping[str, Path] | None = None,
+    drawn: Mapping[int, Path] | None = None,
+) -> Setup:
+    """Load, tokenise, decide. `stages` maps finished stages to their models, `drawn` sources to what a model answered
+    (`draw.py`)."""
     stages = stages or {}
     if isinstance(stage.method, Online):
-        _refuse_for_rollouts(stage)
+        _refuse_for_rollouts(stage, stage.method)
     keep_pages()
     device = choose_device(stage.device)
     deterministic()
@@ -117,7 +138,7 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.batch_size < processes.world_size:
         raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
 
-    records, reports, rejected = _read(stage.data, stage)
+    records, reports, rejected = _read(stage.data, stage, drawn)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
     if stage.method.data != "text" and ensure_chat(tokenizer):
@@ -128,12 +149,17 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     template = Template(tokenizer)
 
     prompts: list[Prompt] = []
+    mixed_in: list[Group] = []
     if isinstance(stage.method, Online):
-        asked, reports = _prompts(stage, loaded, template, records, reports)
+        asked, reports = _prompts(stage, loaded, template, records, reports, drawn or {})
         mixture = _mixture(stage, asked)
         prompts = _mixed(asked, mixture)
         train = [Group(p.ids, (), p.key) for p in prompts]
         _prepare_reward(stage, stages, template)
+        if stage.oracle is not None:
+            prepare_judge(stage.oracle, stage, stages, template)
+        mixed_in, more = _ptx(stage, loaded, template)
+        reports += more
     else:
         parts, reports = _prepare(stage, loaded, template, records, reports)
         mixture = _mixture(stage, parts)
@@ -168,9 +194,10 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     largest = longest if prompts else max(g.num_tokens for g in [*train, *held_out])
     tokens, memory = _micro_batch(stage, loaded, device, dtype, largest, processes.world_size)
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
+    critic = _load_critic(stage, stages, template, dtype, device) if stage.critic is not None else None
     return Setup(
         stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
-        memory, ref, ref.digest if ref else "", mixture, prompts,
+        memory, ref, ref.digest if ref else "", mixture, prompts, mixed_in, critic,
     )  # fmt: skip
 
 
@@ -198,6 +225,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
         source = setup.ref.source if setup.ref else "the model before the first step"
         how = "asked once, then only its log-probs are kept" if stage.asks_reference_once else "kept in memory"
         facts["reference"] = f"{source}, {how}"
+    if stage.critic:
+        facts["critic"] = f"starts as the reward model {stage.critic}, all of it trained along"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
     if setup.loaded.new_tokens:
@@ -252,41 +281,65 @@ def _memory_line(setup: Setup) -> str:
     )
 
 
-def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], list[DataReport], list[BadRow]]:
-    """The records and the report of each source, and the rows of all that were set aside."""
+def _read(
+    sources: Sequence[Source], stage: Stage, drawn: Mapping[int, Path] | None = None
+) -> tuple[list[list[Record]], list[DataReport], list[BadRow]]:
+    """The records and the report of each source, and the rows of all that were set aside. `drawn` are the rows that
+    take the place of a source's own."""
     records: list[list[Record]] = []
     reports: list[DataReport] = []
     rejected: list[BadRow] = []
-    for source in sources:
-        if source.path.startswith("lab/"):
-            found, report = _read_lab(source.path, stage)
+    for place, source in enumerate(sources):
+        if source.draw is not None and source.draw.keep != "tasks":
+            assert drawn is not None, "what a model has to answer first is drawn before the set-up"
+            made = Source(path=str(drawn[place]), weight=source.weight, cap=source.cap)
+            found, report, bad = read_source(made, stage.method.data, stage.on_bad_row)
+            report = replace(report, source=f"{source.path} answered by {source.draw.model}")
         else:
-            loaded = load_records(
-                source.path,
-                wants=stage.method.data,  # pyright: ignore[reportArgumentType]
-                on_bad_row=stage.on_bad_row,
-                format=source.format,
-                columns=source.columns,
-            )
-            found, report = loaded.records, loaded.report
-            rejected += loaded.rejected
+            learns = f"method {stage.method.name!r} learns from"
+            found, report, bad = read_source(
+                source, stage.method.data, stage.on_bad_row, stage.method.accepts, learns
+            )  # fmt: skip
         records.append(found)
         reports.append(report)
+        rejected += bad
     return records, reports, rejected
 
 
-def _read_lab(name: str, stage: Stage) -> tuple[list[Record], DataReport]:
-    """A data set of the lab. It is a pure function of its name, so its rows are its digest."""
+def read_source(
+    source: Source,
+    wants: Kind,
+    on_bad_row: OnBadRow,
+    accepts: Sequence[str] = (),
+    wanted_by: str = "what is wanted here is",
+) -> tuple[list[Record], DataReport, list[BadRow]]:
+    """Its records of the wanted kind, whatever they are drawn for."""
+    if source.path.startswith("lab/"):
+        return *_read_lab(source.path, (wants, *accepts), wanted_by), []
+    loaded = load_records(
+        source.path, wants=wants, on_bad_row=on_bad_row, format=source.format, columns=source.columns
+    )  # fmt: skip
+    return loaded.records, loaded.report, loaded.rejected
+
+
+def _read_lab(name: str, wants: Sequence[str], wanted_by: str) -> tuple[list[Record], DataReport]:
+    """A data set of the lab. It is a pure function of its name, so its rows are its digest. Where conversations are
+    wanted, a task with its gold answer is one."""
     from .lab.datasets import open_dataset
 
     records = list(open_dataset(name))
+    if "conversation" in wants:
+        records = [_demonstration(r) if isinstance(r, Task) else r for r in records]
     kind = type(records[0]).__name__
-    wanted = [word.capitalize() for word in (stage.method.data, *stage.method.accepts)]
+    wanted = [word.capitalize() for word in wants]
     if kind not in wanted:
-        learns = " or ".join(wanted)
-        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
+        raise InputError(f"data: {name} holds {kind} records, but {wanted_by} {' or '.join(wanted)}.")
     digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
     return records, DataReport(name, "lab", len(records), len(records), sha256=digest)
+
+
+def _demonstration(task: Task) -> Conversation:
+    return Conversation((*task.prompt, Message("assistant", str(task.answer))), origin=task.origin)
 
 
 def _load(
@@ -326,6 +379,19 @@ def _load_ref(
     return ref
 
 
+def _load_critic(
+    stage: Stage, stages: Mapping[str, Path], template: Template, dtype: torch.dtype, device: torch.device
+) -> LoadedModel:
+    """A reward model to start from: what it says of a finished answer is what a critic should expect before it."""
+    assert stage.critic is not None
+    loaded = load_model(resolve_model(stage.critic, stages), dtype=dtype, device=device, seed=stage.seed, reward=True)
+    if not hasattr(loaded.model, "score"):
+        raise InputError(f"critic: {stage.critic} has no score head; a critic starts as a reward model.")
+    if Template(loaded.tokenizer).hash != template.hash:
+        raise InputError(f"critic: {stage.critic} has another chat template than the model; train both from one model.")
+    return loaded
+
+
 def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> None:
     """The score head of a reward model: its own where it was one already, else a new one."""
     model = loaded.model
@@ -341,16 +407,32 @@ def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> 
         )
 
 
+def _ptx(stage: Stage, loaded: LoadedModel, template: Template) -> tuple[list[Group], list[DataReport]]:
+    """The demonstrations or texts to imitate beside every rollout."""
+    groups: list[Group] = []
+    reports: list[DataReport] = []
+    for source in stage.ptx_data or ():
+        records, report, _ = read_source(source, "conversation", "error", ("text",))
+        prepared = prepare(records, template, max_length=stage.max_length or _context(stage, loaded))
+        groups += prepared.groups
+        reports.append(prepared.report(report))
+    return groups, reports
+
+
 def _answer_room(stage: Stage) -> int:
     """Tokens kept free behind a prompt, for the answer that is still to be drawn."""
     return stage.method.max_completion_length if isinstance(stage.method, Online) else 0
 
 
-def _refuse_for_rollouts(stage: Stage) -> None:
+def _refuse_for_rollouts(stage: Stage, method: Online) -> None:
     """What would be silently meaningless for a method that learns from its own answers."""
-    name = stage.method.name
-    if stage.processes > 1:
-        raise InputError(f"processes: method {name!r} draws its answers in one process; set processes: 1.")
+    name = method.name
+    least = stage.batch_size // method.num_mini_batches * method.num_generations
+    if least < stage.processes:
+        raise InputError(
+            f"processes: an update of method {name!r} has as few as {least} answers, fewer than the "
+            f"{stage.processes} processes; raise batch_size or lower num_mini_batches."
+        )
     if stage.eval.data or stage.eval.share:
         raise InputError(
             f"eval: method {name!r} has no loss on given rows; leave eval out, watch rollout/score, and compare the "
@@ -365,13 +447,18 @@ def _refuse_for_rollouts(stage: Stage) -> None:
 def _prepare_reward(stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
     """Find out now whether the reward can be computed here, and load the models it asks."""
     assert stage.reward is not None, "recipe.py asks for one"
+    prepare_judge(stage.reward, stage, stages, template)
+
+
+def prepare_judge(reward: Reward, stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
+    """A reward with the models it asks, which must read the turns as this template writes them."""
     scorers: dict[str, Any] = {}
-    for name in models_in(stage.reward):
+    for name in models_in(reward):
         judge = load_reward_model(resolve_model(name, stages), device=stage.device, precision=stage.precision)
         judge.require_same_template(template)
         scorers[name] = partial(score, judge)
-    bind(stage.reward, scorers)
-    stage.reward.check()
+    bind(reward, scorers)
+    reward.check()
 
 
 def _positions(loaded: LoadedModel) -> int:
@@ -451,10 +538,16 @@ def _context(stage: Stage, loaded: LoadedModel) -> int:
 
 
 def _prompts(
-    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
+    stage: Stage,
+    loaded: LoadedModel,
+    template: Template,
+    records: list[list[Record]],
+    reports: list[DataReport],
+    drawn: Mapping[int, Path],
 ) -> tuple[list[list[Prompt]], list[DataReport]]:
     """The tasks of each source as a sampler is given them, and its report. A prompt too long to leave room for an
-    answer is dropped and counted, or an error."""
+    answer is dropped and counted, or an error. Of a source whose difficulty was measured only the tasks chosen then
+    are left."""
     whole, room = stage.max_length or _context(stage, loaded), _answer_room(stage)
     if room >= whole:
         raise InputError(f"max_completion_length: {room} leaves no room for a prompt in {whole} tokens.")
@@ -462,7 +555,14 @@ def _prompts(
     done: list[DataReport] = []
     for number, (some, report) in enumerate(zip(records, reports, strict=True)):
         tasks = [record for record in some if isinstance(record, Task)]
-        found = [Prompt(t, template.encode_prompt(t.prompt), f"{number} {t.origin or i}") for i, t in enumerate(tasks)]
+        ease = {row["task"]: row["score"] for row in rows_of(drawn[number])} if number in drawn else {}
+        if ease:
+            some = tasks = [task for task in tasks if task.origin in ease]
+            report = replace(report, records=len(tasks))
+        found = [
+            Prompt(t, template.encode_prompt(t.prompt), f"{number} {t.origin or i}", ease.get(t.origin))
+            for i, t in enumerate(tasks)
+        ]
         kept = [p for p in found if len(p.ids) + room <= whole]
         if stage.on_long == "error" and len(kept) < len(found):
             raise InputError(
