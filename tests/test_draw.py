@@ -90,7 +90,7 @@ def test_a_curriculum_shows_the_easiest_tasks_first(tmp_path):
     run(tmp_path, {"start": START, "grpo": grpo})
     out = tmp_path / "run" / "grpo"
     ease = {r["task"]: r["score"] for r in rows_of(out / "drawn-0.jsonl")}
-    texts = {row.origin: row.prompt[-1].content for row in open_dataset("lab/prompts")}
+    texts = {row.origin: row.prompt[0].content for row in open_dataset("lab/prompts")}
     told = {texts[name]: score for name, score in ease.items()}
     rows = rows_of(out / "samples.jsonl")
     shown = [row["prompt"].removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0] for row in rows]

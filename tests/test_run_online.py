@@ -169,8 +169,9 @@ def test_two_processes_equal_one(forks, tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         for a, b in zip(*(rows_of(out / "metrics.jsonl") for out in (one, two)), strict=True):
-            assert a.keys() == b.keys() and a["tokens"] == b["tokens"] and a["loss"] is not None
-            for key in a:
+            assert a.keys() == b.keys()
+            # (Of a PPO update with a single prompt each process has one answer, and so the prompt stands twice.)
+            for key in a.keys() - ({"tokens"} if method == "ppo" else set()):
                 assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-4, abs=1e-5, nan_ok=True), key
         drawn = [[(r["prompt"], r["response"]) for r in rows_of(out / "samples.jsonl")] for out in (one, two)]
         assert drawn[0] == drawn[1]

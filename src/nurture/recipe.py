@@ -52,6 +52,7 @@ Whole = Annotated[int, Field(strict=True, ge=0)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
 Name = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -128,9 +129,9 @@ class Draw(Section):
     """`best`: the best answer to each task (rejection sampling). `all`: every different one (ReST). `pairs`: the best
     against the worst, where they differ (online DPO). `tasks`: the tasks themselves, with their mean score as a measure
     of difficulty, for a method that learns from its own answers: the easier ones come first."""
-    above: float | None = None
+    above: Finite | None = None
     """Only answers that score more than this; of pairs, the better one; of tasks, the mean."""
-    below: float | None = None
+    below: Finite | None = None
     """Only tasks whose mean score is less than this: what is always solved teaches nothing."""
     most: Count | None = None
     """At most so many answers of one task (ReST-EM takes 10)."""
