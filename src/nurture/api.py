@@ -96,6 +96,10 @@ def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: C
     if is_game(stage):
         header(console, f"{stage.method.name} in {title}", describe_game(stage) | {"dry run": "nothing was played"})
         return
+    if drawn := [f"{s.draw.n} answers by {s.draw.model} to each task of {s.path}" for s in stage.data if s.draw]:
+        what = {"data": "\n".join(drawn), "dry run": "what it learns from is drawn when the run begins"}
+        header(console, f"{stage.method.name} in {title}", what)
+        return
     setup = set_up(stage, Processes(), stages=stages)
     facts = describe(setup, stage.processes) | {"dry run": "nothing was trained or written"}
     header(console, f"{stage.method.name} in {title}", facts, example=example(setup, colour=console.is_terminal))

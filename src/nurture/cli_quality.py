@@ -133,7 +133,7 @@ def labellers(
     from .api_data import read
     from .data.labellers import agreements, fleiss_kappa, votes
 
-    found = votes(read(file, format, columns_of(column)))
+    found = votes(read(file, format=format, columns=columns_of(column)))
     if not found:
         raise InputError(f"{file}: no row says who labelled it; give the rows a column 'labeller'.")
     everyone, told = fleiss_kappa([list(said.values()) for said in found.values()]), agreements(found)

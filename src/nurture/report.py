@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ POINTS = 400
 
 NO_CURVE = ("step", "skipped")
 SHOWN_EVENTS = 200
+STRETCHES = 20
+"""Points of the curve over the distance from the reference."""
 SHOWN_SAMPLES = 8
 """Answers shown of one prompt, spread over the run."""
 
@@ -40,8 +43,8 @@ def write_report(folder: Path) -> Path:
 def page(folder: Path) -> str:
     metrics = list(rows_of(folder / "metrics.jsonl"))
     events = list(rows_of(folder / "events.jsonl"))
-    # (Answers of rollouts are in the file, with their scores; there are too many for a page.)
-    samples = [row for row in rows_of(folder / "samples.jsonl") if "rollout" not in row]
+    written = list(rows_of(folder / "samples.jsonl"))
+    samples = [row for row in written if "rollout" not in row]
     run = read_run(folder)
     title = f"{run.method}: {folder.absolute().name}"
     sections = [
@@ -50,6 +53,7 @@ def page(folder: Path) -> str:
         section("Facts", facts_table(_facts(run, metrics, events))),
         section("Reward card", _reward_card(folder)),
         section("Curves", _curves(metrics, events, _meanings(run.method))),
+        section("Rollouts", _rollouts([row for row in written if "rollout" in row])),
         section("Samples", _samples(samples)),
         section("Data", _data(folder)),
         section("Events", _events(events)),
@@ -138,11 +142,33 @@ def _curves(
             continue
         together = [name, f"eval/{name}"] if f"eval/{name}" in names else [name]
         charts.append(figure(name, meanings.get(name, ""), [_series(part, metrics) for part in together]))
+    charts.append(_over_optimisation(metrics))
+    spent = [{"step": event["step"], **event["seconds"]} for event in events if event["event"] == "rollout"]
+    parts = dict.fromkeys(name for row in spent for name in row if name != "step")
+    charts.append(figure("seconds", "of each rollout, by what they went into", [_series(p, spent) for p in parts]))
     charts.append(figure("tokens_per_second", "since the start", [_series("tokens_per_second", timings)]))
     memory = _series("memory", timings)
     charts.append(figure("memory", "peak GB", [Series("memory", [(x, y / 1e9) for x, y in memory.points])]))
     drawn = "\n".join(chart for chart in charts if chart)
     return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
+
+
+def _over_optimisation(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What the reward and the oracle say at each distance from the reference, as means over stretches of updates."""
+    names = ("rollout/score", "rollout/oracle")
+    rows = [row for row in metrics if all(name in row for name in ("rollout/kl", *names))]
+    size = max(1, math.ceil(len(rows) / STRETCHES))
+    stretches = [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def mean(stretch: Sequence[Mapping[str, Any]], name: str) -> float:
+        return sum(float(row[name]) for row in stretch) / len(stretch)
+
+    curves = [Series(n, sorted((mean(some, "rollout/kl"), mean(some, n)) for some in stretches)) for n in names]
+    meaning = (
+        "over the distance from the reference, in nats per response: where the reward rises on and the oracle falls, "
+        "the reward is being exploited"
+    )
+    return figure("reward and oracle", meaning, curves, across="nat")
 
 
 def read_series(folder: Path, name: str) -> Series:
@@ -155,20 +181,21 @@ def _series(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
     return Series(name, [(float(x), float(y)) for x, y in pairs if math.isfinite(float(y))])
 
 
-def figure(title: str, meaning: str, series: Sequence[Series]) -> str:
+def figure(title: str, meaning: str, series: Sequence[Series], across: str = "step") -> str:
     drawn = [s for s in series if s.points]
     if not drawn:
         return ""
     keys = "".join(f'<span class="key s{i}">{text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
     caption = f"<figcaption><b>{text(title)}</b> {text(meaning)} {keys}</figcaption>"
-    return f"<figure>{caption}{chart(drawn)}</figure>"
+    return f"<figure>{caption}{chart(drawn, across)}</figure>"
 
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 220, 58, 10, 10, 26
 
 
-def chart(series: Sequence[Series]) -> str:
-    """Curves over the step in one SVG: axes with round numbers, a title on every point to hover over."""
+def chart(series: Sequence[Series], across: str = "step") -> str:
+    """Curves over the step (or whatever else goes across) in one SVG: axes with round numbers, a title on every point
+    to hover over."""
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for _, y in s.points]
     (x0, x1), (y0, y1) = _span(xs, 0.0), _span(ys, 0.04)
@@ -177,13 +204,13 @@ def chart(series: Sequence[Series]) -> str:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
         return across, HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(series[0].name)} over the steps">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(series[0].name)} over the {across}s">']
     for tick in ticks(y0, y1, 5):
         y = at(x0, tick)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
     for tick in ticks(x0, x1, 6):
-        if tick == round(tick):
+        if tick == round(tick) or across != "step":
             x = at(tick, y0)[0]
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_tick(tick)}</text>')
     for number, one in enumerate(series):
@@ -193,7 +220,8 @@ def chart(series: Sequence[Series]) -> str:
         small = "dot" if len(points) <= 40 else "dot hidden"
         for step, value in points:
             x, y = at(step, value)
-            told = f"step {step:.0f}: {text(one.name)} {_number(value)}"
+            at_x = f"{step:.0f}" if across == "step" else _number(step)
+            told = f"{across} {at_x}: {text(one.name)} {_number(value)}"
             parts.append(
                 f'<circle class="{small} s{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>'
             )
@@ -247,6 +275,26 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     for prompt, answers in prompts.items():
         rows = "".join(_answer(answer) for answer in _spread(answers, SHOWN_SAMPLES))
         parts.append(f'<div class="sample"><pre class="prompt">{text(prompt)}</pre><table>{rows}</table></div>')
+    return "\n".join(parts)
+
+
+def _rollouts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The best, the worst and any answer of the first rollout and of the last."""
+    scored = [row for row in rows if "score" in row]
+    if not scored:
+        return ""
+    parts: list[str] = []
+    for number in dict.fromkeys((scored[0]["rollout"], scored[-1]["rollout"])):
+        some = sorted((row for row in scored if row["rollout"] == number), key=lambda row: row["score"])
+        any_one = random.Random(number).choice(some)
+        for what, row in {"best": some[-1], "worst": some[0], "any": any_one}.items():
+            said = f"score {_number(row['score'])}: {row['reason']}"
+            said += f"; oracle {_number(row['oracle'])}" if "oracle" in row else ""
+            cells = f'<pre>{text(row["response"])}</pre><span class="note">{text(said)}</span>'
+            head = f"<tr><th>rollout {number + 1}, {what}</th><td>{cells}</td></tr>"
+            parts.append(
+                f'<div class="sample"><pre class="prompt">{text(row["prompt"])}</pre><table>{head}</table></div>'
+            )
     return "\n".join(parts)
 
 
@@ -319,7 +367,7 @@ def _data(folder: Path) -> str:
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> str:
-    told = [event for event in events if event["event"] not in ("timing", "example")]
+    told = [event for event in events if event["event"] not in ("timing", "example", "rollout")]
     rows: list[str] = []
     for event in told[-SHOWN_EVENTS:]:
         rest = ", ".join(f"{k} {_short(v)}" for k, v in event.items() if k not in ("event", "time", "step"))

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from .adapters.adapter import ROLE
 from .adapters.attached import active
 from .compare import compare_models, compare_reward_models
 from .core.random import stream_key
-from .data.batches import batches, rank_share
+from .data.batches import apart, batches, rank_share
 from .data.load import write_rejected
-from .errors import InputError, Interrupted, NumericsError, NurtureError
+from .draw import Drawing
+from .errors import Alarmed, InputError, Interrupted, NumericsError, NurtureError
 from .evaluate.exam import Exam
 from .evaluate.held_out import evaluate_loss
 from .evaluate.reward_card import reward_card
@@ -47,8 +49,10 @@ from .protocols import Answer, Outcome, Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
 from .report import write_report
-from .rewards import score_all
+from .rewards import Reward, score_all
+from .rollout.alarms import ringing
 from .rollout.loop import Rollouts, single_turn
+from .runs import rows_of
 from .setup import Setup, config_json, describe, example, set_up
 from .show import Progress, header, printable
 from .trackers import open_trackers, require_trackers
@@ -65,7 +69,7 @@ from .train.memory import forget_peak, peak_bytes
 from .train.optim import OPTIMIZERS, learning_rate
 from .train.precision import choose_device
 from .train.processes import Processes, from_environment
-from .types import Batch, Response, Step
+from .types import Batch, Group, Response, Step
 
 TIMING_SECONDS = 10.0
 """How often a `timing` event is written."""
@@ -119,9 +123,12 @@ def _run_locked(
             _refuse_other_config(stage, out)
             if is_game(stage):
                 return play_stage(stage, out, console)
+            heartbeat("draw", 0)
+            say: Callable[[str], None] = lambda text: console.print(Text(printable(text)))  # noqa: E731
+            drawn = Drawing(stage, out, stages, processes, say).sources()
             heartbeat("set-up", 0)
             forget_peak(choose_device(stage.device))
-            setup = set_up(stage, processes, stages=stages)
+            setup = set_up(stage, processes, stages=stages, drawn=drawn)
         except NurtureError:
             if writes:
                 _leave_no_trace(out)
@@ -207,6 +214,12 @@ class _Run:
     """Whether a signal has asked for an end."""
     rollouts: Rollouts | None = None
     """Of a method that learns from its own answers."""
+    history: list[Mapping[str, float]] = field(default_factory=list[Mapping[str, float]])
+    """The metrics at the end of each rollout, for the alarms."""
+    alarms: dict[str, str] = field(default_factory=dict[str, str])
+    """Those that have rung, with what they said."""
+    alarmed: str = ""
+    """What the alarm said that ends the run."""
 
     def __post_init__(self):
         stage, setup = self.stage, self.setup
@@ -366,11 +379,14 @@ class _Run:
                 failpoint("step.after_update")
                 self.done = step = update.number
                 self._after_update(update, clock, trackers)
-                if self.processes.any(self.stopping() and self._at_border(step)):
+                if self.processes.any((self.stopping() or bool(self.alarmed)) and self._at_border(step)):
                     break
         self.progress = None
         if step < setup.steps:
             self._save(step, must=True)
+            if self.alarmed:
+                self.journal.emit("stop", {"step": step, "alarm": self.alarmed})
+                raise Alarmed(f"Stopped by an alarm. {self.alarmed} The same command goes on without asking again.")
             self.journal.emit("stop", {"step": step, "signal": signals.requested.name if signals.requested else None})
             raise signals.interrupted(self.nonfinite.last_checkpoint or self.out)
         return step
@@ -379,7 +395,10 @@ class _Run:
         step, stage, last = update.number, self.stage, update.number == self.setup.steps
         self.tokens_seen += int(update.metrics["tokens"])
         metrics: dict[str, float] = {**update.metrics, "skipped": int(bool(update.skipped))}
+        split, spent = "", dict[str, float]()
         if self.rollouts is not None:
+            self.rollouts.laps.lap("train")
+            split, spent = str(self.rollouts.laps), dict(self.rollouts.laps.seconds)
             metrics |= self.rollouts.metrics
             if self._at_border(step - 1):
                 for row in self.rollouts.samples:
@@ -399,7 +418,7 @@ class _Run:
             metrics |= self._evaluate(step)
         self.journal.metrics(step, metrics)
         failpoint("run.after_metrics")
-        self._track(trackers, step, metrics)
+        self._track(trackers, step, metrics | {f"seconds/{name}": seconds for name, seconds in spent.items()})
         if last or (stage.samples.every and step % stage.samples.every == 0):
             self._samples(step)
         rate = clock.rate(self.tokens_seen)
@@ -408,10 +427,14 @@ class _Run:
             facts = {"step": step, "seconds": clock.seconds(), "tokens_per_second": rate, "memory": memory}
             self.journal.emit("timing", facts)
         if self.progress:
-            self.progress.update(step, metrics, tokens_per_second=rate, memory=memory)
+            reward = {"reward": metrics["rollout/score"]} if "rollout/score" in metrics else {}
+            self.progress.update(step, metrics | reward, tokens_per_second=rate, memory=memory, split=split)
         if update.skipped:
             self._say(f"Step {step}: the {update.skipped} is not finite; nothing was updated.")
             self.journal.emit("nonfinite", {"step": step})
+        if self.rollouts is not None and self._at_border(step):
+            self.journal.emit("rollout", {"step": step, "seconds": {n: round(s, 3) for n, s in spent.items()}})
+            self._watch(step, metrics)
         self.nonfinite.observe(update.skipped != "loss", not update.skipped, step)
         is_best = self.best is not best_before
         if last or (is_best and stage.eval.keep_best) or self._saves_after(step):
@@ -430,7 +453,10 @@ class _Run:
         if self.rollouts is not None:
             first = done // self.rollouts.method.updates_per_rollout
             with contextlib.suppress(Stopped):  # asked for while a rollout was drawn: nothing of it is kept
-                yield from islice(self.rollouts.batches(lambda: self.method_state, first), self.setup.steps - done)
+                made = self.rollouts.batches(lambda: self.method_state, first)
+                for batch in islice(made, self.setup.steps - done):
+                    whole = batch if batch.num_groups >= processes.world_size else apart(batch)
+                    yield rank_share(whole, processes.rank, processes.world_size)
             return
         chosen = batches(
             self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps
@@ -448,14 +474,23 @@ class _Run:
         def decode(ids: Sequence[int]) -> str:
             return str(tokenizer.decode(list(ids)))
 
-        def judge(answers: Sequence[Answer]) -> list[Outcome]:
+        def judge(reward: Reward, answers: Sequence[Answer]) -> list[Outcome]:
             heartbeat("reward", self.done)
             return score_all(reward, answers)
 
         return Rollouts(
-            setup.prompts, self._draw, judge, self.roles, method, decode, stage.batch_size, stage.seed,
-            stop_ids=setup.template.stop_ids, tokens=setup.tokens_per_micro, device=setup.device,
+            setup.prompts, self._draw, partial(judge, reward), self.roles, method, decode, stage.batch_size, stage.seed,
+            stop_ids=setup.template.stop_ids, oracle=partial(judge, stage.oracle) if stage.oracle else None,
+            mixed=self._mixed, tokens=setup.tokens_per_micro, device=setup.device, processes=self.processes,
         )  # fmt: skip
+
+    def _mixed(self, rollout: int) -> Sequence[Group]:
+        """The demonstrations beside a rollout: as many as it has prompts, in the order of their own epochs."""
+        if not self.setup.mixed_in:
+            return ()
+        size, seed = self.stage.batch_size, stream_key(self.stage.seed, "ptx") >> 1
+        (batch,) = batches(self.setup.mixed_in, batch_size=size, seed=seed, start_step=rollout, steps=rollout + 1)
+        return batch.groups
 
     def _draw(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
         """Answers by the policy as it is now."""
@@ -463,16 +498,28 @@ class _Run:
 
         def alive() -> None:
             heartbeat("rollout", self.done)
-            if self.stopping():
+            if alone and self.stopping():
                 raise Stopped
 
-        model, layout = self.setup.loaded.model, self.setup.layout.layout
+        model, layout, alone = self.setup.loaded.model, self.setup.layout.layout, self.processes.world_size == 1
         training = model.training
         model.eval()
         try:
             return single_turn(LocalSampler(model, layout=layout), alive)(requests, sampling)
         finally:
             model.train(training)
+
+    def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Say which alarms ring for the first time."""
+        self.history.append(metrics)
+        for name, sentence in ringing(self.history, self.stage.alarms).items():
+            if name in self.alarms:
+                continue
+            self.alarms[name] = sentence
+            self._say(f"Alarm {name} at step {step}: {sentence}")
+            self.journal.emit("alarm", {"step": step, "alarm": name, "reason": sentence})
+            if name in self.stage.alarms.stop:
+                self.alarmed = f"{name}: {sentence}"
 
     def _at_border(self, step: int) -> bool:
         """Whether a run can go on after this step: not in the middle of a rollout, which is not kept."""
@@ -587,6 +634,7 @@ class _Run:
             "best": self.best,
             "nonfinite": self.nonfinite.state(),
             "method": self.method_state,
+            "alarms": self.alarms,
             "lengths": self.journal.lengths(),
         }
 
@@ -601,6 +649,11 @@ class _Run:
         self.nonfinite.restore(state["nonfinite"])
         self.nonfinite.last_checkpoint = checkpoint.path
         self.journal.cut_back(state["lengths"])
+        if self.rollouts is not None:
+            self.alarms = state["alarms"]
+            rows = rows_of(self.out / "metrics.jsonl")
+            # (Rank 0 may not have cut the file back yet.)
+            self.history = [r for r in rows if r["step"] <= checkpoint.step and self._at_border(r["step"])]
 
     def _write_model(self, folder: Path) -> None:
         """`model/`: the best checkpoint where one was kept, else the last weights."""

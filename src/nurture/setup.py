@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -17,7 +17,7 @@ from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
 from .data.cache import token_cache
-from .data.formats import Fault
+from .data.formats import Fault, Kind
 from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
 from .data.labellers import screen
@@ -31,16 +31,16 @@ from .data.template import Template, ensure_chat
 from .errors import InputError
 from .evaluate.ready import make_ready
 from .methods import Online
-from .methods.method import Data
 from .models.cast import Cast, assemble
-from .models.heads import add_score_head, score_head
+from .models.heads import add_score_head, score_head, start_critic
 from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
-from .records import Message, Record, Task, Text
+from .records import Conversation, Message, Record, Task, Text
 from .rewards import reward_name
 from .rollout.loop import Prompt
+from .runs import rows_of
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
 from .train.processes import Processes
@@ -55,6 +55,9 @@ TEXT_WINDOW = 2048
 MEMORY_SHARE = 0.6
 """How much of the machine's memory a run plans to use. (Of all of it, not of what is free at the moment: the size of a
 micro-batch decides how sums are rounded, and a run started again must round the same.)"""
+
+
+OnBadRow = Literal["error", "quarantine"]
 
 
 @dataclass
@@ -86,6 +89,10 @@ class Setup:
     """What a method that learns from its own answers is asked; `train` then holds groups without an answer yet."""
     joined: Sequence[str] = ()
     """The reward models that share the model's base."""
+    mixed_in: Sequence[Group] = ()
+    """Demonstrations to imitate beside every rollout."""
+    critic_digest: str = ""
+    """Of the reward model that the critic starts as."""
 
     @property
     def parameters(self) -> int:
@@ -110,14 +117,22 @@ class Setup:
         reports = {"data": self.reports, "eval": self.eval_reports}
         rows = {f"{kind}.{i}:{r.source}": r.sha256 for kind, some in reports.items() for i, r in enumerate(some)}
         ref = {"ref": self.ref_digest} if self.ref_digest else {}
-        return {"model": self.loaded.digest} | ref | rows
+        critic = {"critic": self.critic_digest} if self.critic_digest else {}
+        return {"model": self.loaded.digest} | ref | critic | rows
 
 
-def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None) -> Setup:
-    """Load, tokenise, decide. `stages` maps finished stages to their models."""
+def set_up(
+    stage: Stage,
+    processes: Processes,
+    *,
+    stages: Mapping[str, Path] | None = None,
+    drawn: Mapping[int, Path] | None = None,
+) -> Setup:
+    """Load, tokenise, decide. `stages` maps finished stages to their models, `drawn` sources to what a model answered
+    (`draw.py`)."""
     stages = stages or {}
     if isinstance(stage.method, Online):
-        _refuse_for_rollouts(stage)
+        _refuse_for_rollouts(stage, stage.method)
     keep_pages()
     device = choose_device(stage.device)
     deterministic()
@@ -127,7 +142,7 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.batch_size < processes.world_size:
         raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
 
-    records, reports, rejected = _read(stage.data, stage)
+    records, reports, rejected = _read(stage.data, stage, drawn)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
     if stage.method.data != "text" and ensure_chat(tokenizer, plain=is_seq2seq(loaded.model)):
@@ -138,11 +153,14 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     template = Template(tokenizer)
 
     prompts: list[Prompt] = []
+    mixed_in: list[Group] = []
     if isinstance(stage.method, Online):
-        asked, reports = _prompts(stage, loaded, template, records, reports)
+        asked, reports = _prompts(stage, loaded, template, records, reports, drawn or {})
         mixture = _mixture(stage, asked)
         prompts = _mixed(asked, mixture)
         train = [Group(p.ids, (), p.key) for p in prompts]
+        mixed_in, more = _ptx(stage, loaded, template)
+        reports += more
     else:
         parts, reports, unusable = _prepare(stage, stage.data, loaded, template, records, reports)
         rejected += unusable
@@ -183,17 +201,19 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     )  # fmt: skip
     joined: list[str] = []
     if stage.reward is not None:
-        assert stage.reward is not None, "recipe.py asks for one"
         joined = make_ready(
             stage.reward, template, stages=stages, device=stage.device, precision=stage.precision,
             base=(loaded, layout.layout),
         )  # fmt: skip
+    if stage.oracle is not None:
+        make_ready(stage.oracle, template, stages=stages, device=stage.device, precision=stage.precision)
     largest = longest if prompts else max(g.num_tokens for g in [*train, *held_out])
     tokens, memory = _micro_batch(stage, cast, device, dtype, largest, processes.world_size)
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
+    critic_digest = _start_critic(stage, stages, cast, template, dtype, device) if stage.critic is not None else ""
     return Setup(
         stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, cast, steps,
-        tokens, memory, ref, ref.digest if ref else "", mixture, prompts, joined,
+        tokens, memory, ref, ref.digest if ref else "", mixture, prompts, joined, mixed_in, critic_digest,
     )  # fmt: skip
 
 
@@ -223,6 +243,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
         if setup.cast.adapters.get("ref", "") is None:
             how = "which is the base with the adapter off"
         facts["reference"] = f"{source}, {how}"
+    if stage.critic:
+        facts["critic"] = f"starts as the reward model {stage.critic}, all of it trained along"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
     if setup.loaded.new_tokens:
@@ -279,51 +301,63 @@ def _memory_line(setup: Setup) -> str:
     )
 
 
-def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], list[DataReport], list[BadRow]]:
-    """The records and the report of each source, and the rows of all that were set aside."""
+def _read(
+    sources: Sequence[Source], stage: Stage, drawn: Mapping[int, Path] | None = None
+) -> tuple[list[list[Record]], list[DataReport], list[BadRow]]:
+    """The records and the report of each source, and the rows of all that were set aside. `drawn` are the rows that
+    take the place of a source's own."""
     records: list[list[Record]] = []
     reports: list[DataReport] = []
     rejected: list[BadRow] = []
-    for source in sources:
-        if source.path.startswith("lab/"):
-            found, report = _read_lab(source, stage)
+    learns = f"method {stage.method.name!r} learns from"
+    for place, source in enumerate(sources):
+        if source.draw is not None and source.draw.keep != "tasks":
+            assert drawn is not None, "what a model has to answer first is drawn before the set-up"
+            made = Source(path=str(drawn[place]), weight=source.weight, cap=source.cap)
+            found, report, bad = read_source(made, (stage.method.data,), stage.on_bad_row)
+            report = replace(report, source=f"{source.path} answered by {source.draw.model}")
         else:
-            loaded = load_records(
-                source.path,
-                wants=_kinds(source, stage),
-                on_bad_row=stage.on_bad_row,
-                format=source.format,
-                columns=source.columns,
-            )
-            found, report = loaded.records, loaded.report
-            rejected += loaded.rejected
-        if source.screen is not None:
-            kept, left_out = screen(found, source.screen)
-            of = Counter(getattr(record, "labeller", "") for record in found)
-            report = replace(report, records=len(kept), screened={one.labeller: of[one.labeller] for one in left_out})
-            found = kept
+            kinds = (stage.method.data, *stage.method.accepts)
+            found, report, bad = read_source(source, kinds, stage.on_bad_row, learns)
         records.append(found)
         reports.append(report)
+        rejected += bad
     return records, reports, rejected
 
 
-def _kinds(source: Source, stage: Stage) -> tuple[Data, ...]:
-    """The kinds of record that may come from this source, the first of them first."""
-    kinds = (stage.method.data, *stage.method.accepts)
-    if source.kind is None:
-        return kinds
-    if source.kind not in kinds:
-        name = stage.method.name
-        raise InputError(f"data: kind is {source.kind}, but method {name!r} learns from {' or '.join(kinds)}.")
-    return (source.kind,)
+def read_source(
+    source: Source, kinds: tuple[Kind, ...], on_bad_row: OnBadRow, wanted_by: str = "what is wanted here is"
+) -> tuple[list[Record], DataReport, list[BadRow]]:
+    """Its records, of the first of these kinds that it has or serves as; their report; and the rows set aside."""
+    if source.kind is not None:
+        if source.kind not in kinds:
+            raise InputError(f"data: kind is {source.kind}, but {wanted_by} {' or '.join(kinds)}.")
+        kinds = (source.kind,)
+    if source.path.startswith("lab/"):
+        found, report = _read_lab(source, kinds, wanted_by)
+        rejected: list[BadRow] = []
+    else:
+        loaded = load_records(
+            source.path, wants=kinds, on_bad_row=on_bad_row, format=source.format, columns=source.columns
+        )  # fmt: skip
+        found, report, rejected = loaded.records, loaded.report, loaded.rejected
+    if source.screen is not None:
+        kept, left_out = screen(found, source.screen)
+        of = Counter(getattr(record, "labeller", "") for record in found)
+        report = replace(report, records=len(kept), screened={one.labeller: of[one.labeller] for one in left_out})
+        found = kept
+    return found, report, rejected
 
 
-def _read_lab(source: Source, stage: Stage) -> tuple[list[Record], DataReport]:
-    """A data set of the lab. It is a pure function of its name, so its rows are its digest."""
+def _read_lab(source: Source, kinds: tuple[Kind, ...], wanted_by: str) -> tuple[list[Record], DataReport]:
+    """A data set of the lab. It is a pure function of its name, so its rows are its digest. Where conversations are
+    wanted, a task with its gold answer is one."""
     from .lab.datasets import open_dataset
 
-    name, kinds = source.path, _kinds(source, stage)
-    records = list(open_dataset(name))
+    name = source.path
+    records: list[Record] = list(open_dataset(name))
+    if "conversation" in kinds:
+        records = [_demonstration(r) if isinstance(r, Task) else r for r in records]
     digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
     report = DataReport(name, "lab", len(records), len(records), sha256=digest)
     kind: Any = type(records[0]).__name__
@@ -332,7 +366,7 @@ def _read_lab(source: Source, stage: Stage) -> tuple[list[Record], DataReport]:
     serving = SERVES.get((kind.lower(), source.kind)) if source.kind else None
     if serving is None:
         learns = " or ".join(word.capitalize() for word in kinds)
-        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
+        raise InputError(f"data: {name} holds {kind} records, but {wanted_by} {learns}.")
     served: list[Record] = []
     cannot: Counter[str] = Counter()
     for record in records:
@@ -343,6 +377,10 @@ def _read_lab(source: Source, stage: Stage) -> tuple[list[Record], DataReport]:
     kept = len(records) - cannot.total()
     told = replace(report, kept=kept, rejected=cannot, records=len(served), kind=kinds[0], served=serving.says)
     return served, told
+
+
+def _demonstration(task: Task) -> Conversation:
+    return Conversation((*task.prompt, Message("assistant", str(task.answer))), origin=task.origin)
 
 
 def _load(
@@ -388,6 +426,26 @@ def _load_ref(
     return ref
 
 
+def _start_critic(
+    stage: Stage, stages: Mapping[str, Path], cast: Cast, template: Template, dtype: torch.dtype, device: torch.device
+) -> str:
+    """Have the critic begin as a reward model: what that says of a finished answer is what a critic should expect
+    before it. Returns the digest of the reward model."""
+    assert stage.critic is not None
+    if "value" in cast.adapters:
+        raise InputError(
+            "critic: with an adapter the critic is an adapter on the model's own base, which begins as the model's; "
+            "leave critic out, or train all weights (adapter: full)."
+        )
+    loaded = load_model(resolve_model(stage.critic, stages), dtype=dtype, device=device, seed=stage.seed, reward=True)
+    if not hasattr(loaded.model, "score"):
+        raise InputError(f"critic: {stage.critic} has no score head; a critic starts as a reward model.")
+    if Template(loaded.tokenizer).hash != template.hash:
+        raise InputError(f"critic: {stage.critic} has another chat template than the model; train both from one model.")
+    start_critic(cast.models["value"], loaded.model, loaded.source)
+    return loaded.digest
+
+
 def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> None:
     """The score head of a reward model: its own where it was one already, else a new one."""
     model = loaded.model
@@ -404,16 +462,32 @@ def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> 
         )
 
 
+def _ptx(stage: Stage, loaded: LoadedModel, template: Template) -> tuple[list[Group], list[DataReport]]:
+    """The demonstrations or texts to imitate beside every rollout."""
+    groups: list[Group] = []
+    reports: list[DataReport] = []
+    for source in stage.ptx_data or ():
+        records, report, _ = read_source(source, ("conversation", "text"), "error")
+        prepared = prepare(records, template, max_length=stage.max_length or _context(stage, loaded))
+        groups += prepared.groups
+        reports.append(prepared.report(report))
+    return groups, reports
+
+
 def _answer_room(stage: Stage) -> int:
     """Tokens kept free behind a prompt, for the answer that is still to be drawn."""
     return stage.method.max_completion_length if isinstance(stage.method, Online) else 0
 
 
-def _refuse_for_rollouts(stage: Stage) -> None:
+def _refuse_for_rollouts(stage: Stage, method: Online) -> None:
     """What would be silently meaningless for a method that learns from its own answers."""
-    name = stage.method.name
-    if stage.processes > 1:
-        raise InputError(f"processes: method {name!r} draws its answers in one process; set processes: 1.")
+    name = method.name
+    least = stage.batch_size // method.num_mini_batches * method.num_generations
+    if least < stage.processes:
+        raise InputError(
+            f"processes: an update of method {name!r} has as few as {least} answers, fewer than the "
+            f"{stage.processes} processes; raise batch_size or lower num_mini_batches."
+        )
     if stage.eval.data or stage.eval.share:
         raise InputError(
             f"eval: method {name!r} has no loss on given rows; leave eval out, watch rollout/score, and compare the "
@@ -506,10 +580,16 @@ def _context(stage: Stage, loaded: LoadedModel) -> int:
 
 
 def _prompts(
-    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
+    stage: Stage,
+    loaded: LoadedModel,
+    template: Template,
+    records: list[list[Record]],
+    reports: list[DataReport],
+    drawn: Mapping[int, Path],
 ) -> tuple[list[list[Prompt]], list[DataReport]]:
     """The tasks of each source as a sampler is given them, and its report. A prompt too long to leave room for an
-    answer is dropped and counted, or an error."""
+    answer is dropped and counted, or an error. Of a source whose difficulty was measured only the tasks chosen then
+    are left."""
     whole, room = stage.max_length or _context(stage, loaded), _answer_room(stage)
     if room >= whole:
         raise InputError(f"max_completion_length: {room} leaves no room for a prompt in {whole} tokens.")
@@ -517,7 +597,14 @@ def _prompts(
     done: list[DataReport] = []
     for number, (some, report) in enumerate(zip(records, reports, strict=True)):
         tasks = [record for record in some if isinstance(record, Task)]
-        found = [Prompt(t, template.encode_prompt(t.prompt), f"{number} {t.origin or i}") for i, t in enumerate(tasks)]
+        ease = {row["task"]: row["score"] for row in rows_of(drawn[number])} if number in drawn else {}
+        if ease:
+            some = tasks = [task for task in tasks if task.origin in ease]
+            report = replace(report, records=len(tasks))
+        found = [
+            Prompt(t, template.encode_prompt(t.prompt), f"{number} {t.origin or i}", ease.get(t.origin))
+            for i, t in enumerate(tasks)
+        ]
         kept = [p for p in found if len(p.ids) + room <= whole]
         if stage.on_long == "error" and len(kept) < len(found):
             raise InputError(

@@ -172,7 +172,7 @@ def _task(where: str, written: object) -> NlpTask:
 
 def _template(where: str, written: object) -> Template:
     """A template as a text, or with its fields."""
-    given = {"source": written} if isinstance(written, str) else written
+    given: Any = {"source": written} if isinstance(written, str) else written
     if not isinstance(given, Mapping) or "source" not in given:
         raise InputError(f"{where}: must be a text (prompt {BORDER} answer), or a mapping with 'source'.")
     _refuse_unknown(where, given, TEMPLATE_FIELDS)

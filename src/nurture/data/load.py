@@ -159,7 +159,8 @@ class Reading:
         self.kind: Kind | None = self.format.kind if self.format else kinds[0] if kinds else None
         if self.format and kinds and self.format.kind not in kinds:
             has = self.format.kind
-            self.kind = next((kind for kind in kinds if (has, kind) in SERVES), kinds[0])
+            served: list[Kind] = [kind for kind in kinds if (has, kind) in SERVES]
+            self.kind = served[0] if served else kinds[0]
             serving = SERVES.get((has, self.kind))
             if serving is None or (serving.on_request and not on_request):
                 raise InputError(self._instead(self.format, kinds, serving))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,8 @@ def _prepared(records: Sequence[Record], template: Template, wishes: Wishes) -> 
     _refuse_endless(groups, records, template)
     tokens = sum(group.num_tokens for group in groups)
     left = len(records) - counts["rejected_records"]
-    return Prepared(groups, left, tokens, trained, rejected=tuple(faults.values()), **counts)
+    done = Prepared(groups, left, tokens, trained, rejected=tuple(faults.values()))
+    return replace(done, **counts)
 
 
 def _faults(rows: Sequence[str], encoded: Sequence[list[Group] | DataError]) -> dict[str, DataError]:

@@ -66,6 +66,21 @@ def add_score_head(model: PreTrainedModel, criteria: int, adapter: str | None = 
     setattr(model, name, ScoreHead(model.config.get_text_config().hidden_size, criteria, model.device))
 
 
+def start_critic(critic: PreTrainedModel, judge: PreTrainedModel, source: str) -> None:
+    """Give a critic the weights of a reward model, head and all."""
+    if score_head(judge).out_features != 1:
+        raise InputError(f"critic: {source} judges several criteria; a critic expects one number.")
+    own, told = dict(critic.named_parameters()), dict(judge.named_parameters())
+    if strange := [name for name, p in told.items() if name not in own or own[name].shape != p.shape]:
+        raise InputError(
+            f"critic: {source} is of another shape than the model (it has {strange[0]}); a critic starts as a reward "
+            "model that was trained whole, from the same base."
+        )
+    with torch.no_grad():
+        for name, parameter in told.items():
+            own[name].copy_(parameter)
+
+
 def score_head(model: PreTrainedModel, adapter: str | None = None) -> ScoreHead:
     """The head that belongs to an adapter, or else the model's only one."""
     head = getattr(model, f"{adapter}_score", None) or getattr(model, "score", None)
