@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,72 @@ def model(dtype: torch.dtype, **changes: Any) -> Any:
 
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(Qwen2Config(**(QWEN2_134M | changes)), dtype=dtype)
+
+
+def questions(number: int) -> list[tuple[list[int], list[int]]]:
+    """Token ids of a prompt and its answer, with the stop token, of the first rows."""
+    encode, chosen = tokenizer(), rows(number)
+    prompts = encode([f"Question: {r['question']}\nAnswer:" for r in chosen])["input_ids"]
+    answers = encode([f" {r['answer']}<|endoftext|>" for r in chosen])["input_ids"]
+    return list(zip(prompts, answers, strict=True))
+
+
+def our_steps(
+    role: str, model: Any, method: Any, batches: Iterable[Any], rate: float, tokens: int, layout: Any = "auto"
+) -> Iterator[tuple[float, float]]:
+    """(seconds, loss) of each of our own steps, as a run makes them."""
+    from nurture.models.layouts import choose_layout, set_layout
+    from nurture.models.roles import LocalRoles
+    from nurture.train.loop import Budget, train
+    from nurture.train.optim import AdamW
+    from nurture.train.processes import Processes
+
+    chosen = choose_layout(model, 1024, layout).layout
+    set_layout(model, chosen)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    roles = LocalRoles({role: model}, {role: chosen}, AdamW(trained), Processes())
+    last = time.perf_counter()
+    for step in train(roles, method, batches, learning_rate=lambda n: rate, budget=Budget(tokens)):
+        now = time.perf_counter()
+        yield now - last, step.metrics["loss"]
+        last = now
+
+
+def as_in_a_run() -> None:
+    """What a run sets for the process before it loads anything."""
+    from nurture.train.memory import keep_pages
+    from nurture.train.precision import deterministic
+
+    keep_pages()
+    deterministic()
+
+
+def clock() -> Any:
+    """A callback for TRL's trainers that keeps the seconds and the loss of every step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+            self.losses: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.times.append(time.perf_counter() - self.started)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **__: Any) -> None:
+            if logs and "loss" in logs:
+                self.losses.append(float(logs["loss"]))
+
+    return Clock()
+
+
+def tell(**measured: Any) -> None:
+    """What a side found, and the peak memory of its process, on its last line."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak_bytes": peak, **measured}))
 
 
 def matmul_rate(dtype: torch.dtype, seconds: float = 2.0) -> float:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,14 +21,12 @@ import torch
 from . import measure
 
 BATCH, LEARNING_RATE, MAX_LENGTH = 8, 2e-5, 2048
+TARGETS = "all-linear"
+"""Where LoRA goes, on both sides (`benchmarks.lora`)."""
 
 
 def examples(steps: int) -> list[tuple[list[int], list[int]]]:
-    tokenizer = measure.tokenizer()
-    chosen = measure.rows(steps * BATCH)
-    prompts = tokenizer([f"Question: {r['question']}\nAnswer:" for r in chosen])["input_ids"]
-    answers = tokenizer([f" {r['answer']}<|endoftext|>" for r in chosen])["input_ids"]
-    return list(zip(prompts, answers, strict=True))
+    return measure.questions(steps * BATCH)
 
 
 def step_tokens(data: list[tuple[list[int], list[int]]], step: int) -> int:
@@ -39,66 +35,39 @@ def step_tokens(data: list[tuple[list[int], list[int]]], step: int) -> int:
 
 def report(times: list[float], losses: list[float], tokens: list[int], discard: int) -> None:
     speed = sum(tokens[discard:]) / sum(times[discard:])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"tokens_per_second": speed, "peak_bytes": peak, "losses": losses, "seconds": times}))
+    measure.tell(tokens_per_second=speed, losses=losses, seconds=times)
 
 
-def ours(steps: int, discard: int, precision: str, tokens: int) -> None:
+def ours(steps: int, discard: int, precision: str, tokens: int, rank: int) -> None:
+    from nurture.adapters.attached import attach
+    from nurture.adapters.lora import LoRA
     from nurture.methods import SFT
-    from nurture.models.layouts import choose_layout, set_layout
-    from nurture.models.roles import LocalRoles
-    from nurture.train.loop import Budget, train
-    from nurture.train.memory import keep_pages
-    from nurture.train.optim import AdamW
     from nurture.train.precision import choose_precision
-    from nurture.train.processes import Processes
     from nurture.types import Batch, Group, Response
 
-    keep_pages()
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    measure.as_in_a_run()
     data = examples(steps)
     model = measure.model(choose_precision(precision, torch.device("cpu")))
-    layout = choose_layout(model, 1024).layout
-    set_layout(model, layout)
-    roles = LocalRoles({"policy": model}, {"policy": layout}, AdamW(model.named_parameters()), Processes())
+    if rank:
+        attach(model, LoRA(r=rank, lora_alpha=2 * rank, target_modules=TARGETS), measure.tokenizer(), steps=steps)
 
     def batches() -> Iterator[Batch]:
         for k in range(steps):
             rows = data[k * BATCH : (k + 1) * BATCH]
             yield Batch(tuple(Group(np.array(p), (Response(np.array(a), np.ones(len(a), bool)),)) for p, a in rows))
 
-    times, losses, last = [], [], time.perf_counter()
-    for step in train(roles, SFT(), batches(), learning_rate=lambda n: LEARNING_RATE, budget=Budget(tokens)):
-        now = time.perf_counter()
-        times.append(now - last)
-        losses.append(step.metrics["loss"])
-        last = now
-    report(times, losses, [step_tokens(data, k) for k in range(steps)], discard)
+    times, losses = zip(*measure.our_steps("policy", model, SFT(), batches(), LEARNING_RATE, tokens), strict=True)
+    report(list(times), list(losses), [step_tokens(data, k) for k in range(steps)], discard)
 
 
-def trl(steps: int, discard: int, bf16: bool, packing: bool) -> None:
+def trl(steps: int, discard: int, bf16: bool, packing: bool, rank: int) -> None:
     import tempfile
 
     from datasets import Dataset
-    from transformers import TrainerCallback
+    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    data = examples(steps)
-    times: list[float] = []
-    losses: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(time.perf_counter() - self.started)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **__: Any) -> None:
-            if logs and "loss" in logs:
-                losses.append(float(logs["loss"]))
-
+    data, clock = examples(steps), measure.clock()
     dataset = Dataset.from_list([{"input_ids": p + a, "completion_mask": [0] * len(p) + [1] * len(a)} for p, a in data])
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=bf16, packing=packing, max_length=MAX_LENGTH,
@@ -107,16 +76,17 @@ def trl(steps: int, discard: int, bf16: bool, packing: bool) -> None:
         report_to="none", train_sampling_strategy="sequential", completion_only_loss=True, disable_tqdm=True,
         gradient_checkpointing=False, dataloader_pin_memory=False,
     )  # fmt: skip
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, task_type="CAUSAL_LM") if rank else None
     trainer = SFTTrainer(
         measure.model(torch.float32), args=config, train_dataset=dataset, processing_class=measure.tokenizer(),
-        callbacks=[Clock()],
+        callbacks=[clock], peft_config=lora,
     )  # fmt: skip
     trainer.train()
     if packing:  # each packed row is one step; tokens are what it holds
-        tokens = [sum(len(x) for x in [row["input_ids"]]) for row in trainer.train_dataset][: len(times)]
+        tokens = [sum(len(x) for x in [row["input_ids"]]) for row in trainer.train_dataset][: len(clock.times)]
     else:
         tokens = [step_tokens(data, k) for k in range(steps)]
-    report(times, losses, tokens, discard)
+    report(clock.times, clock.losses, tokens, discard)
 
 
 def reference(steps: int) -> None:
@@ -142,7 +112,9 @@ def reference(steps: int) -> None:
     print(json.dumps({"losses": losses}))
 
 
-def table(steps: int, discard: int, rounds: int, reference_steps: int, peer_steps: int) -> None:
+def table(
+    steps: int, discard: int, rounds: int, reference_steps: int, peer_steps: int, *, rank: int = 0, name: str = "sft"
+) -> None:
     from nurture.train.precision import choose_precision
 
     dtype = choose_precision("auto", torch.device("cpu"))
@@ -153,38 +125,40 @@ def table(steps: int, discard: int, rounds: int, reference_steps: int, peer_step
     us: list[dict[str, Any]] = []
     them: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
     for _ in range(rounds):
-        us.append(measure.child("benchmarks.sft", "ours", "--steps", str(steps), "--discard", str(discard)))
-        for name, flags in peers.items():
+        both = ["--discard", str(discard), "--rank", str(rank)]
+        us.append(measure.child("benchmarks.sft", "ours", "--steps", str(steps), *both))
+        for peer, flags in peers.items():
             # Where bf16 has no hardware a step of the peer takes minutes: one step is discarded, one measured.
-            slow = unit == "fp32" and "bf16" in name
+            slow = unit == "fp32" and "bf16" in peer
             few = ["--steps", "2" if slow else str(peer_steps), "--discard", "1" if slow else str(discard)]
-            them[name].append(measure.child("benchmarks.sft", "trl", *few, *flags))
+            them[peer].append(measure.child("benchmarks.sft", "trl", *few, "--rank", str(rank), *flags))
     speed = statistics.median(r["tokens_per_second"] for r in us)
     peak = statistics.median(r["peak_bytes"] for r in us)
     limit = measure.matmul_rate(dtype)
-    # 6 FLOP per token and parameter of the body; the output matrix only where an own token is predicted.
+    # 6 FLOP per token and parameter of the body (4 where it is frozen: no gradient of the weights); the output matrix
+    # only where an own token is predicted.
     body, head = 134_543_808 - 49152 * 576, 49152 * 576
     data = examples(steps)
     own = sum(len(a) for _, a in data) / sum(len(p) + len(a) for p, a in data)
-    reached = 6 * (body + head * own) * speed / limit
+    reached = (4 if rank else 6) * (body + head * own) * speed / limit
     print(f"ours ({unit}): {speed:.1f} tokens/s, peak {peak / 1e9:.2f} GB, {reached:.0%} of the machine's matrix rate "
           f"({limit / 1e9:.0f} GFLOP/s)")  # fmt: skip
     results: dict[str, Any] = {"limit_ratio": reached, "ours": {"tokens_per_second": speed, "peak_bytes": peak}}
-    for name, runs in them.items():
+    for peer, runs in them.items():
         peer_speed = statistics.median(r["tokens_per_second"] for r in runs)
         peer_peak = statistics.median(r["peak_bytes"] for r in runs)
-        results[name] = {
+        results[peer] = {
             "ours": speed, "peer": peer_speed, "ratio": speed / peer_speed, "memory_ratio": peak / peer_peak,
             "limit_ratio": reached,
         }  # fmt: skip
-        print(f"TRL {name}: {peer_speed:.1f} tokens/s, peak {peer_peak / 1e9:.2f} GB  ->  "
+        print(f"TRL {peer}: {peer_speed:.1f} tokens/s, peak {peer_peak / 1e9:.2f} GB  ->  "
               f"{speed / peer_speed:.2f} x as fast, {peak / peer_peak:.0%} of the memory")  # fmt: skip
     if reference_steps:
         want = measure.child("benchmarks.sft", "reference", "--steps", str(reference_steps))["losses"]
         gap = max(abs(a / b - 1) for a, b in zip(us[0]["losses"], want, strict=False))
         results["largest_relative_loss_gap"] = gap
         print(f"losses of {min(steps, reference_steps)} steps differ from a plain fp32 loop's by at most {gap:.3%}")
-    measure.write("sft", results)
+    measure.write(name, results)
 
 
 def main() -> None:
@@ -199,15 +173,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="of a micro-batch of ours")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--packing", action="store_true")
+    parser.add_argument("--rank", type=int, default=0, help="of LoRA; 0 trains all weights")
     a = parser.parse_args()
     if a.side == "ours":
-        ours(a.steps, a.discard, a.precision, a.tokens)
+        ours(a.steps, a.discard, a.precision, a.tokens, a.rank)
     elif a.side == "trl":
-        trl(a.steps, a.discard, a.bf16, a.packing)
+        trl(a.steps, a.discard, a.bf16, a.packing, a.rank)
     elif a.side == "reference":
         reference(a.steps)
     else:
-        table(a.steps, a.discard, a.rounds, a.reference, a.peer_steps)
+        table(a.steps, a.discard, a.rounds, a.reference, a.peer_steps, rank=a.rank)
 
 
 if __name__ == "__main__":

@@ -5,5 +5,6 @@ from pathlib import Path
 # Before torch is imported: two test processes share the cores, and a thread waiting for a core stalls its whole team.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["NURTURE_CACHE"] = ""  # what an earlier test left behind must not stand in for the code
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))

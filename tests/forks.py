@@ -28,8 +28,8 @@ class Forks:
         )
 
     def train(self, method, *words, env=None, kill=None, groups_of=1):
-        """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`, killed, where `kill` is (file, rows,
-        seconds), so long after the file has so many rows."""
+        """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`, killed, where `kill` is
+        (file, rows, seconds), so long after the file has so many rows."""
         asked = {"method": method, "words": words, "env": env or {}, "kill": kill, "groups_of": groups_of}
         self.server.stdin.write(json.dumps(asked) + "\n")
         self.server.stdin.flush()

@@ -1,5 +1,6 @@
 """`nurture data check | show | convert`: what is printed, what is written, how it ends."""
 
+import dataclasses
 import html as html_module
 import json
 import re
@@ -7,8 +8,10 @@ import re
 import pytest
 from typer.testing import CliRunner
 
+from nurture import api_data
 from nurture.cli import app
 from nurture.errors import InputError
+from nurture.lab.datasets import open_dataset
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
@@ -109,3 +112,13 @@ def test_convert_writes_what_it_says(tmp_path):
     assert len(out.read_text().splitlines()) == 3
     with pytest.raises(InputError, match="--to is"):
         CliRunner().invoke(app, ["data", "convert", str(source), str(out), "--to", "x"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", ["lab/demonstrations", "lab/comparisons", "lab/rankings", "lab/ratings", "lab/steps"])
+def test_the_labs_data_sets_are_sources_too(name, tmp_path):
+    rows = open_dataset(name)
+    assert f"{len(rows):,} rows" in run("check", name).output
+    out = tmp_path / "out.jsonl"
+    assert run("convert", name, out).exit_code == 0
+    written = list(api_data.read(out))
+    assert [dataclasses.replace(w, origin=r.origin) for w, r in zip(written, rows, strict=True)] == list(rows)

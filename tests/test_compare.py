@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 
 from nurture.compare import compare_models
 from nurture.errors import InputError
@@ -70,6 +71,22 @@ def test_the_page_is_whole_and_needs_nothing_else(done):
     assert page.count('class="sample"') == 14 and page.count("<rect") == 8 and page.count("<polyline") >= 2
     for family in ("unanswerable", "harmful", "followup"):
         assert family in page
+
+
+def test_what_each_stage_cost_is_measured(done):
+    """Against the folders themselves: the tensors that were trained, and the bytes on the disk."""
+    recipe, out, shown = done
+    told = json.loads((out / "report.json").read_text())["stages"]
+    assert list(told) == list(recipe.stages)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('<circle class="bar') == 2 and "What each stage cost" in page
+    for name, cost in told.items():
+        weights = out / name / "model" / "model.safetensors"
+        assert cost["saved_bytes"] == weights.stat().st_size
+        assert cost["trained_parameters"] == sum(t.numel() for t in load_file(weights).values())
+        assert cost["peak_bytes"] > 1e8 and cost["seconds"] > 0
+        assert f"{cost['trained_parameters']:,}" in page and f"{cost['trained_parameters']:,}" in shown
+        assert cost["overall"] == json.loads((out / "report.json").read_text())["models"][name]["overall"]
 
 
 def test_a_person_sees_table_and_answers(done):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from nurture.cli import app
 from nurture.methods import METHODS
 from nurture.recipe import stage_from, take
+from nurture.runs import METRICS
 
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md")), Path("benchmarks/README.md")]
 COMMANDS = sorted(
@@ -50,3 +51,13 @@ def test_files_of_ours_that_are_named_exist(page):
     for name in re.findall(r"`((?:src|tests|docs|recipes|benchmarks)/[\w./-]+)", page.read_text()):
         if not name.startswith("benchmarks/out/"):  # what a benchmark writes
             assert Path(name).exists(), f"{page}: {name}"
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_the_page_of_a_method_explains_each_metric_it_logs(name):
+    page = Path(f"docs/methods/{name}.md").read_text()
+    of_rollouts = {metric for metric in METRICS if metric.startswith("rollout/")}
+    of_critics = {"rollout/explained_variance"}
+    general = of_critics if name == "ppo" else of_rollouts - of_critics  # whose page the other one names
+    told = set(re.findall(r"`([\w/]+)`", page))
+    assert not {*METHODS[name].metrics, *general} - told

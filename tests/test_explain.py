@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console, RenderableType
 
+from nurture.adapters import ADAPTERS
 from nurture.errors import InputError
 from nurture.explain import explain, list_methods
 from nurture.methods import METHODS
@@ -55,9 +56,20 @@ def test_it_fits_a_terminal_and_keeps_its_equations():
     assert "    L = - sum_t  log p(y_t | x, y_<t)  /  number of trained tokens" in text
 
 
-def test_the_list_names_every_method():
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_is_told_as_a_method_is(adapter):
+    kind = ADAPTERS[adapter]
+    text = told(explain(adapter), width=10_000)
+    for paragraph in (inspect.getdoc(kind) or "").split("\n\n"):
+        assert words(paragraph) in words(text)
+    for name in own_fields(kind):
+        assert f"{name} = " in text and words(kind.model_fields[name].description or "?") in text
+    assert f"adapter={adapter}" in text and (not kind.peft_type or kind.peft_type in text)
+
+
+def test_the_list_names_every_method_and_adapter():
     text = told(list_methods())
-    assert all(name in text for name in METHODS)
+    assert all(name in text for name in (*METHODS, *ADAPTERS))
     assert "Supervised fine-tuning on demonstrations" in text
 
 

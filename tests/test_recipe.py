@@ -314,14 +314,21 @@ OTHER_VALUES = {
     "device": "cpu", "precision": "fp32", "layout": "rows", "tokens_per_micro": "7", "gradient_checkpointing": "true",
     "processes": "2", "seed": "7", "nonfinite": "raise", "checkpoint": "{every: 7}", "eval": "{share: 0.5}",
     "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
-    "reward": "number",
+    "reward": "number", "optimizer": "adamw_8bit",
+    "oracle": "number", "alarms": "{window: 7}", "critic": "other", "ptx_data": "other",
 }  # fmt: skip
+KNOWN = {
+    "reward": ("grpo", ["data=x", "reward=exact"]), "oracle": ("grpo", ["data=x", "reward=exact"]),
+    "critic": ("ppo", ["data=x", "reward=exact"]),
+    "ptx_data": ("ppo", ["data=x", "reward=exact", "ptx_coef=1", "ptx_data=y"]),
+}  # fmt: skip
+"""The methods and words that some fields need beside them."""
 
 
 @pytest.mark.parametrize("key", [*Stage.model_fields, "train_on"])
 def test_the_digest_names_what_the_result_depends_on_and_the_diff_says_what_changed(key):
     method = "dpo" if "ref" in key else "sft"
-    method, known = ("grpo", ["data=x", "reward=exact"]) if key == "reward" else (method, ["data=x"])
+    method, known = KNOWN.get(key, (method, ["data=x"]))
     base = stage_from(method, known)
     if key == "method":
         changed = stage_from("lm", ["data=x"])

@@ -97,6 +97,22 @@ def events(run, name):
     return [row for row in rows if row["event"] == name]
 
 
+def test_tokens_kept_from_an_earlier_run_change_nothing(forks, base, goals, tmp_path):
+    """Not the run that keeps them, not one that uses them, not one that is killed and resumes with them."""
+    cache = {"NURTURE_CACHE": str(tmp_path / "cache")}
+    for name in ("keeps", "uses"):
+        code, output = forks.train("sft", *words(base, tmp_path / name, *GOAL), env=cache)
+        assert code == 0, output
+        assert ("tokens from an earlier run" in output) == (name == "uses")
+        assert outcome(tmp_path / name) == goals[1]
+    out = tmp_path / "killed"
+    fault = {"NURTURE_FAULT": "step.after_update:kill9@8"}
+    code, output = forks.train("sft", *words(base, out, *GOAL), env=cache | fault)
+    assert code == -signal.SIGKILL, output
+    code, output = forks.train("sft", *words(base, out, *GOAL), env=cache)
+    assert code == 0 and outcome(out) == goals[1], output
+
+
 # -- killed --------------------------------------------------------------------------------------------------------
 
 

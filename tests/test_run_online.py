@@ -2,18 +2,22 @@
 after being killed."""
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import replace
 
 import pytest
+import torch
 from forks import Forks
 from rich.console import Console
 from safetensors.torch import load_file
 
 from nurture import api
-from nurture.errors import InputError
+from nurture.errors import Alarmed, InputError
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.records import Conversation, Message
@@ -143,6 +147,102 @@ def test_the_critic_is_saved_for_going_on_and_is_no_part_of_the_model(goals):
     assert {f"exp_avg.value.{name}" for name in policy} < saved and "master.value.score.weight" in saved
 
 
+@pytest.mark.parametrize("method", CASES)
+def test_where_the_time_of_each_rollout_went_stands_among_the_events(goals, method):
+    told = [event for event in rows_of(goals[method] / "events.jsonl") if event["event"] == "rollout"]
+    assert [event["step"] for event in told] == [2, 4, 6, 8, 10]
+    for event in told:
+        assert list(event["seconds"]) == ["sample", "reward", "score", "train"]
+        assert all(seconds >= 0 for seconds in event["seconds"].values()) and event["seconds"]["train"] > 0
+
+
+def test_two_processes_equal_one(forks, tmp_path):
+    """Each draws, rewards and learns from its share of the prompts; together they are the run of one."""
+    for method in CASES:
+        one, two = tmp_path / f"{method}-1", tmp_path / f"{method}-2"
+        reward = f"reward={{name: regex, pattern: '{WANTED}'}}"
+        same = (TINY, *SHORT, *CASES[method][:-2], "batch_size=3", "steps=4", reward)
+        assert forks.train(method, *same, f"out={one}")[0] == 0
+        done = subprocess.run(
+            [sys.executable, "-m", "nurture", "train", method, *same, "processes=2", f"out={two}"],
+            capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for a, b in zip(*(rows_of(out / "metrics.jsonl") for out in (one, two)), strict=True):
+            assert a.keys() == b.keys()
+            # (Of a PPO update with a single prompt each process has one answer, and so the prompt stands twice.)
+            for key in a.keys() - ({"tokens"} if method == "ppo" else set()):
+                assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-4, abs=1e-5, nan_ok=True), key
+        drawn = [[(r["prompt"], r["response"]) for r in rows_of(out / "samples.jsonl")] for out in (one, two)]
+        assert drawn[0] == drawn[1]
+
+
+# -- alarms ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_alarm_is_said_once_and_ends_a_run_that_is_to_stop(tmp_path):
+    """Six tokens are too few for almost any answer, so the alarm for cut-off answers rings after its window."""
+    more = ("data=lab/prompts", "num_generations=2", "steps=6", "alarms.window=2", "alarms.no_signal=null")
+    reward = "reward={name: regex, pattern: e}"
+    run("grpo", tmp_path / "warned", *more, reward)
+    rung = [e for e in rows_of(tmp_path / "warned" / "events.jsonl") if e["event"] == "alarm"]
+    assert [(e["step"], e["alarm"]) for e in rung] == [(2, "length")]
+    assert "of the answers are cut off at max_completion_length" in rung[0]["reason"]
+
+    words = (*more, reward, "alarms.stop=[length]")
+    with pytest.raises(Alarmed, match=r"Stopped by an alarm\. length: 100%") as error:
+        run("grpo", tmp_path / "stopped", *words)
+    assert error.value.exit_code == 3
+    assert (tmp_path / "stopped" / "checkpoints" / "latest").read_text() == "step-00000002\n"
+    run("grpo", tmp_path / "stopped", *words)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "warned"), "it goes on, and ends as it would have"
+
+
+def test_the_oracle_is_watched_and_not_learnt_from(tmp_path):
+    """The reward pays for the letter e, the oracle counts another letter: its mean stands beside the reward's."""
+    more = ("data=lab/prompts", "num_generations=4", "steps=2", "reward={name: regex, pattern: e}")
+    _, plain, _ = run("grpo", tmp_path / "plain", *more)
+    _, watched, samples = run("grpo", tmp_path / "watched", *more, "oracle={name: regex, pattern: o}")
+    for a, b in zip(plain, watched, strict=True):
+        assert a["loss"] == b["loss"] and "rollout/oracle" not in a
+    rows = [s for s in samples if s.get("rollout") == 0]
+    assert all(s["oracle"] == float("o" in s["response"]) for s in rows)
+    assert watched[0]["rollout/oracle"] == pytest.approx(sum(s["oracle"] for s in rows) / len(rows))
+
+
+def test_the_parts_of_a_reward_are_told(tmp_path):
+    parts = "reward={name: sum, of: {e: {name: regex, pattern: e}, o: {name: regex, pattern: o}}}"
+    _, metrics, samples = run("grpo", tmp_path, "data=lab/prompts", "num_generations=4", "steps=1", parts)
+    row = metrics[0]
+    assert row["rollout/part/e"] + row["rollout/part/o"] == pytest.approx(row["rollout/score"])
+    assert samples[1]["parts"].keys() == {"e", "o"}
+
+
+# -- the critic and the mix ------------------------------------------------------------------------------------------
+
+
+def test_the_critic_starts_as_the_reward_model_and_texts_are_mixed_in(tmp_path):
+    """What the critic expects at first at an answer's last token's place is what the reward model makes of the same
+    hidden state; so with a critic of its own head the first rollout's values are not 0."""
+    start, _, _ = run("grpo", tmp_path / "start", "data=lab/prompts", "num_generations=2", "steps=1", "reward=lab")
+    few = ("steps=3", "batch_size=4", "learning_rate=1e-2", "eval.share=0.2", "precision=fp32")
+    words = [f"model={start}", "data=lab/ratings", *few, f"out={tmp_path / 'judge'}"]
+    judge = api.train("reward", words, console=Console(quiet=True))
+    common = (f"model={start}", "data=lab/prompts", "num_generations=2", "steps=1", "num_iterations=1", "reward=lab")
+    new, told = tmp_path / "new", tmp_path / "told"
+    _, (plain,), _ = run("ppo", new, *common, "learning_rate=0")
+    _, (told_row,), _ = run("ppo", told, *common, f"critic={judge}", "learning_rate=0")
+    assert plain["policy_loss"] == pytest.approx(0, abs=1e-3) and plain["value_error"] != told_row["value_error"]
+    (saved,) = (told / "checkpoints").glob("step-*")
+    kept = {n: t for shard in saved.glob("tensors-*.safetensors") for n, t in load_file(shard).items()}
+    learnt = load_file(judge / "model.safetensors")
+    for name, tensor in learnt.items():
+        assert torch.equal(kept[f"master.value.{name}"], tensor.float()), name
+    mixed = ("ptx_coef=1", "ptx_data=lab/demonstrations")
+    _, (row,), _ = run("ppo", tmp_path / "ptx", *common, *mixed, "learning_rate=1e-3")
+    assert row["ptx_loss"] > 1 and row["trained_tokens"] > plain["trained_tokens"]
+
+
 # -- what is learnt ------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +308,9 @@ def test_a_reward_model_is_the_judge(tmp_path):
         ("grpo", ["data=lab/demonstrations"], "holds Conversation records, but method 'grpo' learns from Task."),
         ("grpo", ["data=lab/prompts", "eval.share=0.1"], "eval: method 'grpo' has no loss on given rows"),
         ("grpo", ["data=lab/prompts", "dropout=0.1"], "dropout: method 'grpo' learns from probabilities"),
-        ("grpo", ["data=lab/prompts", "batch_size=2", "processes=2"], "processes: method 'grpo' draws its answers"),
+        ("grpo", ["data=lab/prompts", "critic=lab"], "critic is set, but method 'grpo' has no critic"),
+        ("ppo", ["data=lab/prompts", "critic=lab"], "critic: lab has no score head"),
+        ("ppo", ["data=lab/prompts", "ptx_coef=1"], "ptx_data and ptx_coef belong together"),
         ("grpo", ["data=lab/prompts", "max_length=6"], "max_completion_length: 6 leaves no room for a prompt"),
         ("grpo", ["data=lab/prompts", "max_length=30", "on_long=error"], "TOO_LONG"),
         ("grpo", ["data=lab/prompts", "beta=0", "ref=lab"], "ref is set, but method 'grpo' has no reference"),
@@ -219,7 +321,7 @@ def test_what_cannot_be_is_one_sentence(tmp_path, method, more, sentence):
     with pytest.raises(InputError) as error:
         api.train(
             method,
-            [TINY, *(SHORT if method == "grpo" else ()), *more, f"out={tmp_path / 'refused'}"],
+            [TINY, *(SHORT if method != "sft" else ()), *more, f"out={tmp_path / 'refused'}"],
             console=Console(quiet=True),
         )
     assert sentence in str(error.value)

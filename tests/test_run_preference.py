@@ -4,12 +4,16 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 from rich.console import Console
 
 from nurture import api
+from nurture.data.convert import as_nurture
 from nurture.errors import InputError
+from nurture.evaluate.best_of import BestOf
 from nurture.evaluate.scoring import load_reward_model, score
-from nurture.lab.datasets import DATASETS, open_dataset
+from nurture.lab.datasets import DATASETS, open_dataset, task_of_all
+from nurture.lab.votes import VOTERS, vote
 from nurture.records import Conversation, Message
 from nurture.runs import rows_of
 
@@ -89,3 +93,105 @@ def test_the_wrong_kind_of_judgement_is_named(tmp_path):
     told = "lab/steps holds Steps records, but method 'reward' learns from Pair or Ranking or Rating"
     with pytest.raises(InputError, match=told):
         run("reward", tmp_path / "run", "data=lab/steps")
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(as_nurture(record)) + "\n" for record in records))
+    return path
+
+
+def report_of(out):
+    return json.loads((out / "data_report.json").read_text())[0]
+
+
+def test_the_kind_of_a_file_chooses_the_loss(tmp_path):
+    """From a file as from the lab: the same records, the same numbers."""
+    ratings = "criteria=[helpful, honest, harmless]"
+    for name, words in (("lab/rankings", ()), ("lab/ratings", (ratings,)), ("lab/comparisons", ())):
+        short = name.removeprefix("lab/")
+        file = write(tmp_path / f"{short}.jsonl", open_dataset(name))
+        _, there = run("reward", tmp_path / f"{short}-lab", f"data={name}", "eval.share=0", *words)
+        _, here = run("reward", tmp_path / f"{short}-file", f"data={file}", "eval.share=0", *words)
+        assert [r["loss"] for r in here] == pytest.approx([r["loss"] for r in there], rel=1e-5)
+        assert report_of(tmp_path / f"{short}-file")["format"] == {"comparisons": "pair"}.get(short, short[:-1])
+
+
+def test_a_ranking_may_be_read_as_its_pairs(tmp_path):
+    data = "data={path: lab/rankings, kind: pair}"
+    run("reward", tmp_path / "pairs", data)
+    report = report_of(tmp_path / "pairs")
+    assert report["rows"] == 14 and report["records"] > 30 and report["kind"] == "pair"
+    with pytest.raises(InputError, match="kind is steps, but method 'reward' learns from pair or ranking or rating"):
+        run("reward", tmp_path / "no", "data={path: lab/rankings, kind: steps}")
+
+
+def test_rows_that_rate_only_some_criteria(tmp_path):
+    rows = list(open_dataset("lab/ratings"))
+    rows[3] = replace(rows[3], scores={"helpful": 1.0})
+    rows[5] = replace(rows[5], scores={"polite": 1.0})
+    file = write(tmp_path / "ratings.jsonl", rows)
+    words = (f"data={file}", "criteria=[helpful, harmless]")
+    with pytest.raises(InputError, match=r"ratings.jsonl:4 CRITERIA has no rating for 'harmless'"):
+        run("reward", tmp_path / "no", *words)
+    out = tmp_path / "run"
+    run("reward", out, *words, "missing=skip", "on_bad_row=quarantine")
+    assert report_of(out)["rejected"] == {"CRITERIA": 1}
+    (bad,) = rows_of(out / "rejected.jsonl")
+    assert bad["where"] == "ratings.jsonl:6" and bad["code"] == "CRITERIA"
+
+
+def test_labellers_are_screened_and_named_on_the_card(tmp_path):
+    rows = [vote(task_of_all(1_000_003, "train", i // VOTERS, 0), 0, i, 0) for i in range(900)]
+    file = write(tmp_path / "votes.jsonl", rows)
+    out = tmp_path / "run"
+    run("reward", out, f"data={{path: {file}, screen: 0.4}}")
+    clickers = {row.labeller for row in rows if "click" in row.labeller}
+    report = report_of(out)
+    assert set(report["screened"]) == clickers and len(clickers) == 4
+    assert report["records"] == 900 - sum(report["screened"].values())
+    card = json.loads((out / "reward_card.json").read_text())
+    assert set(card["labellers"]) == {"careful", "strict", "prefers_long", "prefers_polite"}
+    assert sum(row["n"] for row in card["labellers"].values()) == card["pairs"]
+
+
+def test_reward_models_side_by_side(tmp_path):
+    stage = {"method": "reward", "model": yaml.safe_load(MODEL.removeprefix("model=")), "steps": 2, "batch_size": 4,
+             "precision": "fp32", "eval": {"share": 0.2}}  # fmt: skip
+    stages = {"a": {**stage, "data": "lab/comparisons"}, "b": {**stage, "data": "lab/rankings"}}
+    recipe = tmp_path / "two.yaml"
+    recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["a", "b"], "compare_tasks": 60}))
+    out = tmp_path / "two"
+    api.run(recipe, out=out, console=Console(quiet=True))
+    found = json.loads((out / "report.json").read_text())["reward_models"]
+    assert list(found) == ["a", "b"] and found["a"]["learnt_from"] == "lab/comparisons"
+    for one in found.values():
+        row = one["oracle_on_clear_pairs"]
+        assert row["low"] <= row["agreement"] <= row["high"] and 0 < row["pairs"] <= 60
+    gap = found["b"]["oracle_on_clear_pairs"]["agreement"] - found["a"]["oracle_on_clear_pairs"]["agreement"]
+    assert found["b"]["versus"]["mean"] == pytest.approx(gap)
+    assert "beside a" in (out / "report.html").read_text()
+    recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["lab", "b"]}))
+    with pytest.raises(InputError, match="'b' is a reward model"):
+        api.run(recipe, out=out, console=Console(quiet=True))
+
+
+def test_best_of_n_makes_rows_to_learn_from(tmp_path):
+    plan, out = BestOf(n=4, keep="pair", tasks=6, max_tokens=12), tmp_path / "pairs.jsonl"
+    short = {"name": "length", "at_most": 45, "unit": "characters"}
+    counts = api.best_of("lab", "lab/prompts", short, out, plan, precision="fp32", console=Console(quiet=True))
+    rows = list(rows_of(out))
+    assert counts["tasks"] == 6 and counts["drawn"] == 24 and counts["kept"] == len(rows) > 0
+    for row in rows:
+        assert len(row["chosen"][0]["content"]) <= 45 < len(row["rejected"][0]["content"])
+    with pytest.raises(InputError, match="nothing was written"):
+        none = BestOf(n=1, keep="above", least=2.0, tasks=2, max_tokens=4)
+        api.best_of("lab", "lab/prompts", short, tmp_path / "none.jsonl", none, console=Console(quiet=True))
+
+
+def test_a_reward_model_of_another_template_is_refused(tmp_path):
+    model, _ = run("reward", tmp_path / "reward", "data=lab/comparisons")
+    words = ["model=lab", "data=lab/prompts", f"reward={{name: model, model: {model}}}", "steps=1", "batch_size=2"]
+    with pytest.raises(
+        InputError, match=r"TEMPLATE .* trained with another (chat template|vocabulary) than the policy"
+    ):
+        api.train("grpo", [*words, f"out={tmp_path / 'grpo'}"], console=Console(quiet=True))

@@ -15,7 +15,7 @@ from nurture.models import load as loading
 from nurture.models.load import train_tokenizer
 from nurture.models.save import save_model
 from nurture.recipe import stage_from
-from nurture.setup import set_up
+from nurture.setup import describe, set_up
 from nurture.train.lock import lock_run
 from nurture.train.processes import Processes
 
@@ -45,6 +45,34 @@ def stage(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return lambda *words, method="sft": stage_from(method, ["device=cpu", "batch_size=4", *words])
+
+
+def test_a_later_run_uses_the_tokens_of_an_earlier_one_and_says_so(tmp_path, stage, monkeypatch):
+    path = rows_file(tmp_path / "rows.jsonl", 20)
+    anew = set_up(stage(*FRESH, f"data={path}"), Processes())
+    monkeypatch.setenv("NURTURE_CACHE", str(tmp_path / "cache"))
+    first, again = (set_up(stage(*FRESH, f"data={path}"), Processes()) for _ in range(2))
+    told = ["tokens from an earlier run" in describe(setup)["data"] for setup in (anew, first, again)]
+    assert told == [False, False, True] and again.reports[0].to_json()["cached"]
+    for setup in (first, again):
+        assert [(g.key, g.prompt.tobytes(), g.responses[0].ids.tobytes(), g.responses[0].mask.tobytes())
+                for g in setup.train] == [
+            (g.key, g.prompt.tobytes(), g.responses[0].ids.tobytes(), g.responses[0].mask.tobytes())
+            for g in anew.train
+        ]  # fmt: skip
+    rows_file(path, 21)
+    assert "tokens from an earlier run" not in describe(set_up(stage(*FRESH, f"data={path}"), Processes()))["data"]
+
+
+def test_rows_that_cannot_be_tokenised_come_back_with_those_that_cannot_be_read(tmp_path, stage):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"{i}?", "chosen": f"{i}.", "rejected": "No." if i != 7 else "7. "} for i in range(300)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    setup = set_up(stage(*FRESH, f"data={path}", "on_bad_row=quarantine", method="reward"), Processes())
+    assert [(r.where, r.code) for r in setup.rejected] == [(f"{path}:301:2", "BAD_JSON"), (f"{path}:8", "EQUAL")]
+    (report,) = setup.reports
+    assert (report.rows, report.kept, report.rejected) == (301, 299, {"BAD_JSON": 1, "EQUAL": 1})
+    assert json.loads(setup.rejected[1].raw) == rows[7] and len(setup.train) == 299
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -20,6 +20,7 @@ from .recipe import Recipe, Stage, load_recipe, stage_from, take, take_flag
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .evaluate.best_of import BestOf
     from .evaluate.exam import Exam
     from .evaluate.selftest import Check
     from .export import Exported
@@ -95,6 +96,10 @@ def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: C
     if is_game(stage):
         header(console, f"{stage.method.name} in {title}", describe_game(stage) | {"dry run": "nothing was played"})
         return
+    if drawn := [f"{s.draw.n} answers by {s.draw.model} to each task of {s.path}" for s in stage.data if s.draw]:
+        what = {"data": "\n".join(drawn), "dry run": "what it learns from is drawn when the run begins"}
+        header(console, f"{stage.method.name} in {title}", what)
+        return
     setup = set_up(stage, Processes(), stages=stages)
     facts = describe(setup, stage.processes) | {"dry run": "nothing was trained or written"}
     header(console, f"{stage.method.name} in {title}", facts, example=example(setup, colour=console.is_terminal))
@@ -105,6 +110,26 @@ def quickstart(
 ) -> dict[str, Path]:
     """The lab's base model becomes an assistant, measured before and after; returns the models by stage name."""
     return run("quickstart", overrides, out or Path("runs/quickstart"), fresh=fresh, console=console)
+
+
+def best_of(
+    model: str,
+    data: str,
+    reward: Any,
+    out: Path | str,
+    plan: BestOf | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    console: Console | None = None,
+) -> dict[str, int]:
+    """Answer tasks several times, score the answers with any reward and write what `plan` keeps of them:
+    `best_of("runs/sft/model", "lab/prompts", "lab", "good.jsonl", BestOf(n=16, keep="above", least=0.8))`. Returns how
+    many there were of everything."""
+    from .evaluate.best_of import BestOf, write_best_of
+
+    told = console or _console()
+    return write_best_of(model, data, reward, Path(out), plan or BestOf(), told, device=device, precision=precision)
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""Data files from Python: check, show and convert, the verbs of `nurture data`.
+"""Data files and the lab's data sets from Python: check, show, convert and instruct, the verbs of `nurture data`.
 
 from nurture import api_data
 problems, report = api_data.check("rows.jsonl")
@@ -7,6 +7,7 @@ api_data.convert("rows.jsonl", "pairs.jsonl", to="trl", wants="pair")
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
     from .data.convert import Form
     from .data.formats import Kind
+    from .data.instruct import Built
+    from .data.mix import Mixture
     from .data.report import DataReport
     from .data.rows import BadRow
-    from .data.template import TrainOn
+    from .data.sources import Opened
+    from .data.template import Template, TrainOn
     from .data.views import Shown
     from .records import Record
 
@@ -38,7 +42,7 @@ def check(
     from .data.load import Reading
     from .data.rows import BadRow
 
-    reading = Reading(source, wants=wants, format=format, columns=columns)
+    reading = Reading(opened(source), wants=wants, format=format, columns=columns)
     problems: list[BadRow] = []
     for found in reading:
         if isinstance(found, BadRow) and len(problems) < limit:
@@ -60,8 +64,47 @@ def convert(
     from .data.convert import convert_file
     from .data.load import Reading
 
-    reading = Reading(source, wants=wants, format=format, columns=columns, on_request=True)
+    reading = Reading(opened(source), wants=wants, format=format, columns=columns, on_request=True)
     return convert_file(reading, Path(out), to, on_bad_row=on_bad_row)
+
+
+def instruct(
+    tasks: str | Path,
+    out: str | Path,
+    *,
+    per_row: int = 1,
+    cap: int | None = None,
+    temperature: float = 1.0,
+    size: int | None = None,
+    seed: int = 0,
+) -> tuple[Mixture, dict[str, Built]]:
+    """Build instructions of a file of tasks (`data/instruct.py`) and write one epoch of their mixture: `per_row`
+    phrasings of each row; tasks in proportion to their rows, of which no more than `cap` count."""
+    from .data.convert import as_nurture, whole_file
+    from .data.instruct import build, read_tasks
+    from .data.mix import Mixture, Part, mix
+
+    built = {
+        name: build(_plain_rows(task.data), task.templates, per_row=per_row, seed=seed)
+        for name, task in read_tasks(Path(tasks)).items()
+    }
+    parts = tuple(Part(name, len(made.conversations), cap=cap) for name, made in built.items())
+    mixture = Mixture(parts, temperature, size, seed)
+    with whole_file(Path(out)) as put:
+        for conversation in mix({name: made.conversations for name, made in built.items()}, mixture):
+            put(as_nurture(conversation))
+    return mixture, built
+
+
+def _plain_rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of any columns with their names; the first bad one is raised."""
+    from .data.rows import BadRow
+
+    rows = opened(source)
+    for row in rows.scan():
+        if isinstance(row, BadRow):
+            raise row.error
+        yield rows.origin(row), row.value
 
 
 def show(
@@ -75,24 +118,31 @@ def show(
     columns: Mapping[str, str] | None = None,
 ) -> list[Shown]:
     """The first `n` records in the chat template of `model` (by default the lab's), with what carries loss."""
-    from .data.template import Template, ensure_chat
     from .data.views import view
+
+    template = load_template(model)
+    records = read(source, wants=wants, format=format, columns=columns)
+    return [view(record, template, train_on) for record in islice(records, n)]
+
+
+def load_template(model: str) -> Template:
+    """The tokenizer of a model with its chat template, or ours where it has none."""
+    from .data.template import Template, ensure_chat
 
     tokenizer = load_tokenizer(model)
     ensure_chat(tokenizer)
-    template = Template(tokenizer)
-    records = list(islice(_records(source, wants, format, columns), n))
-    return [view(record, template, train_on) for record in records]
+    return Template(tokenizer)
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name, or `lab`, without its weights."""
+    """The tokenizer of a model folder or hub name, or `lab`, without its weights. The folder is vetted first."""
     from transformers import AutoTokenizer
 
     from .models.load import TOKENIZER_FILES, download, quiet, resolve_model
+    from .models.vet import vet_tokenizer
 
     found = resolve_model(model, {})
-    folder = found if isinstance(found, Path) else download(found, TOKENIZER_FILES)
+    folder = vet_tokenizer(found if isinstance(found, Path) else download(found, TOKENIZER_FILES))
     try:
         with quiet():
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -102,19 +152,38 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise InputError(f"{folder}: its tokenizer cannot be read: {reason}") from error
 
 
-def _records(
-    source: str | Path, wants: Kind | None, format: str | None, columns: Mapping[str, str] | None
+def read(
+    source: str | Path,
+    *,
+    wants: Kind | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[Record]:
-    """The records of a source or of the lab's data set; a bad row that is met is raised."""
+    """The records of a source, one by one; the first bad row is raised."""
     from .data.load import Reading
     from .data.rows import BadRow
 
-    if str(source).startswith("lab/"):
-        from .lab.datasets import open_dataset
-
-        yield from open_dataset(str(source))
-        return
-    for found in Reading(source, wants=wants, format=format, columns=columns):
+    for found in Reading(opened(source), wants=wants, format=format, columns=columns):
         if isinstance(found, BadRow):
             raise found.error
         yield from found
+
+
+def opened(source: str | Path) -> Opened:
+    """The rows of a source as they are written; those of the lab in our own form."""
+    from .data.convert import as_nurture
+    from .data.rows import Row
+    from .data.sources import Opened, open_source
+
+    if not str(source).startswith("lab/"):
+        return open_source(source)
+    from .lab.datasets import open_dataset
+
+    records = open_dataset(str(source))
+
+    def rows() -> Iterator[Row]:
+        for record in records:
+            raw = json.dumps(as_nurture(record), ensure_ascii=False)
+            yield Row(record.origin, json.loads(raw), raw)
+
+    return Opened(str(source), rows, "")

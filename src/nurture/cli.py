@@ -247,15 +247,15 @@ def export(
 
 @app.command()
 def explain(
-    method: Annotated[str | None, typer.Argument(metavar="[METHOD]", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also the fields that every stage has.")] = False,
 ) -> None:
-    """What a method does, its equation, its fields and its metrics; without a name, which methods there are."""
+    """What a method or an adapter does, its equation, its fields and its metrics; without a name, which there are."""
     from rich.console import Console
 
     from .explain import explain, list_methods
 
-    Console().print(explain(method, everything=everything) if method else list_methods())
+    Console().print(explain(name, everything=everything) if name else list_methods())
 
 
 @app.command()

@@ -11,10 +11,12 @@ import typer
 
 from .errors import InputError, NurtureError
 
-data = typer.Typer(help="Data files: check, show, convert.", no_args_is_help=True)
+data = typer.Typer(help="Data files: check, show, convert, instruct, stats, select.", no_args_is_help=True)
 
-Files = Annotated[list[str], typer.Argument(help="Files, folders, patterns or hub names.", metavar="FILE...")]
-File = Annotated[str, typer.Argument(help="A file, folder, pattern or hub name.", metavar="FILE")]
+Files = Annotated[
+    list[str], typer.Argument(help="Files, folders, patterns, hub names or lab/<name>.", metavar="FILE...")
+]
+File = Annotated[str, typer.Argument(help="A file, folder, pattern, hub name or lab/<name>.", metavar="FILE")]
 Format = Annotated[str | None, typer.Option(help="The form of the rows; by default it is recognised.")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="Ours=theirs, where a column has another name.", metavar="A=B")
@@ -37,7 +39,7 @@ def check(
     from . import api_data
     from .show import printable
 
-    wants, columns = _kind(kind), _columns(column)
+    wants, columns = _kind(kind), columns_of(column)
     found: list[dict[str, Any]] = []
     faulty = False
     for file in files:
@@ -87,7 +89,7 @@ def show(
     if train_on not in ("assistant", "last", "all"):
         raise InputError(f"--train-on is {train_on!r}; say assistant, last or all.")
     shown = api_data.show(
-        file, model=model, n=n, train_on=train_on, wants=_kind(kind), format=format, columns=_columns(column)
+        file, model=model, n=n, train_on=train_on, wants=_kind(kind), format=format, columns=columns_of(column)
     )
     if html:
         from .files import replace_synced
@@ -118,14 +120,69 @@ def convert(
     if on_bad_row not in ("error", "quarantine"):
         raise InputError(f"--on-bad-row is {on_bad_row!r}; say error or quarantine.")
     report = api_data.convert(
-        file, out, to, wants=_kind(kind), format=format, columns=_columns(column), on_bad_row=on_bad_row
+        file, out, to, wants=_kind(kind), format=format, columns=columns_of(column), on_bad_row=on_bad_row
     )
     for line in report.lines():
         print(printable(line), file=sys.stderr)
     print(out)
 
 
-def _columns(words: list[str] | None) -> dict[str, str]:
+@data.command()
+def instruct(
+    tasks: Annotated[Path, typer.Argument(help="A YAML file: NAME: {data: rows.jsonl, templates: [...]}.")],
+    out: Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .json file.", metavar="OUT")],
+    per_row: Annotated[int, typer.Option(min=1, help="How many phrasings of each row.")] = 1,
+    cap: Annotated[int | None, typer.Option(min=1, help="A task of more counts as one of so many.")] = None,
+    temperature: Annotated[float, typer.Option(help="Above 1, small tasks are taken more often.")] = 1.0,
+    size: Annotated[int | None, typer.Option(min=1, help="How many instructions to write.")] = None,
+    seed: Annotated[int, typer.Option(help="Names the draws.")] = 0,
+) -> None:
+    """Build instructions from the rows of NLP data sets, by templates, and mix the tasks."""
+    from . import api_data
+    from .show import printable
+
+    mixture, built = api_data.instruct(
+        tasks, out, per_row=per_row, cap=cap, temperature=temperature, size=size, seed=seed
+    )
+    for name, made in built.items():
+        turned = f", {made.turned:,} of them of the task turned around" if made.turned else ""
+        print(printable(f"{name}: {len(made.conversations):,} instructions{turned}"), file=sys.stderr)
+        for template, count in made.counts.items():
+            print(printable(f"  {count:,} by {' '.join(template.split())[:100]}"), file=sys.stderr)
+    for line in mixture.lines():
+        print(printable(line), file=sys.stderr)
+    print(out)
+
+
+@data.command("best-of")
+def best_of(
+    model: Annotated[str, typer.Argument(help="Who answers: a folder, 'lab' or a hub name.", metavar="MODEL")],
+    tasks: Annotated[str, typer.Argument(help="What is asked: lab/prompts or a file of prompts.", metavar="TASKS")],
+    out: Annotated[Path, typer.Argument(help="A .jsonl file.", metavar="OUT")],
+    reward: Annotated[str, typer.Option(help="A reward by name, or YAML: '{name: model, model: DIR}'.")] = "lab",
+    n: Annotated[int, typer.Option("-n", min=1, help="Answers to each task.")] = 8,
+    keep: Annotated[str, typer.Option(help="best, above, pair or ranking.")] = "best",
+    least: Annotated[float | None, typer.Option(help="Keep answers scored so or higher (best, above).")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="At most so many of a task (above).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks.")] = None,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 256,
+    seed: Annotated[int, typer.Option(min=0)] = 42,
+) -> None:
+    """Answer tasks n times and keep what a reward likes best: rejection sampling, or pairs for DPO."""
+    from . import api
+    from .evaluate.best_of import BestOf
+    from .yaml12 import Tree
+
+    written = Tree({})
+    written.lay_over(f"reward={reward}")
+    plan = BestOf(n, keep, least, most, limit, temperature, max_tokens, seed)
+    counts = api.best_of(model, tasks, written.value["reward"], out, plan)
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()), file=sys.stderr)
+    print(out)
+
+
+def columns_of(words: list[str] | None) -> dict[str, str]:
     columns: dict[str, str] = {}
     for word in words or []:
         ours, equals, theirs = word.partition("=")

@@ -8,25 +8,21 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_data import Columns, Format, columns_of
 from .errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from .data.quality.stats import Stats
+    from .data.quality.stats import Judge, Stats
     from .data.quality.units import Tokens, Unit
     from .data.select import Selection, SelectStep
     from .records import Record
 
 Files = Annotated[list[str], typer.Argument(help="Files, lab/<name> or bundled/<name>.", metavar="FILE...")]
 Model = Annotated[str | None, typer.Option("--model", help="Count the tokens of this model ('lab', a folder, a name).")]
-Format = Annotated[str | None, typer.Option("--format", help="The form of the rows, where it is not recognised.")]
-Columns = Annotated[
-    list[str] | None,
-    typer.Option("--column", help="OUR=THEIRS: the name of a column in the file.", metavar="OUR=THEIRS"),
-]
 
 STEPS = {
     "exact": "exact",
@@ -38,6 +34,7 @@ STEPS = {
     "rules": "rules",
     "longest": "longest=1000",
     "diverse": "diverse=1000",
+    "screen": "screen=0.4",
 }
 
 
@@ -45,6 +42,7 @@ def add_to(data: typer.Typer) -> None:
     """Add the commands to the group `nurture data`."""
     data.command("stats")(stats)
     data.command("select")(select)
+    data.command("labellers")(labellers)
 
 
 def stats(
@@ -56,23 +54,30 @@ def stats(
     embed: Annotated[
         Path | None, typer.Option(help="A folder of an embedding model to compare topics with, instead of TF-IDF.")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Where a language model answers that judges how coherent dialogues are, and its name there."),
+    ] = None,
+    judge_key_env: Annotated[str, typer.Option(help="The environment variable that holds the judge's key.")] = "",
     format: Format = None,
     column: Columns = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots and examples.")] = None,
 ) -> None:
     """What a data set is like, per source and in all: lengths, diversity, balance, form, languages, duplicates."""
+    from .api_data import read
     from .data.quality.page import page
     from .data.quality.stats import measure
 
-    columns = _columns(column)
-    sources = {short: read(name, format, columns) for name, short in _short_names(dict.fromkeys(files)).items()}
+    names = _short_names(dict.fromkeys(files))
+    sources = {s: list(read(name, format=format, columns=columns_of(column))) for name, s in names.items()}
     found = measure(
         sources,
         unit=_tokens(model) if model else None,
         against=[record for name in against or [] for record in read(name)],
         embed=_embedder(embed) if embed else None,
         embed_name=str(embed or ""),
+        judge=_judge(judge, judge_key_env) if judge else None,
     )
     if html:
         html.write_text(page(found), encoding="utf-8")
@@ -96,6 +101,8 @@ def select(
     """Choose rows, step by step: nurture data select FILE OUT exact near=0.7 language=en diverse=1000."""
     from dataclasses import asdict
 
+    from .api_data import read
+    from .data.convert import whole_file
     from .data.select import select as choose
 
     if out.suffix != ".jsonl":
@@ -103,17 +110,55 @@ def select(
     if out.exists():
         raise InputError(f"{out} exists; choose another name or remove it.")
     chosen_steps = [step_from(word, _tokens(model) if model else None) for word in steps]
-    records = read(file, format, _columns(column))
+    records = list(read(file, format=format, columns=columns_of(column)))
     selection = choose(records, chosen_steps)
-    write_rows(out, rows_of(file, [records[place] for place in selection.kept]))
+    with whole_file(out) as put:
+        for row in rows_of(file, [records[place] for place in selection.kept]):
+            put(row)
     if as_json:
         print(json.dumps({"kept": len(selection.kept), "steps": [asdict(s) for s in selection.steps]}))
     else:
         _show_selection(selection, out)
 
 
+def labellers(
+    file: Annotated[str, typer.Argument(help="Comparisons, rankings or ratings with a column 'labeller'.")],
+    format: Format = None,
+    column: Columns = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Who labelled how much, and how far each agrees with the majority of the others."""
+    from dataclasses import asdict
+
+    from .api_data import read
+    from .data.labellers import agreements, fleiss_kappa, votes
+
+    found = votes(read(file, format=format, columns=columns_of(column)))
+    if not found:
+        raise InputError(f"{file}: no row says who labelled it; give the rows a column 'labeller'.")
+    everyone, told = fleiss_kappa([list(said.values()) for said in found.values()]), agreements(found)
+    if as_json:
+        print(json.dumps({"fleiss_kappa": everyone, "labellers": [asdict(one) for one in told]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .show import printable
+
+    table = Table("labeller", box=None, pad_edge=False, header_style="bold")
+    for title in ("comparisons", "with others", "as their majority", "kappa"):
+        table.add_column(title, justify="right")
+    for one in told:
+        numbers = (f"{one.items:,}", f"{one.shared:,}", f"{one.agreement:.1%}", f"{one.kappa:.2f}")
+        table.add_row(Text(printable(one.labeller)), *numbers)
+    Console().print(table)
+    print(f"All of them: Fleiss' kappa {everyone:.2f} over {len(found):,} comparisons.")
+
+
 def step_from(word: str, unit: Unit | None = None) -> SelectStep:
     """`near=0.6` -> the step."""
+    from .api_data import read
     from .data import select as made
 
     name, given, value = word.partition("=")
@@ -123,13 +168,15 @@ def step_from(word: str, unit: Unit | None = None) -> SelectStep:
         if given:
             raise InputError(f"{word!r}: {name} takes no value.")
         return made.Exact() if name == "exact" else made.Rules()
+    if name == "screen":
+        return made.Screen(_number(word, value)) if given else made.Screen()
     if name in ("near", "minhash"):
         step = made.Near if name == "near" else made.MinHash
         return step(_share(word, value)) if given else step()
     if not value:
         raise InputError(f"{word!r} needs a value: {STEPS[name]}.")
     if name == "decontaminate":
-        return made.Decontaminate(read(value))
+        return made.Decontaminate(list(read(value)))
     if name == "language":
         return made.Language(tuple(value.split(",")))
     if name == "length":
@@ -159,82 +206,65 @@ def _share(word: str, value: str) -> float:
     return share
 
 
+def _number(word: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"{word!r}: {value!r} is no number.") from None
+
+
 def _whole(word: str, value: str) -> int:
     if not value.isdecimal():
         raise InputError(f"{word!r}: {value!r} is no whole number.")
     return int(value)
 
 
-def _columns(given: Sequence[str] | None) -> dict[str, str]:
-    pairs = [word.partition("=") for word in given or []]
-    if wrong := next((ours for ours, equals, theirs in pairs if not (ours and equals and theirs)), None):
-        raise InputError(f"--column {wrong!r}: write OUR=THEIRS, such as --column prompt=question.")
-    return {ours: theirs for ours, _, theirs in pairs}
-
-
 # ---- in and out ----
-
-
-def read(name: str, format: str | None = None, columns: dict[str, str] | None = None) -> list[Record]:
-    """The records of a file or of one of the lab's data sets."""
-    if name.startswith("lab/"):
-        from .lab.datasets import open_dataset
-
-        return list(open_dataset(name))
-    from .data.load import Reading
-    from .data.rows import BadRow
-
-    records: list[Record] = []
-    for found in Reading(name, format=format, columns=columns):
-        if isinstance(found, BadRow):
-            raise found.error
-        records += found
-    return records
 
 
 def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
     """The rows of a file that became these records, as they were written."""
     if name.startswith("lab/"):
-        return [_row(record) for record in chosen]
+        from .data.convert import as_nurture
+
+        return [as_nurture(record) for record in chosen]
+    from .api_data import opened
     from .data.rows import Row
-    from .data.sources import open_source
 
     origins = {re.sub(r"#\d+$", "", record.origin) for record in chosen}  # a row of several records has numbered ones
-    opened = open_source(name)
-    return [row.value for row in opened.scan() if isinstance(row, Row) and opened.origin(row) in origins]
-
-
-def _row(record: Record) -> dict[str, Any]:
-    from .records import Conversation, Text
-
-    if isinstance(record, Text):
-        return {"text": record.text}
-    if isinstance(record, Conversation):
-        return {"messages": [{"role": m.role, "content": m.content} for m in record.messages]}
-    raise InputError(f"Only the lab's demonstrations and corpus can be chosen from, not {type(record).__name__} rows.")
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from .files import replace_synced
-
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: its folder {path.parent} is not there.")
-    replace_synced(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    source = opened(name)
+    return [row.value for row in source.scan() if isinstance(row, Row) and source.origin(row) in origins]
 
 
 def _tokens(model: str) -> Tokens:
-    from transformers import AutoTokenizer
-
+    from .api_data import load_template
     from .data.quality.units import Tokens
-    from .data.template import Template, ensure_chat
-    from .models.load import TOKENIZER_FILES, download, resolve_model
-    from .models.vet import vet_tokenizer
 
-    source = resolve_model(model, {})
-    folder = vet_tokenizer(source if isinstance(source, Path) else download(source, TOKENIZER_FILES))
-    tokenizer = cast(Any, AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    ensure_chat(tokenizer)
-    return Tokens(Template(tokenizer), model)
+    return Tokens(load_template(model), model)
+
+
+def _judge(where: str, key_env: str) -> Judge:
+    """`http://127.0.0.1:8000/v1#name` -> dialogues to marks from 1 to 10."""
+    from .data.quality.view import turns_of
+    from .protocols import Answer, Scored
+    from .records import Message, Task
+    from .rewards import reward_from, score_all
+
+    url, _, model = where.partition("#")
+    if not model:
+        raise InputError(f"--judge {where!r}: write URL#MODEL, such as http://127.0.0.1:8000/v1#qwen.")
+    judge = reward_from({"name": "judge", "url": url, "model": model, "how": "coherence", "key_env": key_env})
+    judge.check()
+
+    def marks(records: Sequence[Record]) -> list[float]:
+        answers: list[Answer] = []
+        for *before, (_, last) in filter(None, map(turns_of, records)):
+            if before:  # a lone turn hangs together with nothing
+                answers.append(Answer(Task(tuple(Message(role, said) for role, said in before)), last))
+        outcomes = score_all(judge, answers, deadline=60.0 * len(answers)) if answers else []
+        return [1 + 9 * one.value if isinstance(one, Scored) else float("nan") for one in outcomes]
+
+    return marks
 
 
 def _embedder(folder: Path) -> Any:

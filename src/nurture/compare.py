@@ -16,16 +16,22 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from .comparison_page import Trained, comparison_page, short
+from .comparison_page import Cost, Trained, comparison_page, cost_cells, costs, short
 from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, per_task
 from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json
+from .evaluate.lab_judges import TASKS, agreement_table, agrees, lab_pairs
+from .evaluate.scoring import judge, load_reward_model
 from .evaluate.statistics import estimate, paired
 from .files import replace_synced
+from .models.load import resolve_model
+from .report import document, facts_table, section, text
 from .show import printable
 
 SHOWN_FAMILIES = ("lookup", "arithmetic", "format", "unanswerable", "harmful", "benign", "followup")
 """Of these one task each is shown side by side; the report shows one of every family."""
+SIDE_BY_SIDE = 6
+"""More models than this do not fit a terminal beside each other: there it is only the table of what each cost."""
 
 
 def compare_models(
@@ -59,15 +65,95 @@ def compare_models(
     ]  # fmt: skip
     seconds = time.monotonic() - began
     report = report_json(examined, seconds)
-    console.print(table(examined))
-    console.print(side_by_side(examined))
+    trained = [Trained(name, method, out / name) for name, method in (stages or {}).items()] if out else []
+    if len(examined) <= SIDE_BY_SIDE:
+        console.print(table(examined))
+        console.print(side_by_side(examined))
+    if len(trained) > 1:
+        found = costs(trained, examined)
+        report["stages"] = {c.name: c.to_json() for c in found}
+        console.print(cost_table(found))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         replace_synced(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-        trained = [Trained(name, method, out / name) for name, method in (stages or {}).items()]
         page = comparison_page(title, examined, stages=trained, recipe=recipe, seconds=seconds)
         replace_synced(out / "report.html", page.encode())
     return report
+
+
+def compare_reward_models(
+    names: Sequence[str],
+    out: Path | None,
+    console: Console,
+    *,
+    title: str,
+    models: Mapping[str, Path] | None = None,
+    tasks: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, Any]:
+    """The same for reward models: two answers to each of the lab's held-out tasks, and how often each model prefers
+    the one that the oracle does, with what it was learnt from and the verdict of its card."""
+    models = models or {}
+    pairs = lab_pairs(tasks or TASKS)
+    found: dict[str, Any] = {}
+    right: dict[str, list[float]] = {}
+    for label, name in _labels(names, models).items():
+        folder = resolve_model(name, models)
+        model = load_reward_model(folder, device=device, precision=precision)
+        one, rated = judge(model, pairs.conversations())
+        right[label] = agrees(one[0::2] - one[1::2], pairs.clear_gap).astype(float).tolist()
+        found[label] = _learnt(Path(str(folder)).parent) | agreement_table(pairs, one, rated, model.criteria)
+    first = next(iter(right))
+    for label in list(right)[1:] if right[first] else ():
+        found[label]["versus"] = {"model": first} | paired(right[first], right[label]).to_json()
+    report = {"reward_models": found}
+    console.print(reward_table(found))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        replace_synced(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        rows = {label: _reward_facts(row) for label, row in found.items()}
+        tables = [section(label, facts_table(row)) for label, row in rows.items()]
+        replace_synced(out / "report.html", document(title, [f"<h1>{text(title)}</h1>", *tables]).encode())
+    return report
+
+
+def _learnt(run: Path) -> dict[str, Any]:
+    """What a run folder says of its reward model: the records it saw, and the verdict of its card."""
+    told: dict[str, Any] = {}
+    if (run / "data_report.json").exists():
+        reports = json.loads((run / "data_report.json").read_text(encoding="utf-8"))
+        told["learnt_from"] = ", ".join(f"{r['source']}{' as ' + r['kind'] if r['served'] else ''}" for r in reports)
+        told["records"] = sum(r["prepared"] or 0 for r in reports)
+    if (run / "reward_card.json").exists():
+        told["verdict"] = json.loads((run / "reward_card.json").read_text(encoding="utf-8"))["verdict"]
+    return told
+
+
+def reward_table(found: Mapping[str, Any]) -> Table:
+    """A row for each: agreement with its 95% interval, and on clear pairs the difference from the first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = list(dict.fromkeys(key for row in found.values() for key in _reward_facts(row)))
+    table.add_column("")
+    for column in columns:
+        table.add_column(column)
+    for label, row in found.items():
+        facts = _reward_facts(row)
+        table.add_row(Text(label, style="bold"), *(Text(facts.get(column, "")) for column in columns))
+    return table
+
+
+def _reward_facts(row: Mapping[str, Any]) -> dict[str, str]:
+    facts = {"learnt from": str(row.get("learnt_from", "")), "card": str(row.get("verdict", ""))}
+    for name, key in (("oracle, clear pairs", "oracle_on_clear_pairs"), ("oracle, all pairs", "oracle")):
+        one = row[key]
+        facts[name] = "no pair"
+        if one["pairs"]:
+            facts[name] = f"{one['agreement']:.1%} ({one['low']:.1%} to {one['high']:.1%}, {one['pairs']})"
+    if "versus" in row:
+        versus = row["versus"]
+        facts[f"beside {versus['model']}"] = f"{versus['mean']:+.1%} ±{versus['se']:.1%}, p {versus['p']:.3f}"
+    return facts
 
 
 def _labels(names: Sequence[str], models: Mapping[str, Path]) -> dict[str, str]:
@@ -108,6 +194,17 @@ def table(examined: Sequence[Examined]) -> Table:
 
 def _declining(one: Examined, family: str) -> list[float]:
     return per_task([g for g in one.graded if g.family == family], lambda g: float(g.declines))
+
+
+def cost_table(found: Sequence[Cost]) -> Table:
+    """What each stage took, and its score."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("stage")
+    for head in ("trained", "peak memory", "seconds", "saved", "overall, 95%"):
+        shown.add_column(head, justify="right")
+    for c in found:
+        shown.add_row(Text(c.name), *cost_cells(c))
+    return shown
 
 
 def _row(shown: Table, name: str, values: Sequence[Sequence[float]], strong: bool = False) -> None:

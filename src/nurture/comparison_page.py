@@ -5,6 +5,7 @@ Like the page of a run (`report.py`) it is one file without script or network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 from .evaluate.answers import CRITERIA, by_family, criterion, per_task
 from .evaluate.exam import Examined, chosen_tasks, p_value
 from .evaluate.statistics import Estimate, estimate, paired
-from .report import Series, document, figure, read_series, section, text
+from .html_page import document, section, text
+from .report import STYLE, Series, figure, read_series
+from .runs import rows_of
 from .show import printable
 
 MEANINGS = {
@@ -32,6 +35,47 @@ class Trained:
     folder: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a stage took and what came of it. None is what nobody measured."""
+
+    name: str
+    parameters: int | None
+    """Numbers that were trained."""
+    memory: int | None
+    """The most bytes that were held."""
+    seconds: float | None
+    size: int
+    """Bytes of the weights that were saved."""
+    score: Estimate | None
+    """Overall, on the lab's test."""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "trained_parameters": self.parameters,
+            "peak_bytes": self.memory,
+            "seconds": self.seconds,
+            "saved_bytes": self.size,
+            "overall": None if self.score is None else self.score.to_json(),
+        }
+
+
+def costs(stages: Sequence[Trained], examined: Sequence[Examined]) -> list[Cost]:
+    """Of every stage, from its run folder and its examination."""
+    scores = {one.name: estimate(one.values("overall")) for one in examined}
+    return [_cost(stage, scores.get(stage.name)) for stage in stages]
+
+
+def _cost(stage: Trained, score: Estimate | None) -> Cost:
+    events = list(rows_of(stage.folder / "events.jsonl"))
+    parameters = [e["trained_parameters"] for e in events if "trained_parameters" in e]
+    timings = [e for e in events if e["event"] == "timing"]
+    seconds = timings[-1].get("seconds") if timings else None
+    memory = max((e["memory"] for e in timings if "memory" in e), default=None)
+    size = sum(path.stat().st_size for path in (stage.folder / "model").glob("*.safetensors"))
+    return Cost(stage.name, parameters[-1] if parameters else None, memory, seconds, size, score)
+
+
 def comparison_page(
     title: str, examined: Sequence[Examined], *, stages: Sequence[Trained] = (), recipe: str = "", seconds: float = 0
 ) -> str:
@@ -39,6 +83,7 @@ def comparison_page(
         f"<h1>{text(title)}</h1>",
         f'<p class="lead">{text(_lead(examined, seconds))}</p>',
         section("Scores", _bars(examined) + _criteria(examined)),
+        section("What each stage cost", _costs(costs(stages, examined)) if stages[1:] else ""),
         section("The same questions, answered by each", _samples(examined)),
         section("By family of tasks", _families(examined)),
         section("Training", _training(stages)),
@@ -47,7 +92,7 @@ def comparison_page(
         ),
         section("How to read this", _reading(examined)),
     ]
-    return document(title, [part for part in sections if part], _STYLE)
+    return document(title, sections, STYLE + _STYLE)
 
 
 def _lead(examined: Sequence[Examined], seconds: float) -> str:
@@ -82,7 +127,7 @@ def _bars(examined: Sequence[Examined]) -> str:
             parts.append(_bar(estimate(one.values(of)), f"{one.name}, {of}", number, y, scale))
             y += BAR
         y += GAP
-    keys = "".join(f'<span class="key s{i}">{text(one.name)}</span>' for i, one in enumerate(examined))
+    keys = "".join(f'<span class="key s{i % 5}">{text(one.name)}</span>' for i, one in enumerate(examined))
     return f'<p class="keys">{keys}</p>{"".join(parts)}</svg>'
 
 
@@ -91,8 +136,8 @@ def _bar(found: Estimate, name: str, number: int, y: float, scale: float) -> str
     middle, end = y + BAR / 2, NAMES + scale * found.mean
     told = f"{text(name)}: {found.mean:.3f} ± {found.se:.3f} (n = {found.n})"
     return (
-        f'<rect class="bar s{number}" x="{NAMES}" y="{y + 2:.1f}" width="{max(end - NAMES, 1):.1f}" height="{BAR - 4}">'
-        f"<title>{told}</title></rect>"
+        f'<rect class="bar s{number % 5}" x="{NAMES}" y="{y + 2:.1f}" width="{max(end - NAMES, 1):.1f}" '
+        f'height="{BAR - 4}"><title>{told}</title></rect>'
         f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>'
         f'<text x="{max(high, end) + 6:.1f}" y="{middle + 4:.1f}">{found.mean:.2f}</text>'
     )
@@ -139,6 +184,65 @@ def _score_table(examined: Sequence[Examined], rows: Sequence[str]) -> str:
     if len(examined) > 1:
         heads += f"<th>{text(examined[-1].name)} − {text(examined[0].name)}, 95%</th><th>p</th>"
     return f'<table class="scores"><tr><th></th><th>n</th>{heads}</tr>{"".join(rows)}</table>'
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+TALL, FOOT = 340, 40
+
+
+def _costs(found: Sequence[Cost]) -> str:
+    heads = ("stage", "trained parameters", "peak memory", "seconds", "saved", "overall score, 95%")
+    rows = "".join(
+        f"<tr><th>{text(c.name)}</th>" + "".join(f"<td>{text(cell)}</td>" for cell in cost_cells(c)) + "</tr>"
+        for c in found
+    )
+    table = f'<table class="scores"><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr>{rows}</table>'
+    return table + _score_by_parameters([c for c in found if c.parameters and c.score is not None])
+
+
+def cost_cells(c: Cost) -> list[str]:
+    """Its numbers as a person reads them."""
+    score = "–" if c.score is None else "{:.3f} [{:.3f}, {:.3f}]".format(c.score.mean, *c.score.interval)
+    return [
+        "–" if c.parameters is None else f"{c.parameters:,}",
+        "–" if c.memory is None else f"{c.memory / 1e9:.2f} GB",
+        "–" if c.seconds is None else f"{c.seconds:,.1f}",
+        f"{c.size / 1e6:.2f} MB",
+        score,
+    ]
+
+
+def _score_by_parameters(found: Sequence[Cost]) -> str:
+    """Each stage as a point with its 95% interval, over the number of trained parameters on a logarithmic axis."""
+    if len(found) < 2:
+        return ""
+    powers = [math.log10(c.parameters or 1) for c in found]
+    low, high = math.floor(min(powers)), max(math.ceil(max(powers)), math.floor(min(powers)) + 1)
+
+    def at(power: float, score: float) -> tuple[float, float]:
+        across = NAMES + (power - low) / (high - low) * (WIDTH - NAMES - RIGHT)
+        return across, 10 + (1 - min(max(score, 0.0), 1.0)) * (TALL - FOOT - 10)
+
+    parts = [f'<svg class="bars" viewBox="0 0 {WIDTH} {TALL}" role="img" aria-label="score by trained parameters">']
+    for tick in range(0, 11, 2):
+        x, y = at(low, tick / 10)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{x - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick / 10:g}</text>')
+    for power in range(low, high + 1):
+        x, y = at(power, 0)
+        parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">{10**power:,}</text>')
+    for number, (c, power) in enumerate(zip(found, powers, strict=True)):
+        assert c.score is not None
+        (x, y), ends = at(power, c.score.mean), [at(power, bound)[1] for bound in c.score.interval]
+        told = f"{text(c.name)}: {c.score.mean:.3f} with {c.parameters:,} trained parameters"
+        parts.append(f'<line class="range" x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}"/>')
+        parts.append(
+            f'<circle class="bar s{number % 5}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{told}</title></circle>'
+        )
+        parts.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{text(c.name)}</text>')
+    parts.append(f'<text x="{WIDTH / 2}" y="{TALL - 4}" text-anchor="middle">trained parameters</text>')
+    return f"<p>Overall score over trained parameters:</p>{''.join(parts)}</svg>"
 
 
 # --- samples, training, notes -----------------------------------------------------------------------------------------

@@ -30,6 +30,12 @@ class NumericsError(NurtureError):
     exit_code = 3
 
 
+class Alarmed(NurtureError):
+    """An alarm that was to end the run went off; a checkpoint was written."""
+
+    exit_code = 3
+
+
 class WorkerLost(NurtureError):
     """A process of the run died or hangs."""
 

@@ -1,4 +1,4 @@
-"""`nurture explain METHOD`: the page of a method as documentation. Everything comes from its class."""
+"""`nurture explain NAME`: the page of a method or an adapter as documentation. Everything comes from its class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Group, RenderableType
@@ -13,41 +14,71 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .adapters import ADAPTERS, Adapter
 from .methods import METHODS
 from .recipe import SECTIONS, Stage, method_class, own_fields
 from .runs import METRICS
 
 
-def explain(method: str, *, everything: bool = False) -> RenderableType:
-    """What a method does, with its equation and paper; its fields; the metrics it logs. With `everything` also the
-    fields that every stage has."""
-    kind = method_class(method)
-    parts: list[RenderableType] = [
-        Text(method, style="bold"),
-        _indented(Text(_prose(inspect.getdoc(kind) or ""))),
-        Text(),
-    ]
-
-    parts.append(Text("Fields", style="bold"))
-    own = {name: kind.model_fields[name] for name in own_fields(kind)}
-    parts += [_fields(own) if own else _indented(Text("none of its own")), Text()]
-
+def explain(name: str, *, everything: bool = False) -> RenderableType:
+    """What a method or an adapter does, with its equation and paper; its fields; the metrics a method logs. With
+    `everything` also the fields that every stage has."""
+    if name in ADAPTERS:
+        return Group(*_page(name, ADAPTERS[name]), *_adapter_facts(name, ADAPTERS[name]))
+    kind = method_class(name)
+    parts = _page(name, kind)
     parts.append(Text("Data", style="bold"))
-    parts += [_indented(Text(f"records of the kind '{kind.data}'")), Text()]
+    kinds = " or ".join(repr(name) for name in (kind.data, *kind.accepts))
+    parts += [_indented(Text(f"records of the kind {kinds}")), Text()]
 
     parts += [Text("Metrics", style="bold"), _pairs({**kind.metrics, **METRICS}), Text()]
     if everything:
         parts.append(Text("Fields of every stage", style="bold"))
         parts.append(_fields(dict(_stage_fields(Stage.model_fields))))
     else:
-        parts.append(Text(f"The fields of every stage: nurture explain {method} --all", style="dim"))
+        parts.append(Text(f"The fields of every stage: nurture explain {name} --all", style="dim"))
     return Group(*parts)
 
 
+def _page(name: str, kind: type[BaseModel]) -> list[RenderableType]:
+    """Its name, its text and its own fields."""
+    own = {field: kind.model_fields[field] for field in own_fields(kind)}
+    return [
+        Text(name, style="bold"),
+        _indented(Text(_prose(inspect.getdoc(kind) or ""))),
+        Text(),
+        Text("Fields", style="bold"),
+        _fields(own) if own else _indented(Text("none of its own")),
+        Text(),
+    ]
+
+
+def _adapter_facts(name: str, kind: type[Adapter]) -> list[RenderableType]:
+    plain = not kind.peft_type
+    rate = "the method's own"
+    if kind.faster != 1:
+        rate = f"{kind.faster:g} times the method's own, at most {kind.fastest:g}"
+    facts = {
+        "starts as": "the model it adapts" if kind.identity else "another model: the virtual tokens are seen",
+        "saved as": "a plain model" if plain else f"a PEFT folder ({kind.peft_type})",
+        "can be merged": "it is plain" if plain else "yes" if kind.mergeable else "no",
+        "learning rate": f"{rate}, unless the stage says otherwise",
+    }
+    use = Text(f"nurture train sft model=DIR data=FILE adapter={name}", style="dim")
+    return [Text("Facts", style="bold"), _pairs(facts), Text(), use]
+
+
 def list_methods() -> RenderableType:
-    """Every method with the first sentence of its page."""
-    first = {name: _prose(inspect.getdoc(kind) or "").partition(". ")[0] for name, kind in METHODS.items()}
-    return Group(_pairs(first), Text("More on each: nurture explain METHOD", style="dim"))
+    """Every method and every adapter with the first sentence of its page."""
+    methods, adapters = (
+        {name: _prose(inspect.getdoc(kind) or "").partition(". ")[0] for name, kind in kinds.items()}
+        for kinds in (METHODS, ADAPTERS)
+    )
+    return Group(
+        Text("Methods", style="bold"), _pairs(methods), Text(),
+        Text("Adapters: what is trained of the model", style="bold"), _pairs(adapters), Text(),
+        Text("More on each: nurture explain NAME", style="dim"),
+    )  # fmt: skip
 
 
 def _prose(docstring: str) -> str:

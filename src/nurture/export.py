@@ -14,8 +14,8 @@ from .adapters.attached import merge
 from .core.random import stream_key
 from .data.template import Template, ensure_chat
 from .errors import InputError
-from .models.heads import output_head
-from .models.layouts import hidden_states, lay_rows, layout_of, relative_gap
+from .models.heads import classifier, output_head, score_head
+from .models.layouts import hidden_states, is_seq2seq, lay_rows, lay_seq2seq, layout_of, relative_gap
 from .models.load import LoadedModel, embed_new_tokens, load_model, resolve_model
 from .models.save import model_card, save_model
 from .types import Batch, Group, Response
@@ -40,12 +40,13 @@ def export(
     """Write a model as plain weights to `out`: an adapter merged into its base, or another number format.
 
     The logits of 16 texts of random tokens are computed in fp32 before, and again from the written folder. A folder
-    whose logits are further off than `BOUND` is not kept.
+    whose logits are further off than `BOUND` is not kept. A reward model becomes a sequence classifier, and its scores
+    stand for the logits.
     """
     if out.exists():
         raise InputError(f"{out} exists already; name another folder.")
-    loaded = load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0)
-    if ensure_chat(loaded.tokenizer):
+    loaded = load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)
+    if ensure_chat(loaded.tokenizer, plain=is_seq2seq(loaded.model)):
         embed_new_tokens(loaded.model, loaded.tokenizer)
     adapter = loaded.adapter
     if adapter is not None and not merged:
@@ -59,6 +60,9 @@ def export(
         )
     before = _logits(loaded)
     model = loaded.model if adapter is None else merge(loaded.model)
+    if hasattr(model, "score"):
+        model.config.pad_token_id = loaded.tokenizer.pad_token_id
+        model = classifier(model, loaded.criteria, loaded.reward or {})
     written = FORMATS[dtype] if dtype else loaded.saved_dtype
     card = model_card(
         out.resolve().name,
@@ -71,7 +75,9 @@ def export(
         model, loaded.tokenizer, out, state=None, dtype=written, card=card,
         original_dropout=loaded.original_dropout, stop_ids=Template(loaded.tokenizer).stop_ids,
     )  # fmt: skip
-    gap = relative_gap(_logits(load_model(out, dtype=torch.float32, device=torch.device("cpu"), seed=0)), before)
+    gap = relative_gap(
+        _logits(load_model(out, dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)), before
+    )
     if not gap <= BOUND[written]:
         import shutil
 
@@ -84,7 +90,7 @@ def export(
 
 
 def _logits(loaded: LoadedModel) -> Tensor:
-    """`[tokens, V]` of the same random texts for every model of a vocabulary."""
+    """`[tokens, V]` (of a reward model the scores) of the same random texts for every model of a vocabulary."""
     model = loaded.model
     draw = np.random.Generator(np.random.Philox(key=stream_key(0, "export")))
     vocabulary = len(loaded.tokenizer)
@@ -92,10 +98,12 @@ def _logits(loaded: LoadedModel) -> Tensor:
         Group(ids[:1], (Response(ids[1:], np.ones(LENGTH, bool)),))
         for ids in (draw.integers(0, vocabulary, LENGTH + 1) for _ in range(PROMPTS))
     )
-    laid = lay_rows(Batch(groups, model.device))
+    batch = Batch(groups, model.device)
+    laid = lay_seq2seq(batch) if is_seq2seq(model) else lay_rows(batch)
     model.eval()
     with torch.no_grad(), layout_of(model, "rows"):
-        return output_head(model).logits(hidden_states(model, laid).index_select(0, laid.at))
+        hidden = hidden_states(model, laid).index_select(0, laid.at)
+        return score_head(model)(hidden) if hasattr(model, "score") else output_head(model).logits(hidden)
 
 
 def _settings_of(folder: Path) -> str:

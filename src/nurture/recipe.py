@@ -38,11 +38,12 @@ from pydantic_core import ErrorDetails
 from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
+from .methods.method import Data
 from .rewards import Reward, reward_from, reward_name
 from .rewards.model import models_in
 from .yaml12 import Dumper, Tree, read_yaml
 
-DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples")
+DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples", "alarms")
 """Stage fields that change nothing in the weights that come out."""
 
 GAME = "gym/"
@@ -52,6 +53,7 @@ Whole = Annotated[int, Field(strict=True, ge=0)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
 Name = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -96,6 +98,67 @@ class FreshModel(Section):
         return config
 
 
+def _reward(value: Any, _: ValidatorFunctionWrapHandler) -> Reward | None:
+    try:
+        return None if value is None else reward_from(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+AnyReward = Annotated[
+    SerializeAsAny[Reward] | None, WrapValidator(_reward, json_schema_input_type=str | dict[str, Any] | None)
+]
+
+
+class Draw(Section):
+    """Answers that a model gives to the tasks of a source before training begins, and which of them to learn from. They
+    are drawn once, into the run folder; a later stage that asks for the same ones reads them there."""
+
+    model: Text
+    """Who answers: an earlier stage, `lab`, a folder or a hub name."""
+    n: Count = 8
+    """Answers per task."""
+    tasks: Count | None = None
+    """Only the first so many tasks of the source are answered."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Sampling temperature."""
+    max_completion_length: Count = 256
+    """The most tokens of an answer."""
+    reward: AnyReward = None
+    """What the answers are worth; by default `lab`, where the tasks are the lab's."""
+    keep: Literal["best", "all", "pairs", "tasks"] = "best"
+    """`best`: the best answer to each task (rejection sampling). `all`: every different one (ReST). `pairs`: the best
+    against the worst, where they differ (online DPO). `tasks`: the tasks themselves, with their mean score as a measure
+    of difficulty, for a method that learns from its own answers: the easier ones come first."""
+    above: Finite | None = None
+    """Only answers that score more than this; of pairs, the better one; of tasks, the mean."""
+    below: Finite | None = None
+    """Only tasks whose mean score is less than this: what is always solved teaches nothing."""
+    most: Count | None = None
+    """At most so many answers of one task (ReST-EM takes 10)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Draw:
+        if self.below is not None and self.keep != "tasks":
+            raise ValueError("below chooses tasks by their mean score; set keep: tasks, or leave it out")
+        if self.most is not None and self.keep != "all":
+            raise ValueError("most limits how many answers of a task are kept; set keep: all, or leave it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _with_reward_name(handler(self), "reward", self.reward)
+
+
+def _with_reward_name(written: dict[str, Any], key: str, reward: Reward | None) -> dict[str, Any]:
+    """A reward in the form that reads back; nothing where there is none."""
+    if reward is None:
+        written.pop(key, None)
+    else:
+        written[key] |= {"name": reward_name(reward)}
+    return written
+
+
 class Source(Section):
     """Where rows come from."""
 
@@ -110,6 +173,22 @@ class Source(Section):
     """How often rows of this source are taken in comparison with the other sources' rows."""
     cap: Count | None = None
     """A source of more rows counts as one of so many."""
+    kind: Data | None = None
+    """Read its rows as this kind of record, such as the pairs of a ranking; by default as the kind they are, where the
+    method learns from that."""
+    screen: Annotated[float, Field(strict=True, ge=-1, le=1)] | None = None
+    """Leave out labellers (column `labeller`) whose agreement with the majority of the others, as Cohen's kappa, is
+    below this; 0.4 is usual."""
+    draw: Draw | None = None
+    """The rows are tasks: let a model answer them first, and learn from its best answers."""
+
+    @model_validator(mode="after")
+    def _has_a_judge(self) -> Source:
+        if self.draw is not None and self.draw.reward is None:
+            if not self.path.startswith("lab/"):
+                raise ValueError("draw: reward is missing; say what the answers are worth, such as reward: number")
+            object.__setattr__(self, "draw", self.draw.model_copy(update={"reward": reward_from("lab")}))
+        return self
 
 
 class Checkpoint(Section):
@@ -154,7 +233,36 @@ class Eval(Section):
             raise ValueError("every is set but there is nothing to evaluate on; set data, or share to hold rows out")
         if any(source.weight != 1 or source.cap for source in self.data or ()):
             raise ValueError("data: weight and cap mix training data; evaluation uses every row once")
+        if any(source.draw for source in self.data or ()):
+            raise ValueError("data: draw makes training data; evaluate on rows that nobody drew")
         return self
+
+
+Alarm = Literal["kl", "hacking", "no_signal", "length", "entropy", "sampler_gap"]
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Alarms(Section):
+    """When to warn that learning from one's own answers goes wrong. Each looks at the mean of the last `window`
+    rollouts and is told once; `null` switches it off."""
+
+    window: Annotated[int, Field(strict=True, ge=2)] = 8
+    """How many rollouts count as one look."""
+    kl: Bound | None = 0.5
+    """Nats per token from the reference beyond this: the model is becoming another one."""
+    hacking: Bound | None = 5.0
+    """The reward is above, and the oracle below, where they stood when the oracle was at its best, each by so many
+    standard errors: the reward is being exploited."""
+    no_signal: Bound | None = 0.8
+    """More than this share of groups have equal scores: nothing is learnt from them."""
+    length: Bound | None = 0.5
+    """More than this share of answers are cut off at max_completion_length."""
+    entropy: Bound | None = 0.1
+    """The entropy has fallen below this share of what it began with: the policy no longer tries anything."""
+    sampler_gap: Bound | None = 0.05
+    """Sampler and trainer differ by more than this in the log-probability of a token."""
+    stop: list[Alarm] = []
+    """The alarms that end the run, with a checkpoint."""
 
 
 class Samples(Section):
@@ -205,18 +313,17 @@ def _adapter(value: Any, _: ValidatorFunctionWrapHandler) -> Adapter | None:
     return ADAPTERS[name].model_validate(fields)
 
 
-def _reward(value: Any, _: ValidatorFunctionWrapHandler) -> Reward | None:
-    try:
-        return None if value is None else reward_from(value)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
 def _own_reward(known: dict[str, Any]) -> Reward | None:
     """The lab grades its own tasks."""
     sources: tuple[Source, ...] = known["data"]
     learns = isinstance(known["method"], Online)
     return reward_from("lab") if learns and all(s.path.startswith("lab/") for s in sources) else None
+
+
+def _own_oracle(known: dict[str, Any]) -> Reward | None:
+    """The lab knows the truth about its tasks, whatever else they are judged by."""
+    reward: Reward | None = known.get("reward")
+    return _own_reward(known) if reward is not None and any(models_in(reward)) else None
 
 
 AnyAdapter = Union[tuple(ADAPTERS.values())]  # pyright: ignore[reportInvalidTypeForm]  # noqa: UP007
@@ -238,11 +345,19 @@ class Stage(Section):
     data: Sources
     """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`. With
     `model: lab` the method's own data set of the lab is the default."""
-    reward: Annotated[
-        SerializeAsAny[Reward] | None, WrapValidator(_reward, json_schema_input_type=str | dict[str, Any] | None)
-    ] = Field(default_factory=_own_reward)
+    reward: AnyReward = Field(default_factory=_own_reward)
     """What answers are worth to a method that learns from its own: the name of a reward, or `{name: ..., fields}`. By
     default `lab`, where all data are the lab's."""
+    oracle: AnyReward = Field(default_factory=_own_oracle)
+    """A second judge of the same answers that nothing is learnt from; where it falls while the reward rises, the reward
+    is being exploited. By default `lab`, where all data are the lab's and the reward asks a model."""
+    alarms: Alarms = Alarms()
+    """When to warn that learning from one's own answers goes wrong, and when to stop."""
+    ptx_data: Sources | None = None
+    """Demonstrations to imitate beside every rollout, as many as it has prompts, weighed by ppo's `ptx_coef`."""
+    critic: Text | None = None
+    """The reward model that the critic starts as: an earlier stage or a folder; by default it starts as the model, with
+    a new head."""
     ref: Text | None = None
     """The reference of methods that have one: an earlier stage, `lab`, a folder or a hub name; by default the model as
     it is before the first step."""
@@ -269,6 +384,8 @@ class Stage(Section):
     """How the learning rate falls after the warm-up."""
     warmup: NotNegative = 0.03
     """Length of the linear warm-up: a share of all updates where below 1, else a number of updates."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps Adam's two averages in 8 bits through bitsandbytes: a quarter of their memory."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of AdamW, on matrices only."""
     beta1: Share = 0.9
@@ -283,8 +400,9 @@ class Stage(Section):
     max_length: Count | None = None
     """The most tokens of a prompt with its response, or of a window of text; by default what the model's positions
     allow, for text at most 2048."""
-    on_long: Literal["drop", "cut", "error"] = "drop"
-    """A longer row is left out and counted, or cut at its end and counted, or it ends the run."""
+    on_long: Literal["drop", "error", "cut_prompt", "split", "cut"] = "drop"
+    """A longer row is left out, or ends the run, or is made to fit: its prompt loses its beginning (`cut_prompt`), a
+    dialogue is split before turns of the user (`split`), or its answer loses its end (`cut`). All of it is counted."""
     on_bad_row: Literal["error", "quarantine"] = "error"
     """A row that cannot be used ends the run, or goes to `rejected.jsonl` and is counted."""
 
@@ -354,6 +472,31 @@ class Stage(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _draws_what_it_learns_from(self) -> Stage:
+        made = {"best": "conversation", "all": "conversation", "pairs": "pair", "tasks": "task"}
+        for source in self.data:
+            kind = made[source.draw.keep] if source.draw else self.method.data
+            if kind not in (self.method.data, *self.method.accepts):
+                wanted = [f"keep: {keep}" for keep, kind in made.items() if kind == self.method.data]
+                fitting = f"set {' or '.join(wanted)}" if wanted else "take draw out"
+                assert source.draw is not None
+                raise ValueError(
+                    f"data: draw.keep is {source.draw.keep}, which method {self.method.name!r} cannot learn from; "
+                    + fitting
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _watches_its_own_answers(self) -> Stage:
+        if self.oracle is not None and not isinstance(self.method, Online):
+            raise ValueError(f"oracle is set, but method {self.method.name!r} draws no answers to watch; take it out")
+        if self.critic is not None and "value" not in self.method.asks:
+            raise ValueError(f"critic is set, but method {self.method.name!r} has no critic; take it out")
+        if (self.ptx_data is not None) != bool(getattr(self.method, "ptx_coef", 0)):
+            raise ValueError("ptx_data and ptx_coef belong together; ppo takes both, or neither")
+        return self
+
     @property
     def has_reference(self) -> bool:
         """Whether the method compares with a reference model: in its loss, or when a rollout is recorded."""
@@ -382,10 +525,9 @@ class Stage(Section):
         flat["eval"]["data"] = _sources_written(self.eval.data) if self.eval.data else None
         if self.steps is not None:
             del flat["epochs"]
-        if self.reward is None:
-            del flat["reward"]
-        else:
-            flat["reward"] |= {"name": reward_name(self.reward)}
+        flat["ptx_data"] = _sources_written(self.ptx_data) if self.ptx_data else None
+        for key, reward in (("reward", self.reward), ("oracle", self.oracle)):
+            flat = _with_reward_name(flat, key, reward)
         first = ("method", *own_fields(type(self.method)), "model", "data")
         return {key: flat[key] for key in (*first, *(key for key in flat if key not in first))}
 
@@ -412,7 +554,8 @@ class Recipe(Section):
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages by name. A stage's `model` may name an earlier one."""
     compare: list[Text] = []
-    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names."""
+    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names. Of stages that are reward models
+    it is how often they agree with the oracle."""
     compare_tasks: Count | None = None
     """How many of its tasks; by default all."""
 
@@ -432,11 +575,20 @@ class Recipe(Section):
         for word in self.compare:
             if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
                 raise ValueError(f"compare: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
+        judges = [word for word in self.compare if word in self.stages and self.stages[word].method.trained == "reward"]
+        if judges and len(judges) < len(self.compare):
+            raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with other stages that are")
         return self
 
     @property
     def processes(self) -> int:
         return next(iter(self.stages.values())).processes
+
+    @property
+    def compares_rewards(self) -> bool:
+        """Whether what is compared at the end are reward models."""
+        first = self.stages.get(self.compare[0]) if self.compare else None
+        return first is not None and first.method.trained == "reward"
 
 
 def _references(stage: Stage) -> Iterator[tuple[str, str]]:
@@ -449,7 +601,16 @@ def _references(stage: Stage) -> Iterator[tuple[str, str]]:
         yield "ref", stage.ref
     if stage.reward is not None:
         yield from (("reward", name) for name in models_in(stage.reward))
+    if stage.critic is not None:
+        yield "critic", stage.critic
+    if stage.oracle is not None:
+        yield from (("oracle", name) for name in models_in(stage.oracle))
     yield from (("data", source.path) for source in stage.data)
+    for draw in (source.draw for source in stage.data if source.draw):
+        yield "data.draw.model", draw.model
+        assert draw.reward is not None, "a source with draw has a reward"
+        yield from (("data.draw.reward", name) for name in models_in(draw.reward))
+    yield from (("ptx_data", source.path) for source in stage.ptx_data or ())
     yield from (("eval.data", source.path) for source in stage.eval.data or ())
 
 
@@ -485,7 +646,7 @@ def method_name(method: Method) -> str:
     return next(known, f"{kind.__module__}:{kind.__qualname__}")
 
 
-def own_fields(kind: type[Method]) -> list[str]:
+def own_fields(kind: type[BaseModel]) -> list[str]:
     return [key for key in kind.model_fields if key != "name"]
 
 
@@ -613,6 +774,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "checkpoint": Checkpoint,
     "eval": Eval,
     "samples": Samples,
+    "alarms": Alarms,
+    "draw": Draw,
     "model": FreshModel,
     "tokenizer": NewTokenizer,
     "data": Source,

@@ -56,6 +56,8 @@ class Pair:
     rejected: tuple[Message, ...]
     margin: float | None = None
     origin: str = ""
+    labeller: str = ""
+    """Who said so, where that is known (so in what follows)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Ranking:
     ranks: tuple[int, ...]
     origin: str = ""
     scores: tuple[float, ...] | None = None
+    labeller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Rating:
     response: tuple[Message, ...]
     scores: Mapping[str, float]
     origin: str = ""
+    labeller: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,13 @@
 """`report.html`: one self-contained page about one run, also of one that still goes on or was interrupted.
 
-No script, no network: curves are SVG drawn here, styles are inline, and a policy in the page's head forbids the rest.
-All text of models and data is escaped.
+Curves are SVG drawn here.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import math
+import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import readable_size, replace_synced
+from .html_page import document, section, text
 from .recipe import method_class
 from .runs import METRICS, Run, read_run, rows_of
 from .show import duration
@@ -27,6 +27,8 @@ POINTS = 400
 
 NO_CURVE = ("step", "skipped")
 SHOWN_EVENTS = 200
+STRETCHES = 20
+"""Points of the curve over the distance from the reference."""
 SHOWN_SAMPLES = 8
 """Answers shown of one prompt, spread over the run."""
 
@@ -41,36 +43,23 @@ def write_report(folder: Path) -> Path:
 def page(folder: Path) -> str:
     metrics = list(rows_of(folder / "metrics.jsonl"))
     events = list(rows_of(folder / "events.jsonl"))
-    # (Answers of rollouts are in the file, with their scores; there are too many for a page.)
-    samples = [row for row in rows_of(folder / "samples.jsonl") if "rollout" not in row]
+    written = list(rows_of(folder / "samples.jsonl"))
+    samples = [row for row in written if "rollout" not in row]
     run = read_run(folder)
     title = f"{run.method}: {folder.absolute().name}"
     sections = [
         f"<h1>{text(title)}</h1>",
         f'<p class="lead">{text(_summary(run))}</p>',
-        section("Facts", _facts_table(_facts(run, metrics, events))),
+        section("Facts", facts_table(_facts(run, metrics, events))),
         section("Reward card", _reward_card(folder)),
         section("Curves", _curves(metrics, events, _meanings(run.method))),
+        section("Rollouts", _rollouts([row for row in written if "rollout" in row])),
         section("Samples", _samples(samples)),
         section("Data", _data(folder)),
         section("Events", _events(events)),
         section("Configuration", f"<pre>{text((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>"),
     ]
-    return document(title, [part for part in sections if part])
-
-
-def document(title: str, sections: Sequence[str], style: str = "") -> str:
-    """A whole page of finished sections."""
-    head = f"{_HEAD}<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>"
-    return f"{head}\n<body>\n<main>\n{chr(10).join(sections)}\n</main>\n</body>\n</html>\n"
-
-
-def text(value: object) -> str:
-    return html.escape(str(value), quote=True)
-
-
-def section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>\n{content}\n</section>" if content else ""
+    return document(title, sections, STYLE)
 
 
 def _summary(run: Run) -> str:
@@ -109,7 +98,7 @@ def _facts(run: Run, metrics: Sequence[Mapping[str, Any]], events: Sequence[Mapp
     return facts
 
 
-def _facts_table(facts: Mapping[str, str]) -> str:
+def facts_table(facts: Mapping[str, str]) -> str:
     rows = "\n".join(f"<tr><th>{text(name)}</th><td>{text(value)}</td></tr>" for name, value in facts.items())
     return f'<table class="facts">\n{rows}\n</table>'
 
@@ -153,11 +142,33 @@ def _curves(
             continue
         together = [name, f"eval/{name}"] if f"eval/{name}" in names else [name]
         charts.append(figure(name, meanings.get(name, ""), [_series(part, metrics) for part in together]))
+    charts.append(_over_optimisation(metrics))
+    spent = [{"step": event["step"], **event["seconds"]} for event in events if event["event"] == "rollout"]
+    parts = dict.fromkeys(name for row in spent for name in row if name != "step")
+    charts.append(figure("seconds", "of each rollout, by what they went into", [_series(p, spent) for p in parts]))
     charts.append(figure("tokens_per_second", "since the start", [_series("tokens_per_second", timings)]))
     memory = _series("memory", timings)
     charts.append(figure("memory", "peak GB", [Series("memory", [(x, y / 1e9) for x, y in memory.points])]))
     drawn = "\n".join(chart for chart in charts if chart)
     return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
+
+
+def _over_optimisation(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """What the reward and the oracle say at each distance from the reference, as means over stretches of updates."""
+    names = ("rollout/score", "rollout/oracle")
+    rows = [row for row in metrics if all(name in row for name in ("rollout/kl", *names))]
+    size = max(1, math.ceil(len(rows) / STRETCHES))
+    stretches = [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def mean(stretch: Sequence[Mapping[str, Any]], name: str) -> float:
+        return sum(float(row[name]) for row in stretch) / len(stretch)
+
+    curves = [Series(n, sorted((mean(some, "rollout/kl"), mean(some, n)) for some in stretches)) for n in names]
+    meaning = (
+        "over the distance from the reference, in nats per response: where the reward rises on and the oracle falls, "
+        "the reward is being exploited"
+    )
+    return figure("reward and oracle", meaning, curves, across="nat")
 
 
 def read_series(folder: Path, name: str) -> Series:
@@ -170,20 +181,21 @@ def _series(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
     return Series(name, [(float(x), float(y)) for x, y in pairs if math.isfinite(float(y))])
 
 
-def figure(title: str, meaning: str, series: Sequence[Series]) -> str:
+def figure(title: str, meaning: str, series: Sequence[Series], across: str = "step") -> str:
     drawn = [s for s in series if s.points]
     if not drawn:
         return ""
     keys = "".join(f'<span class="key s{i}">{text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
     caption = f"<figcaption><b>{text(title)}</b> {text(meaning)} {keys}</figcaption>"
-    return f"<figure>{caption}{chart(drawn)}</figure>"
+    return f"<figure>{caption}{chart(drawn, across)}</figure>"
 
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 220, 58, 10, 10, 26
 
 
-def chart(series: Sequence[Series]) -> str:
-    """Curves over the step in one SVG: axes with round numbers, a title on every point to hover over."""
+def chart(series: Sequence[Series], across: str = "step") -> str:
+    """Curves over the step (or whatever else goes across) in one SVG: axes with round numbers, a title on every point
+    to hover over."""
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series for _, y in s.points]
     (x0, x1), (y0, y1) = _span(xs, 0.0), _span(ys, 0.04)
@@ -192,13 +204,13 @@ def chart(series: Sequence[Series]) -> str:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
         return across, HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(series[0].name)} over the steps">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(series[0].name)} over the {across}s">']
     for tick in ticks(y0, y1, 5):
         y = at(x0, tick)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
     for tick in ticks(x0, x1, 6):
-        if tick == round(tick):
+        if tick == round(tick) or across != "step":
             x = at(tick, y0)[0]
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{_tick(tick)}</text>')
     for number, one in enumerate(series):
@@ -208,7 +220,8 @@ def chart(series: Sequence[Series]) -> str:
         small = "dot" if len(points) <= 40 else "dot hidden"
         for step, value in points:
             x, y = at(step, value)
-            told = f"step {step:.0f}: {text(one.name)} {_number(value)}"
+            at_x = f"{step:.0f}" if across == "step" else _number(step)
+            told = f"{across} {at_x}: {text(one.name)} {_number(value)}"
             parts.append(
                 f'<circle class="{small} s{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>'
             )
@@ -265,6 +278,26 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def _rollouts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The best, the worst and any answer of the first rollout and of the last."""
+    scored = [row for row in rows if "score" in row]
+    if not scored:
+        return ""
+    parts: list[str] = []
+    for number in dict.fromkeys((scored[0]["rollout"], scored[-1]["rollout"])):
+        some = sorted((row for row in scored if row["rollout"] == number), key=lambda row: row["score"])
+        any_one = random.Random(number).choice(some)
+        for what, row in {"best": some[-1], "worst": some[0], "any": any_one}.items():
+            said = f"score {_number(row['score'])}: {row['reason']}"
+            said += f"; oracle {_number(row['oracle'])}" if "oracle" in row else ""
+            cells = f'<pre>{text(row["response"])}</pre><span class="note">{text(said)}</span>'
+            head = f"<tr><th>rollout {number + 1}, {what}</th><td>{cells}</td></tr>"
+            parts.append(
+                f'<div class="sample"><pre class="prompt">{text(row["prompt"])}</pre><table>{head}</table></div>'
+            )
+    return "\n".join(parts)
+
+
 def _answer(sample: Mapping[str, Any]) -> str:
     note = '<span class="note">cut at max_tokens</span>' if sample.get("reason") == "length" else ""
     response = text(sample.get("response", ""))
@@ -291,12 +324,13 @@ def _reward_card(folder: Path) -> str:
         "calibration": "Calibration: how sure, and how often right",
         "length": "Length",
         "criteria": "Criteria",
+        "labellers": "Agreement with each labeller on the held-out comparisons",
         "lab": "Agreement with the lab's judges",
     }
     for name, title in titles.items():
         if rows := card.get(name):
             listed = list(rows.items()) if isinstance(rows, dict) else [(str(i + 1), row) for i, row in enumerate(rows)]
-            parts.append(f"<h3>{title}</h3>{_facts_table({key: _told(row) for key, row in listed})}")
+            parts.append(f"<h3>{title}</h3>{facts_table({key: _told(row) for key, row in listed})}")
     for mistake in card.get("worst_mistakes", []):
         rows = "".join(
             f"<tr><th>{kind} {mistake[f'score_{kind}']:.2f}</th><td><pre>{text(mistake[kind])}</pre></td></tr>"
@@ -329,11 +363,11 @@ def _data(folder: Path) -> str:
     reports = report if isinstance(report, list) else [report]
     rejected = sum(1 for _ in rows_of(folder / "rejected.jsonl"))
     note = f"<p>{rejected:,} rejected rows are in <code>rejected.jsonl</code>.</p>" if rejected else ""
-    return "\n".join(_facts_table({key: _short(value) for key, value in one.items()}) for one in reports) + note
+    return "\n".join(facts_table({key: _short(value) for key, value in one.items()}) for one in reports) + note
 
 
 def _events(events: Sequence[Mapping[str, Any]]) -> str:
-    told = [event for event in events if event["event"] not in ("timing", "example")]
+    told = [event for event in events if event["event"] not in ("timing", "example", "rollout")]
     rows: list[str] = []
     for event in told[-SHOWN_EVENTS:]:
         rest = ", ".join(f"{k} {_short(v)}" for k, v in event.items() if k not in ("event", "time", "step"))
@@ -348,45 +382,12 @@ def _events(events: Sequence[Mapping[str, Any]]) -> str:
     return f'{note}<table class="events">{heads}{"".join(rows)}</table>'
 
 
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-"""
-
-_STYLE = """
-:root {
-  --ink: #1c2024; --soft: #60646c; --paper: #fcfcfd; --card: #f2f3f5; --rule: #d9dbe0;
-  --s0: #1f6feb; --s1: #c2540a; --s2: #2f9e63; --s3: #8a4fc4; --s4: #b0297a;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e8eaed; --soft: #a0a6b0; --paper: #14171a; --card: #1e2226; --rule: #363b42;
-    --s0: #6cb0ff; --s1: #ffa657; --s2: #6fd39a; --s3: #c5a0f0; --s4: #f08cc0;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { margin: 0; font-size: 1.7rem; }
-h2 { margin: 2.25rem 0 .75rem; font-size: 1.15rem; border-bottom: 1px solid var(--rule); padding-bottom: .3rem; }
-.lead { margin: .25rem 0 0; color: var(--soft); }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; overflow-wrap: anywhere; }
+STYLE = """
 th { font-weight: 500; color: var(--soft); white-space: nowrap; }
 .facts th { width: 14rem; }
 .facts tr + tr, .events tr + tr { border-top: 1px solid var(--rule); }
 .events td:nth-child(-n+3) { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 1.25rem; }
-figure { margin: 0; padding: .75rem; background: var(--card); border-radius: 8px; }
-figcaption { font-size: .85rem; color: var(--soft); min-height: 2.6em; }
-figcaption b { color: var(--ink); margin-right: .4em; }
-svg { display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; }
-svg text { fill: var(--soft); }
-.grid { stroke: var(--rule); }
+figcaption { min-height: 2.6em; }
 .curve { fill: none; stroke-width: 1.75; stroke-linejoin: round; }
 .curve.s0 { stroke: var(--s0); } .curve.s1 { stroke: var(--s1); }
 .dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); }
@@ -394,10 +395,8 @@ svg text { fill: var(--soft); }
 .key::before { content: "\\25CF "; } .key { margin-left: .6em; white-space: nowrap; }
 .key.s0::before { color: var(--s0); } .key.s1::before { color: var(--s1); } .key.s2::before { color: var(--s2); }
 .key.s3::before { color: var(--s3); } .key.s4::before { color: var(--s4); }
-pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, monospace; }
 section > pre { background: var(--card); padding: 1rem; border-radius: 8px; }
 .sample { margin-bottom: 1.25rem; border: 1px solid var(--rule); border-radius: 8px; padding: .75rem 1rem; }
 .sample .prompt { font-weight: 600; margin-bottom: .4rem; }
 .sample tr + tr { border-top: 1px solid var(--rule); }
-.note { color: var(--soft); font-size: .8rem; }
 """

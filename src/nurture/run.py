@@ -9,13 +9,13 @@ have ended.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,21 @@ from rich.console import Console
 from rich.text import Text
 
 from . import recipe as recipes
-from .compare import compare_models
+from .adapters.adapter import ROLE
+from .adapters.attached import active
+from .compare import compare_models, compare_reward_models
 from .core.random import stream_key
-from .data.batches import batches, rank_share
+from .data.batches import apart, batches, rank_share
 from .data.load import write_rejected
-from .errors import InputError, Interrupted, NumericsError, NurtureError
+from .draw import Drawing
+from .errors import Alarmed, InputError, Interrupted, NumericsError, NurtureError
 from .evaluate.exam import Exam
 from .evaluate.held_out import evaluate_loss
 from .evaluate.reward_card import reward_card
 from .files import digest_of, replace_synced
 from .methods import Online
-from .models.heads import add_score_head, classifier
+from .models.cast import CRITIC, start_of
+from .models.heads import classifier
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_adapter, save_model
@@ -45,8 +49,10 @@ from .protocols import Answer, Outcome, Request, Sample, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
 from .report import write_report
-from .rewards import score_all
+from .rewards import Reward, score_all
+from .rollout.alarms import ringing
 from .rollout.loop import Rollouts, single_turn
+from .runs import rows_of
 from .setup import Setup, config_json, describe, example, set_up
 from .show import Progress, header, printable
 from .trackers import open_trackers, require_trackers
@@ -59,17 +65,14 @@ from .train.heartbeat import heartbeat
 from .train.journal import Journal
 from .train.lock import lock_run
 from .train.loop import Budget, Stopped, train
-from .train.memory import peak_bytes
-from .train.optim import AdamW, learning_rate
+from .train.memory import forget_peak, peak_bytes
+from .train.optim import OPTIMIZERS, learning_rate
 from .train.precision import choose_device
 from .train.processes import Processes, from_environment
-from .types import Batch, Response, Step
+from .types import Batch, Group, Response, Step
 
 TIMING_SECONDS = 10.0
 """How often a `timing` event is written."""
-
-CRITIC = "value."
-"""What names of the critic's weights begin with. They are in checkpoints, and not in the model that comes out."""
 
 
 def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = False) -> dict[str, Path]:
@@ -83,11 +86,17 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
         if recipe.compare and processes.rank == 0:
             heartbeat("compare", 0)
             stages = {name: stage.method.name for name, stage in recipe.stages.items()}
-            compare_models(
-                recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
-                recipe=recipes.to_yaml(recipe), began=began, exam=Exam(n=recipe.compare_tasks),
-                device=first.device, precision=first.precision,
-            )  # fmt: skip
+            if recipe.compares_rewards:
+                compare_reward_models(
+                    recipe.compare, out, console, title=recipe.name, models=models, tasks=recipe.compare_tasks,
+                    device=first.device, precision=first.precision,
+                )  # fmt: skip
+            else:
+                compare_models(
+                    recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
+                    recipe=recipes.to_yaml(recipe), began=began, exam=Exam(n=recipe.compare_tasks),
+                    device=first.device, precision=first.precision,
+                )  # fmt: skip
         processes.barrier()
     return models
 
@@ -114,8 +123,12 @@ def _run_locked(
             _refuse_other_config(stage, out)
             if is_game(stage):
                 return play_stage(stage, out, console)
+            heartbeat("draw", 0)
+            say: Callable[[str], None] = lambda text: console.print(Text(printable(text)))  # noqa: E731
+            drawn = Drawing(stage, out, stages, processes, say).sources()
             heartbeat("set-up", 0)
-            setup = set_up(stage, processes, stages=stages)
+            forget_peak(choose_device(stage.device))
+            setup = set_up(stage, processes, stages=stages, drawn=drawn)
         except NurtureError:
             if writes:
                 _leave_no_trace(out)
@@ -201,34 +214,31 @@ class _Run:
     """Whether a signal has asked for an end."""
     rollouts: Rollouts | None = None
     """Of a method that learns from its own answers."""
+    history: list[Mapping[str, float]] = field(default_factory=list[Mapping[str, float]])
+    """The metrics at the end of each rollout, for the alarms."""
+    alarms: dict[str, str] = field(default_factory=dict[str, str])
+    """Those that have rung, with what they said."""
+    alarmed: str = ""
+    """What the alarm said that ends the run."""
 
     def __post_init__(self):
         stage, setup = self.stage, self.setup
         writes = self.processes.rank == 0
         self.journal = Journal(self.out if writes else None)
         self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
-        model, layout, adapter = setup.loaded.model, setup.layout.layout, stage.adapter
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        rates = dict(adapter.rates(trained)) if adapter else {}
-        models, layouts = {stage.method.trained: model}, dict[str, Layout]({stage.method.trained: layout})
-        if "value" in stage.method.asks:
-            models["value"], layouts["value"] = copy.deepcopy(model), layout
-            add_score_head(models["value"], 1)
-            learns = {n: p for n, p in models["value"].named_parameters() if p.requires_grad}
-            rates |= {CRITIC + n: rate for n, rate in (adapter.rates(learns) if adapter else {}).items()}
-            trained |= {CRITIC + n: p for n, p in learns.items()}
-        self.optimizer = AdamW(
+        adapter, cast, trained = stage.adapter, setup.cast, setup.cast.trained
+        rates = adapter.rates(trained) if adapter else {}
+        self.optimizer = OPTIMIZERS[stage.optimizer](
             trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay, rates=rates
         )
-        self.companion = adapter.companion(model, self.optimizer, setup.steps) if adapter else None
-        if stage.has_reference and not stage.asks_reference_once:
-            models["ref"] = setup.ref.model if setup.ref else copy.deepcopy(model).requires_grad_(False)
-            layouts["ref"] = self._ref_layout()
+        self.companion = adapter.companion(setup.loaded.model, self.optimizer, setup.steps) if adapter else None
+        if setup.ref is not None and not stage.asks_reference_once:
+            cast.models["ref"], cast.layouts["ref"] = setup.ref.model, self._ref_layout()
         self.roles = LocalRoles(
-            models, layouts, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
+            cast.models, cast.layouts, self.optimizer, self.processes, max_grad_norm=stage.max_grad_norm,
             tokens_per_pass=setup.tokens_per_micro if stage.method.scope == "batch" else 1 << 62,
             temperature=stage.method.temperature if isinstance(stage.method, Online) else 1.0,
-            companion=self.companion,
+            companion=self.companion, adapters=cast.adapters,
         )  # fmt: skip
         if isinstance(stage.method, Online):
             self.rollouts = self._rollouts(stage.method)
@@ -275,6 +285,7 @@ class _Run:
             {
                 **facts,
                 "steps": self.setup.steps,
+                "trained_parameters": self.setup.trained_parameters,
                 "promise": self.context.promise,
                 "config_digest": recipes.config_digest(self.stage),
             },
@@ -300,9 +311,11 @@ class _Run:
         if self.processes.rank == 0 and reference.kept(path, key) is None:
             self._say(f"Asking the reference about {sum(len(g.responses) for g in groups):,} answers.")
             began = time.monotonic()
-            logp = reference.ask(
-                model, layout, groups, setup.tokens_per_micro, setup.device, alive=lambda: heartbeat("reference", 0)
-            )
+            adapter = ROLE if setup.ref else start_of(setup.loaded, fresh=self.stage.adapter is not None)
+            with active(model, adapter):
+                logp = reference.ask(
+                    model, layout, groups, setup.tokens_per_micro, setup.device, alive=lambda: heartbeat("reference", 0)
+                )
             reference.keep(path, key, logp)
             seconds = round(time.monotonic() - began, 3)
             self.journal.emit("reference", {"answers": len(groups), "tokens": len(logp), "seconds": seconds})
@@ -366,11 +379,14 @@ class _Run:
                 failpoint("step.after_update")
                 self.done = step = update.number
                 self._after_update(update, clock, trackers)
-                if self.processes.any(self.stopping() and self._at_border(step)):
+                if self.processes.any((self.stopping() or bool(self.alarmed)) and self._at_border(step)):
                     break
         self.progress = None
         if step < setup.steps:
             self._save(step, must=True)
+            if self.alarmed:
+                self.journal.emit("stop", {"step": step, "alarm": self.alarmed})
+                raise Alarmed(f"Stopped by an alarm. {self.alarmed} The same command goes on without asking again.")
             self.journal.emit("stop", {"step": step, "signal": signals.requested.name if signals.requested else None})
             raise signals.interrupted(self.nonfinite.last_checkpoint or self.out)
         return step
@@ -379,7 +395,10 @@ class _Run:
         step, stage, last = update.number, self.stage, update.number == self.setup.steps
         self.tokens_seen += int(update.metrics["tokens"])
         metrics: dict[str, float] = {**update.metrics, "skipped": int(bool(update.skipped))}
+        split, spent = "", dict[str, float]()
         if self.rollouts is not None:
+            self.rollouts.laps.lap("train")
+            split, spent = str(self.rollouts.laps), dict(self.rollouts.laps.seconds)
             metrics |= self.rollouts.metrics
             if self._at_border(step - 1):
                 for row in self.rollouts.samples:
@@ -399,7 +418,7 @@ class _Run:
             metrics |= self._evaluate(step)
         self.journal.metrics(step, metrics)
         failpoint("run.after_metrics")
-        self._track(trackers, step, metrics)
+        self._track(trackers, step, metrics | {f"seconds/{name}": seconds for name, seconds in spent.items()})
         if last or (stage.samples.every and step % stage.samples.every == 0):
             self._samples(step)
         rate = clock.rate(self.tokens_seen)
@@ -408,10 +427,14 @@ class _Run:
             facts = {"step": step, "seconds": clock.seconds(), "tokens_per_second": rate, "memory": memory}
             self.journal.emit("timing", facts)
         if self.progress:
-            self.progress.update(step, metrics, tokens_per_second=rate, memory=memory)
+            reward = {"reward": metrics["rollout/score"]} if "rollout/score" in metrics else {}
+            self.progress.update(step, metrics | reward, tokens_per_second=rate, memory=memory, split=split)
         if update.skipped:
             self._say(f"Step {step}: the {update.skipped} is not finite; nothing was updated.")
             self.journal.emit("nonfinite", {"step": step})
+        if self.rollouts is not None and self._at_border(step):
+            self.journal.emit("rollout", {"step": step, "seconds": {n: round(s, 3) for n, s in spent.items()}})
+            self._watch(step, metrics)
         self.nonfinite.observe(update.skipped != "loss", not update.skipped, step)
         is_best = self.best is not best_before
         if last or (is_best and stage.eval.keep_best) or self._saves_after(step):
@@ -430,7 +453,10 @@ class _Run:
         if self.rollouts is not None:
             first = done // self.rollouts.method.updates_per_rollout
             with contextlib.suppress(Stopped):  # asked for while a rollout was drawn: nothing of it is kept
-                yield from islice(self.rollouts.batches(lambda: self.method_state, first), self.setup.steps - done)
+                made = self.rollouts.batches(lambda: self.method_state, first)
+                for batch in islice(made, self.setup.steps - done):
+                    whole = batch if batch.num_groups >= processes.world_size else apart(batch)
+                    yield rank_share(whole, processes.rank, processes.world_size)
             return
         chosen = batches(
             self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps
@@ -448,14 +474,23 @@ class _Run:
         def decode(ids: Sequence[int]) -> str:
             return str(tokenizer.decode(list(ids)))
 
-        def judge(answers: Sequence[Answer]) -> list[Outcome]:
+        def judge(reward: Reward, answers: Sequence[Answer]) -> list[Outcome]:
             heartbeat("reward", self.done)
             return score_all(reward, answers)
 
         return Rollouts(
-            setup.prompts, self._draw, judge, self.roles, method, decode, stage.batch_size, stage.seed,
-            stop_ids=setup.template.stop_ids, tokens=setup.tokens_per_micro, device=setup.device,
+            setup.prompts, self._draw, partial(judge, reward), self.roles, method, decode, stage.batch_size, stage.seed,
+            stop_ids=setup.template.stop_ids, oracle=partial(judge, stage.oracle) if stage.oracle else None,
+            mixed=self._mixed, tokens=setup.tokens_per_micro, device=setup.device, processes=self.processes,
         )  # fmt: skip
+
+    def _mixed(self, rollout: int) -> Sequence[Group]:
+        """The demonstrations beside a rollout: as many as it has prompts, in the order of their own epochs."""
+        if not self.setup.mixed_in:
+            return ()
+        size, seed = self.stage.batch_size, stream_key(self.stage.seed, "ptx") >> 1
+        (batch,) = batches(self.setup.mixed_in, batch_size=size, seed=seed, start_step=rollout, steps=rollout + 1)
+        return batch.groups
 
     def _draw(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
         """Answers by the policy as it is now."""
@@ -463,16 +498,28 @@ class _Run:
 
         def alive() -> None:
             heartbeat("rollout", self.done)
-            if self.stopping():
+            if alone and self.stopping():
                 raise Stopped
 
-        model, layout = self.setup.loaded.model, self.setup.layout.layout
+        model, layout, alone = self.setup.loaded.model, self.setup.layout.layout, self.processes.world_size == 1
         training = model.training
         model.eval()
         try:
             return single_turn(LocalSampler(model, layout=layout), alive)(requests, sampling)
         finally:
             model.train(training)
+
+    def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Say which alarms ring for the first time."""
+        self.history.append(metrics)
+        for name, sentence in ringing(self.history, self.stage.alarms).items():
+            if name in self.alarms:
+                continue
+            self.alarms[name] = sentence
+            self._say(f"Alarm {name} at step {step}: {sentence}")
+            self.journal.emit("alarm", {"step": step, "alarm": name, "reason": sentence})
+            if name in self.stage.alarms.stop:
+                self.alarmed = f"{name}: {sentence}"
 
     def _at_border(self, step: int) -> bool:
         """Whether a run can go on after this step: not in the middle of a rollout, which is not kept."""
@@ -504,7 +551,7 @@ class _Run:
         asked = self.stage.samples
         if self.processes.rank != 0 or (asked.count == 0 and not asked.prompts):
             return
-        if self.stage.method.trained != "policy":  # it writes nothing
+        if self.stage.method.trained != "policy" or self.setup.layout.layout == "seq2seq":  # it writes nothing here
             return
         from .rollout.sampler import LocalSampler
 
@@ -587,6 +634,7 @@ class _Run:
             "best": self.best,
             "nonfinite": self.nonfinite.state(),
             "method": self.method_state,
+            "alarms": self.alarms,
             "lengths": self.journal.lengths(),
         }
 
@@ -601,6 +649,11 @@ class _Run:
         self.nonfinite.restore(state["nonfinite"])
         self.nonfinite.last_checkpoint = checkpoint.path
         self.journal.cut_back(state["lengths"])
+        if self.rollouts is not None:
+            self.alarms = state["alarms"]
+            rows = rows_of(self.out / "metrics.jsonl")
+            # (Rank 0 may not have cut the file back yet.)
+            self.history = [r for r in rows if r["step"] <= checkpoint.step and self._at_border(r["step"])]
 
     def _write_model(self, folder: Path) -> None:
         """`model/`: the best checkpoint where one was kept, else the last weights."""
@@ -611,15 +664,16 @@ class _Run:
             step = int(self.best["step"])
             kept = self.store.load(step).tensors
             weights = {name: kept[f"master.{name}"] for name in weights}
-        loaded, model = setup.loaded, setup.loaded.model
+        loaded, model, reward = setup.loaded, setup.loaded.model, None
+        attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
         if stage.method.trained == "reward":
             self._judge_reward_model(weights, step)
-            model.config.pad_token_id = loaded.tokenizer.pad_token_id
-            settings = stage.method.model_dump(mode="json") | {"template": setup.template.hash}
-            model = classifier(model, getattr(stage.method, "criteria", ("overall",)), settings)
-            known = model.state_dict()
-            weights = {name: tensor for name, tensor in weights.items() if name in known}
-        attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
+            reward = stage.method.model_dump(mode="json") | {"template": setup.template.hash}
+            if not attached:
+                model.config.pad_token_id = loaded.tokenizer.pad_token_id
+                model = classifier(model, getattr(stage.method, "criteria", ("overall",)), reward)
+                known = model.state_dict()
+                weights = {name: tensor for name, tensor in weights.items() if name in known}
         card = model_card(
             self.out.resolve().name,
             base_model=None if isinstance(stage.model, recipes.FreshModel) else loaded.base or loaded.source,
@@ -630,7 +684,7 @@ class _Run:
             library="peft" if attached else "transformers",
         )
         if attached:
-            save_adapter(loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids)
+            save_adapter(loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids, reward=reward)
         else:
             save_model(
                 model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,

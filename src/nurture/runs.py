@@ -32,6 +32,8 @@ METRICS: Mapping[str, str] = {
     "eval/token_accuracy": "share of held-out tokens that were the model's first choice",
     "eval/score": "mean score of greedy episodes at the end of a game",
     "rollout/score": "mean score of a response: what the rewards say, before any KL penalty",
+    "rollout/oracle": "mean of the second judge's scores, from whom nothing is learnt: should rise with rollout/score",
+    "rollout/part/NAME": "mean of the part NAME of a combined reward",
     "rollout/score_std": "standard deviation of the scores over the rollout",
     "rollout/length": "mean number of tokens the policy wrote per response",
     "rollout/truncated": "share of responses cut off at max_completion_length",
@@ -47,7 +49,7 @@ METRICS: Mapping[str, str] = {
 """What the engine writes to `metrics.jsonl`; a method adds its own (`Method.metrics`)."""
 
 EVENTS: Mapping[str, str] = {
-    "start": "a process takes the run up: the facts shown before training, promise, config_digest",
+    "start": "a process takes the run up: the facts shown before training, trained_parameters, promise, config_digest",
     "example": "the first example, decoded, what carries loss between ⟦ and ⟧: text",
     "resume": "the run goes on from a checkpoint: step, promise, differences (what has changed since)",
     "checkpoint_saved": "a checkpoint was written: step, path",
@@ -57,12 +59,14 @@ EVENTS: Mapping[str, str] = {
     "best": "the lowest evaluation loss so far: step, eval/loss",
     "out_of_memory": "micro-batches were halved after running out of memory: step, tokens_per_micro",
     "reference": "the reference was asked once about every answer: answers (groups of them), tokens, seconds",
+    "rollout": "a rollout and its updates are done: step, seconds (of each of sample, reward, score, train)",
+    "alarm": "learning from its own answers goes wrong, said once: step, alarm, reason",
     "remark": "the method noticed a known trouble, said once: step, about, reason",
     "reward_card": "a reward model was judged (reward_card.json): step, verdict, reason",
     "nonfinite": "an update was skipped, its loss or gradient was not finite: step",
     "samples_failed": "no samples could be drawn: step, reason",
     "timing": "how fast it goes: step, seconds, tokens_per_second (both since the start), memory (peak bytes)",
-    "stop": "the run ended before its last step: step, signal; or error and exit_code",
+    "stop": "the run ended before its last step: step, signal or alarm; or error and exit_code",
     "ranks": "the final rank of each matrix of an adapter that shares a budget out: ranks",
     "finish": "the run is complete: step (of the weights kept), model",
 }

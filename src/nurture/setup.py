@@ -1,40 +1,46 @@
-"""Everything a stage needs before its first step: model, data, layout, memory. Building it trains and writes
-nothing, so a dry run is exactly this."""
+"""Everything a stage needs before its first step: model, data, layout, memory. Building it trains nothing
+and writes nothing (but the cache of tokens), so a dry run is exactly this."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
+from .data.cache import token_cache
+from .data.formats import Fault, Kind
+from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
-from .data.load import load_records
+from .data.labellers import screen
+from .data.load import load_records, numbered, set_aside
 from .data.mix import Mixture, Part, mix
-from .data.prepare import Prepared, prepare, show_example, split_eval
+from .data.prepare import prepare, show_example, split_eval
+from .data.prepared import Prepared
 from .data.read import BadRow
 from .data.report import DataReport
 from .data.template import Template, ensure_chat
 from .errors import InputError
-from .evaluate.scoring import load_reward_model, score
+from .evaluate.ready import make_ready
 from .methods import Online
-from .models.heads import add_score_head
-from .models.layouts import Choice, check_virtual, choose_layout, set_layout
+from .models.cast import Cast, assemble
+from .models.heads import add_score_head, score_head, start_critic
+from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
-from .records import Message, Record, Task, Text
-from .rewards import bind, reward_name
-from .rewards.model import models_in
+from .records import Conversation, Message, Record, Task, Text
+from .rewards import reward_name
 from .rollout.loop import Prompt
+from .runs import rows_of
 from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
 from .train.processes import Processes
@@ -49,6 +55,9 @@ TEXT_WINDOW = 2048
 MEMORY_SHARE = 0.6
 """How much of the machine's memory a run plans to use. (Of all of it, not of what is free at the moment: the size of a
 micro-batch decides how sums are rounded, and a run started again must round the same.)"""
+
+
+OnBadRow = Literal["error", "quarantine"]
 
 
 @dataclass
@@ -67,6 +76,8 @@ class Setup:
     rejected: list[BadRow]
     """Rows of all sources that were set aside."""
     layout: Choice
+    cast: Cast
+    """The model in its roles: what learns, and what it is compared with where that is the model itself."""
     steps: int
     tokens_per_micro: int
     memory: Estimate
@@ -76,6 +87,12 @@ class Setup:
     mixture: Mixture | None = None
     prompts: Sequence[Prompt] = ()
     """What a method that learns from its own answers is asked; `train` then holds groups without an answer yet."""
+    joined: Sequence[str] = ()
+    """The reward models that share the model's base."""
+    mixed_in: Sequence[Group] = ()
+    """Demonstrations to imitate beside every rollout."""
+    critic_digest: str = ""
+    """Of the reward model that the critic starts as."""
 
     @property
     def parameters(self) -> int:
@@ -83,7 +100,7 @@ class Setup:
 
     @property
     def trained_parameters(self) -> int:
-        return sum(p.numel() for p in self.loaded.model.parameters() if p.requires_grad)
+        return sum(p.numel() for p in self.cast.trained.values())
 
     @property
     def random(self) -> bool:
@@ -100,14 +117,22 @@ class Setup:
         reports = {"data": self.reports, "eval": self.eval_reports}
         rows = {f"{kind}.{i}:{r.source}": r.sha256 for kind, some in reports.items() for i, r in enumerate(some)}
         ref = {"ref": self.ref_digest} if self.ref_digest else {}
-        return {"model": self.loaded.digest} | ref | rows
+        critic = {"critic": self.critic_digest} if self.critic_digest else {}
+        return {"model": self.loaded.digest} | ref | critic | rows
 
 
-def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | None = None) -> Setup:
-    """Load, tokenise, decide. `stages` maps finished stages to their models."""
+def set_up(
+    stage: Stage,
+    processes: Processes,
+    *,
+    stages: Mapping[str, Path] | None = None,
+    drawn: Mapping[int, Path] | None = None,
+) -> Setup:
+    """Load, tokenise, decide. `stages` maps finished stages to their models, `drawn` sources to what a model answered
+    (`draw.py`)."""
     stages = stages or {}
     if isinstance(stage.method, Online):
-        _refuse_for_rollouts(stage)
+        _refuse_for_rollouts(stage, stage.method)
     keep_pages()
     device = choose_device(stage.device)
     deterministic()
@@ -117,10 +142,10 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.batch_size < processes.world_size:
         raise InputError(f"batch_size: {stage.batch_size} is less than processes: {processes.world_size}.")
 
-    records, reports, rejected = _read(stage.data, stage)
+    records, reports, rejected = _read(stage.data, stage, drawn)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
-    if stage.method.data != "text" and ensure_chat(tokenizer):
+    if stage.method.data != "text" and ensure_chat(tokenizer, plain=is_seq2seq(loaded.model)):
         loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
     refuse_changed_tokenizer(loaded.model, tokenizer)
     if stage.method.trained == "reward":
@@ -128,14 +153,17 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     template = Template(tokenizer)
 
     prompts: list[Prompt] = []
+    mixed_in: list[Group] = []
     if isinstance(stage.method, Online):
-        asked, reports = _prompts(stage, loaded, template, records, reports)
+        asked, reports = _prompts(stage, loaded, template, records, reports, drawn or {})
         mixture = _mixture(stage, asked)
         prompts = _mixed(asked, mixture)
         train = [Group(p.ids, (), p.key) for p in prompts]
-        _prepare_reward(stage, stages, template)
+        mixed_in, more = _ptx(stage, loaded, template)
+        reports += more
     else:
-        parts, reports = _prepare(stage, loaded, template, records, reports)
+        parts, reports, unusable = _prepare(stage, stage.data, loaded, template, records, reports)
+        rejected += unusable
         mixture = _mixture(stage, parts)
         train = _mixed(parts, mixture)
     held_out: list[Group] = []
@@ -143,7 +171,8 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.eval.data:
         eval_records, eval_reports, eval_rejected = _read(stage.eval.data, stage)
         rejected += eval_rejected
-        parts, eval_reports = _prepare(stage, loaded, template, eval_records, eval_reports)
+        parts, eval_reports, unusable = _prepare(stage, stage.eval.data, loaded, template, eval_records, eval_reports)
+        rejected += unusable
         held_out = _mixed(parts, None)
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
@@ -165,12 +194,26 @@ def set_up(stage: Stage, processes: Processes, *, stages: Mapping[str, Path] | N
     if stage.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()  # transformers recomputes only in training mode; without dropout the modes are otherwise the same
+    cast = assemble(
+        loaded, layout.layout, stage.method.trained, critic="value" in stage.method.asks,
+        fresh=stage.adapter is not None,
+        ref=stage.has_reference and stage.ref is None and not stage.asks_reference_once,
+    )  # fmt: skip
+    joined: list[str] = []
+    if stage.reward is not None:
+        joined = make_ready(
+            stage.reward, template, stages=stages, device=stage.device, precision=stage.precision,
+            base=(loaded, layout.layout),
+        )  # fmt: skip
+    if stage.oracle is not None:
+        make_ready(stage.oracle, template, stages=stages, device=stage.device, precision=stage.precision)
     largest = longest if prompts else max(g.num_tokens for g in [*train, *held_out])
-    tokens, memory = _micro_batch(stage, loaded, device, dtype, largest, processes.world_size)
+    tokens, memory = _micro_batch(stage, cast, device, dtype, largest, processes.world_size)
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
+    critic_digest = _start_critic(stage, stages, cast, template, dtype, device) if stage.critic is not None else ""
     return Setup(
-        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, steps, tokens,
-        memory, ref, ref.digest if ref else "", mixture, prompts,
+        stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, cast, steps,
+        tokens, memory, ref, ref.digest if ref else "", mixture, prompts, joined, mixed_in, critic_digest,
     )  # fmt: skip
 
 
@@ -197,7 +240,11 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     if stage.has_reference:
         source = setup.ref.source if setup.ref else "the model before the first step"
         how = "asked once, then only its log-probs are kept" if stage.asks_reference_once else "kept in memory"
+        if setup.cast.adapters.get("ref", "") is None:
+            how = "which is the base with the adapter off"
         facts["reference"] = f"{source}, {how}"
+    if stage.critic:
+        facts["critic"] = f"starts as the reward model {stage.critic}, all of it trained along"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
     if setup.loaded.new_tokens:
@@ -223,15 +270,17 @@ def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
     size, prompts, updates = setup.stage.batch_size, len(setup.prompts), method.updates_per_rollout
     rollouts = -(-setup.steps // updates)
     assert setup.stage.reward is not None
-    critic = {"critic": "a copy of the model with a value head, all of it trained along"}
+    shares = "value" in setup.cast.adapters
+    how = "a second adapter with a value head on the same base" if shares else "a copy of the model with a value head"
+    joined = f" ({', '.join(setup.joined)} on the model's own base)" if setup.joined else ""
     return {
         "rollout": f"{size} prompts with {method.num_generations} answers each, of at most "
         f"{method.max_completion_length} tokens, learnt from in {updates} update{'s' * (updates > 1)} in micro-batches "
         f"of at most {setup.tokens_per_micro:,} tokens",
         "steps": f"{setup.steps:,} updates, {rollouts:,} rollouts = {rollouts * size / prompts:.2f} passes over "
         f"{prompts:,} prompts",
-        "reward": reward_name(setup.stage.reward),
-        **(critic if "value" in method.roles else {}),
+        "reward": reward_name(setup.stage.reward) + joined,
+        **({"critic": f"{how}, trained along"} if "value" in method.asks else {}),
     }
 
 
@@ -252,41 +301,86 @@ def _memory_line(setup: Setup) -> str:
     )
 
 
-def _read(sources: Sequence[Source], stage: Stage) -> tuple[list[list[Record]], list[DataReport], list[BadRow]]:
-    """The records and the report of each source, and the rows of all that were set aside."""
+def _read(
+    sources: Sequence[Source], stage: Stage, drawn: Mapping[int, Path] | None = None
+) -> tuple[list[list[Record]], list[DataReport], list[BadRow]]:
+    """The records and the report of each source, and the rows of all that were set aside. `drawn` are the rows that
+    take the place of a source's own."""
     records: list[list[Record]] = []
     reports: list[DataReport] = []
     rejected: list[BadRow] = []
-    for source in sources:
-        if source.path.startswith("lab/"):
-            found, report = _read_lab(source.path, stage)
+    learns = f"method {stage.method.name!r} learns from"
+    for place, source in enumerate(sources):
+        if source.draw is not None and source.draw.keep != "tasks":
+            assert drawn is not None, "what a model has to answer first is drawn before the set-up"
+            made = Source(path=str(drawn[place]), weight=source.weight, cap=source.cap)
+            found, report, bad = read_source(made, (stage.method.data,), stage.on_bad_row)
+            report = replace(report, source=f"{source.path} answered by {source.draw.model}")
         else:
-            loaded = load_records(
-                source.path,
-                wants=stage.method.data,  # pyright: ignore[reportArgumentType]
-                on_bad_row=stage.on_bad_row,
-                format=source.format,
-                columns=source.columns,
-            )
-            found, report = loaded.records, loaded.report
-            rejected += loaded.rejected
+            kinds = (stage.method.data, *stage.method.accepts)
+            found, report, bad = read_source(source, kinds, stage.on_bad_row, learns)
         records.append(found)
         reports.append(report)
+        rejected += bad
     return records, reports, rejected
 
 
-def _read_lab(name: str, stage: Stage) -> tuple[list[Record], DataReport]:
-    """A data set of the lab. It is a pure function of its name, so its rows are its digest."""
+def read_source(
+    source: Source, kinds: tuple[Kind, ...], on_bad_row: OnBadRow, wanted_by: str = "what is wanted here is"
+) -> tuple[list[Record], DataReport, list[BadRow]]:
+    """Its records, of the first of these kinds that it has or serves as; their report; and the rows set aside."""
+    if source.kind is not None:
+        if source.kind not in kinds:
+            raise InputError(f"data: kind is {source.kind}, but {wanted_by} {' or '.join(kinds)}.")
+        kinds = (source.kind,)
+    if source.path.startswith("lab/"):
+        found, report = _read_lab(source, kinds, wanted_by)
+        rejected: list[BadRow] = []
+    else:
+        loaded = load_records(
+            source.path, wants=kinds, on_bad_row=on_bad_row, format=source.format, columns=source.columns
+        )  # fmt: skip
+        found, report, rejected = loaded.records, loaded.report, loaded.rejected
+    if source.screen is not None:
+        kept, left_out = screen(found, source.screen)
+        of = Counter(getattr(record, "labeller", "") for record in found)
+        report = replace(report, records=len(kept), screened={one.labeller: of[one.labeller] for one in left_out})
+        found = kept
+    return found, report, rejected
+
+
+def _read_lab(source: Source, kinds: tuple[Kind, ...], wanted_by: str) -> tuple[list[Record], DataReport]:
+    """A data set of the lab. It is a pure function of its name, so its rows are its digest. Where conversations are
+    wanted, a task with its gold answer is one."""
     from .lab.datasets import open_dataset
 
-    records = list(open_dataset(name))
-    kind = type(records[0]).__name__
-    wanted = [word.capitalize() for word in (stage.method.data, *stage.method.accepts)]
-    if kind not in wanted:
-        learns = " or ".join(wanted)
-        raise InputError(f"data: {name} holds {kind} records, but method {stage.method.name!r} learns from {learns}.")
+    name = source.path
+    records: list[Record] = list(open_dataset(name))
+    if "conversation" in kinds:
+        records = [_demonstration(r) if isinstance(r, Task) else r for r in records]
     digest = hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
-    return records, DataReport(name, "lab", len(records), len(records), sha256=digest)
+    report = DataReport(name, "lab", len(records), len(records), sha256=digest)
+    kind: Any = type(records[0]).__name__
+    if kind.lower() in kinds:
+        return records, report
+    serving = SERVES.get((kind.lower(), source.kind)) if source.kind else None
+    if serving is None:
+        learns = " or ".join(word.capitalize() for word in kinds)
+        raise InputError(f"data: {name} holds {kind} records, but {wanted_by} {learns}.")
+    served: list[Record] = []
+    cannot: Counter[str] = Counter()
+    for record in records:
+        try:
+            served += numbered(list(serving.convert(record)))
+        except Fault as fault:  # a ranking whose answers all tie makes no pair
+            cannot[fault.code] += 1
+    kept = len(records) - cannot.total()
+    told = replace(report, kept=kept, rejected=cannot, records=len(served), kind=kinds[0], served=serving.says)
+    return served, told
+
+
+def _demonstration(task: Task) -> Conversation:
+    return Conversation((*task.prompt, Message("assistant", str(task.answer))), origin=task.origin)
 
 
 def _load(
@@ -296,10 +390,16 @@ def _load(
         source = resolve_model(stage.model, stages)
         reward = stage.method.trained == "reward"
         quantized = stage.adapter is not None and stage.adapter.quantized
-        return load_model(
+        loaded = load_model(
             source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, reward=reward,
             quantized=quantized,
         )  # fmt: skip
+        if is_seq2seq(loaded.model) and (reward or isinstance(stage.method, Online) or stage.method.data == "text"):
+            raise InputError(
+                f"model: {stage.model} is an encoder-decoder, which method {stage.method.name!r} cannot train; use sft "
+                "or a method that learns from given answers."
+            )
+        return loaded
     tokenizer = stage.model.tokenizer
     if isinstance(tokenizer, str):
         spec: Any = str(resolve_model(tokenizer, stages))
@@ -316,7 +416,7 @@ def _load_ref(
     """Another model as the reference. It must read the same tokens: their log-probs are subtracted one by one."""
     assert stage.ref is not None
     ref = load_model(resolve_model(stage.ref, stages), dtype=dtype, device=device, seed=stage.seed)
-    if ensure_chat(ref.tokenizer):
+    if ensure_chat(ref.tokenizer, plain=is_seq2seq(ref.model)):
         embed_new_tokens(ref.model, ref.tokenizer)
     if ref.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise InputError(
@@ -326,19 +426,52 @@ def _load_ref(
     return ref
 
 
+def _start_critic(
+    stage: Stage, stages: Mapping[str, Path], cast: Cast, template: Template, dtype: torch.dtype, device: torch.device
+) -> str:
+    """Have the critic begin as a reward model: what that says of a finished answer is what a critic should expect
+    before it. Returns the digest of the reward model."""
+    assert stage.critic is not None
+    if "value" in cast.adapters:
+        raise InputError(
+            "critic: with an adapter the critic is an adapter on the model's own base, which begins as the model's; "
+            "leave critic out, or train all weights (adapter: full)."
+        )
+    loaded = load_model(resolve_model(stage.critic, stages), dtype=dtype, device=device, seed=stage.seed, reward=True)
+    if not hasattr(loaded.model, "score"):
+        raise InputError(f"critic: {stage.critic} has no score head; a critic starts as a reward model.")
+    if Template(loaded.tokenizer).hash != template.hash:
+        raise InputError(f"critic: {stage.critic} has another chat template than the model; train both from one model.")
+    start_critic(cast.models["value"], loaded.model, loaded.source)
+    return loaded.digest
+
+
 def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> None:
     """The score head of a reward model: its own where it was one already, else a new one."""
     model = loaded.model
     if not hasattr(model, "score"):
         add_score_head(model, len(criteria))
         return
-    had = tuple(str(c) for c in (model.config.id2label or {}).values())
-    if had != criteria:
-        raise InputError(f"model: {stage.model} judges {', '.join(had)}, but criteria are {', '.join(criteria)}.")
+    if loaded.criteria != criteria:
+        raise InputError(
+            f"model: {stage.model} judges {', '.join(loaded.criteria)}, but criteria are {', '.join(criteria)}."
+        )
     if getattr(stage.method, "lm_coef", 0) and model.get_output_embeddings() is None:
         raise InputError(
             f"lm_coef: {stage.model} is a reward model, which kept no output head; start from a language model."
         )
+
+
+def _ptx(stage: Stage, loaded: LoadedModel, template: Template) -> tuple[list[Group], list[DataReport]]:
+    """The demonstrations or texts to imitate beside every rollout."""
+    groups: list[Group] = []
+    reports: list[DataReport] = []
+    for source in stage.ptx_data or ():
+        records, report, _ = read_source(source, ("conversation", "text"), "error")
+        prepared = prepare(records, template, max_length=stage.max_length or _context(stage, loaded))
+        groups += prepared.groups
+        reports.append(prepared.report(report))
+    return groups, reports
 
 
 def _answer_room(stage: Stage) -> int:
@@ -346,11 +479,15 @@ def _answer_room(stage: Stage) -> int:
     return stage.method.max_completion_length if isinstance(stage.method, Online) else 0
 
 
-def _refuse_for_rollouts(stage: Stage) -> None:
+def _refuse_for_rollouts(stage: Stage, method: Online) -> None:
     """What would be silently meaningless for a method that learns from its own answers."""
-    name = stage.method.name
-    if stage.processes > 1:
-        raise InputError(f"processes: method {name!r} draws its answers in one process; set processes: 1.")
+    name = method.name
+    least = stage.batch_size // method.num_mini_batches * method.num_generations
+    if least < stage.processes:
+        raise InputError(
+            f"processes: an update of method {name!r} has as few as {least} answers, fewer than the "
+            f"{stage.processes} processes; raise batch_size or lower num_mini_batches."
+        )
     if stage.eval.data or stage.eval.share:
         raise InputError(
             f"eval: method {name!r} has no loss on given rows; leave eval out, watch rollout/score, and compare the "
@@ -358,20 +495,8 @@ def _refuse_for_rollouts(stage: Stage) -> None:
         )
     if stage.dropout or (stage.adapter is not None and stage.adapter.dropout):
         raise InputError(f"dropout: method {name!r} learns from probabilities as they were when it drew; set it to 0.")
-    if stage.on_long == "cut":
-        raise InputError("on_long: cut would take the end off a question; choose drop or error.")
-
-
-def _prepare_reward(stage: Stage, stages: Mapping[str, Path], template: Template) -> None:
-    """Find out now whether the reward can be computed here, and load the models it asks."""
-    assert stage.reward is not None, "recipe.py asks for one"
-    scorers: dict[str, Any] = {}
-    for name in models_in(stage.reward):
-        judge = load_reward_model(resolve_model(name, stages), device=stage.device, precision=stage.precision)
-        judge.require_same_template(template)
-        scorers[name] = partial(score, judge)
-    bind(stage.reward, scorers)
-    stage.reward.check()
+    if stage.on_long not in ("drop", "error"):
+        raise InputError(f"on_long: {stage.on_long} would change what is asked; choose drop or error.")
 
 
 def _positions(loaded: LoadedModel) -> int:
@@ -381,14 +506,11 @@ def _positions(loaded: LoadedModel) -> int:
 def _adapt(stage: Stage, loaded: LoadedModel, steps: int) -> LoadedModel:
     """The model with what is trained of it: the adapter of the stage, or the one it came with, or all of it."""
     if stage.adapter is not None:
-        if stage.method.trained == "reward" and stage.adapter.peft_type:
-            raise InputError(
-                f"adapter: a reward model is saved whole, with its head, and {stage.adapter.name} is not; train all "
-                "weights (adapter: full), or some of them (adapter: freeze)."
-            )
         loaded = attach_adapter(loaded, stage.adapter, steps=steps, seed=stage.seed)
     elif loaded.adapter is not None:
         train_on(loaded.model)
+        if stage.method.trained == "reward":
+            score_head(loaded.model).requires_grad_(True)
     random = stage.dropout > 0 or (loaded.adapter is not None and loaded.adapter.dropout > 0)
     loaded.model.train(random)
     return loaded
@@ -412,18 +534,21 @@ def _messages(part: Any) -> list[Message]:
 
 
 def _prepare(
-    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
-) -> tuple[list[list[Group]], list[DataReport]]:
-    """The groups and the report of each source."""
+    stage: Stage, sources: Sequence[Source], loaded: LoadedModel, template: Template, records: list[list[Record]],
+    reports: list[DataReport],
+) -> tuple[list[list[Group]], list[DataReport], list[BadRow]]:  # fmt: skip
+    """The groups and the report of each source, and the rows of all that could be read and not be tokenised."""
     context = _context(stage, loaded)
     default = min(context, TEXT_WINDOW) if stage.method.data == "text" else context
     method = stage.method
     judging = Judging(
-        getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5)
-    )
+        getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5),
+        method.data == "rating", getattr(method, "missing", "error") == "skip",
+    )  # fmt: skip
     parts: list[list[Group]] = []
     done: list[DataReport] = []
-    for some, report in zip(records, reports, strict=True):
+    unusable: list[BadRow] = []
+    for source, some, report in zip(sources, records, reports, strict=True):
         prepared = prepare(
             some,
             template,
@@ -431,10 +556,14 @@ def _prepare(
             max_length=stage.max_length or default,
             on_long=stage.on_long,
             judging=judging,
+            on_bad_row=stage.on_bad_row,
+            cache=token_cache(),
         )
         parts.append(prepared.groups)
         done.append(prepared.report(report))
-    return parts, done
+        if prepared.rejected:
+            unusable += set_aside(prepared.rejected, source.path)
+    return parts, done, unusable
 
 
 def _context(stage: Stage, loaded: LoadedModel) -> int:
@@ -451,10 +580,16 @@ def _context(stage: Stage, loaded: LoadedModel) -> int:
 
 
 def _prompts(
-    stage: Stage, loaded: LoadedModel, template: Template, records: list[list[Record]], reports: list[DataReport]
+    stage: Stage,
+    loaded: LoadedModel,
+    template: Template,
+    records: list[list[Record]],
+    reports: list[DataReport],
+    drawn: Mapping[int, Path],
 ) -> tuple[list[list[Prompt]], list[DataReport]]:
     """The tasks of each source as a sampler is given them, and its report. A prompt too long to leave room for an
-    answer is dropped and counted, or an error."""
+    answer is dropped and counted, or an error. Of a source whose difficulty was measured only the tasks chosen then
+    are left."""
     whole, room = stage.max_length or _context(stage, loaded), _answer_room(stage)
     if room >= whole:
         raise InputError(f"max_completion_length: {room} leaves no room for a prompt in {whole} tokens.")
@@ -462,7 +597,14 @@ def _prompts(
     done: list[DataReport] = []
     for number, (some, report) in enumerate(zip(records, reports, strict=True)):
         tasks = [record for record in some if isinstance(record, Task)]
-        found = [Prompt(t, template.encode_prompt(t.prompt), f"{number} {t.origin or i}") for i, t in enumerate(tasks)]
+        ease = {row["task"]: row["score"] for row in rows_of(drawn[number])} if number in drawn else {}
+        if ease:
+            some = tasks = [task for task in tasks if task.origin in ease]
+            report = replace(report, records=len(tasks))
+        found = [
+            Prompt(t, template.encode_prompt(t.prompt), f"{number} {t.origin or i}", ease.get(t.origin))
+            for i, t in enumerate(tasks)
+        ]
         kept = [p for p in found if len(p.ids) + room <= whole]
         if stage.on_long == "error" and len(kept) < len(found):
             raise InputError(
@@ -473,7 +615,7 @@ def _prompts(
         tokens = sum(len(p.ids) for p in kept)
         groups = [Group(p.ids, (), p.key) for p in kept]
         parts.append(kept)
-        done.append(Prepared(groups, len(some), 0, len(found) - len(kept), 0, tokens, 0).report(report))
+        done.append(Prepared(groups, len(some), tokens, 0, dropped_long=len(found) - len(kept)).report(report))
     if not any(parts):
         raise InputError(f"data: every prompt is longer than {whole - room} tokens, which leave {room} for an answer.")
     return parts, done
@@ -504,22 +646,24 @@ def _mixed(parts: list[list[T]], mixture: Mixture | None) -> list[T]:
 
 
 def _micro_batch(
-    stage: Stage, loaded: LoadedModel, device: torch.device, dtype: torch.dtype, largest_group: int, processes: int
+    stage: Stage, cast: Cast, device: torch.device, dtype: torch.dtype, largest_group: int, processes: int
 ) -> tuple[int, Estimate]:
     """The most tokens per pass that fit the memory (and at least the largest group), and what they will need."""
 
-    critic = "value" in stage.method.asks
-    models = 1 + critic + (stage.has_reference and not stage.asks_reference_once)
+    model = cast.models[stage.method.trained]
+    weights = {id(p): p.nbytes for one in cast.models.values() for p in one.parameters()}
+    held = sum(weights.values()) + (stage.ref is not None) * sum(p.nbytes for p in model.parameters())
 
     def needs(tokens: int) -> Estimate:
         return estimate(
-            loaded.model.config,
-            parameters=models * sum(p.nbytes for p in loaded.model.parameters()) // dtype.itemsize,
-            trained=(1 + critic) * sum(p.numel() for p in loaded.model.parameters() if p.requires_grad),
+            model.config,
+            parameters=held // dtype.itemsize,
+            trained=sum(p.numel() for p in cast.trained.values()),
             itemsize=dtype.itemsize,
             tokens=tokens,
             checkpointing=stage.gradient_checkpointing,
             chunk_bytes=CHUNK_BYTES,
+            average_bytes=1 if stage.optimizer == "adamw_8bit" else 4,
         )
 
     if stage.tokens_per_micro is not None:

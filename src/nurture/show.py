@@ -130,8 +130,11 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, step: int, metrics: Mapping[str, float], *, tokens_per_second: float, memory: int) -> None:
-        facts = self._facts(step, metrics, tokens_per_second, memory)
+    def update(
+        self, step: int, metrics: Mapping[str, float], *, tokens_per_second: float, memory: int, split: str = ""
+    ) -> None:
+        """`split`: where the time of a rollout went."""
+        facts = self._facts(step, metrics, tokens_per_second, memory) + [split] * bool(split)
         if self._bar:
             self._bar.update(self._task, completed=step, facts="  ".join(facts))
         elif self._clock() - self._shown >= PLAIN_EVERY or step == self.steps:

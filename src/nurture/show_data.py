@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from .html_page import document, text
 from .show import printable
 
 if TYPE_CHECKING:
@@ -21,25 +21,23 @@ def print_shown(console: Console, shown: Sequence[Shown]) -> None:
     for record in shown:
         console.print(Text(printable(f"{record.origin}  {record.kind}"), style="bold"))
         for title, parts in record.views:
-            text = Text()
+            said = Text()
             for part in parts:
                 piece = printable(part.text)
                 if not part.trained:
-                    text.append(piece)
+                    said.append(piece)
                 elif console.is_terminal:
-                    text.append(piece, style="green")
+                    said.append(piece, style="green")
                 else:
-                    text.append(f"⟦{piece}⟧")
-            console.print(Panel(text, title=Text(title) if title else None, title_align="left"))
+                    said.append(f"⟦{piece}⟧")
+            console.print(Panel(said, title=Text(title) if title else None, title_align="left"))
         for name, value in record.facts.items():
             console.print(Text(printable(f"  {name}: {value}"), style="dim"))
 
 
 STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { font-size: 1rem; margin: 2rem 0 .5rem; } h3 { font-size: .9rem; font-weight: normal; margin: .5rem 0 .2rem; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #8886; border-radius: 6px; padding: .7rem; }
+pre { border: 1px solid var(--rule); border-radius: 8px; padding: .7rem; }
 mark { background: #2a93; color: inherit; border-radius: 3px; box-decoration-break: clone; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; font-size: .9rem; } dt { opacity: .7; }
 dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
@@ -47,15 +45,9 @@ dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
 
 
 def page(shown: Sequence[Shown], title: str) -> str:
-    """One page that holds all it needs and loads nothing. All text of the data is escaped."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<meta name="viewport" content="width=device-width">\n'
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n"
-        f"<p><mark>Marked</mark> text carries loss.</p>\n{''.join(map(_record, shown))}</body>\n</html>\n"
-    )
+    title = printable(title)
+    lead = "<p><mark>Marked</mark> text carries loss.</p>"
+    return document(title, [f"<h1>{text(title)}</h1>", lead, *map(_record, shown)], STYLE)
 
 
 def _record(record: Shown) -> str:
@@ -72,5 +64,5 @@ def _part(part: Part) -> str:
     return f"<mark>{_text(part.text)}</mark>" if part.trained else _text(part.text)
 
 
-def _text(text: str) -> str:
-    return html.escape(printable(text))
+def _text(value: str) -> str:
+    return text(printable(value))

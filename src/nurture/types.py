@@ -68,6 +68,8 @@ class Group:
     responses: tuple[Response, ...]
     key: str = ""
     margin: float = 0.0
+    labeller: str = ""
+    """Who compared the responses, where that is known."""
 
     @property
     def num_tokens(self) -> int:

@@ -1,9 +1,12 @@
 """Templates over rows: what they render, what they refuse."""
 
+import json
 from collections import Counter
 
 import pytest
+from typer.testing import CliRunner
 
+from nurture.cli import app
 from nurture.data.instruct import Template, build
 from nurture.errors import DataError, InputError
 
@@ -61,6 +64,76 @@ def test_a_row_that_does_not_fit(template, row, code):
 def test_a_template_that_is_none(source):
     with pytest.raises(InputError):
         Template(source)
+
+
+TASKS = """
+reviews:
+  data: {reviews}
+  templates:
+    - name: is it good
+      source: "{{{{ review }}}} Good or bad? ||| {{{{ answer_choices | choice(label) }}}}"
+      choices: bad ||| good
+      options: true
+    - {{source: "Write a {{{{ answer_choices | choice(label) }}}} review. ||| {{{{ review }}}}", choices: bad ||| good,
+       turned: true}}
+sums:
+  data: {sums}
+  templates: ["{{{{ a }}}} + {{{{ b }}}}? ||| {{{{ a + b }}}}"]
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    reviews, sums = tmp_path / "reviews.jsonl", tmp_path / "sums.jsonl"
+    rows = [{"review": f"Film {i} was fine.", "label": i % 2} for i in range(300)]
+    reviews.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sums.write_text("".join(json.dumps({"a": i, "b": 1}) + "\n" for i in range(50)))
+    path = tmp_path / "tasks.yaml"
+    path.write_text(TASKS.format(reviews=reviews, sums=sums))
+    return path
+
+
+def instruct(*words):
+    return CliRunner().invoke(app, ["data", "instruct", *map(str, words)])
+
+
+def test_a_file_of_tasks_becomes_a_mixture(tasks, tmp_path):
+    out = tmp_path / "out.jsonl"
+    done = instruct(tasks, out, "--cap", 100)
+    assert done.exit_code == 0, done.output
+    turns = [[m["content"] for m in json.loads(line)["messages"]] for line in out.read_text().splitlines()]
+    of_sums = [(asked, said) for asked, said in turns if "+" in asked]
+    # In proportion to min(rows, cap): 100 of the reviews, all 50 sums, none of them twice.
+    assert len(turns) == 150 and sorted(of_sums) == sorted((f"{i} + 1?", f"{i + 1}") for i in range(50))
+    assert "reviews: 66.7% of an epoch, 100 of its 300 rows" in done.output
+    asked = [asked for asked, _ in turns if "+" not in asked]
+    assert len(set(map(str, turns))) == 150 and any(a.startswith("Write a ") for a in asked)
+    assert any(a.endswith("Good or bad?\nOptions:\n- bad\n- good") for a in asked)
+    before = out.read_bytes()
+    assert instruct(tasks, out, "--cap", 100).exit_code == 0 and out.read_bytes() == before
+    assert instruct(tasks, out, "--cap", 100, "--seed", 1).exit_code == 0 and out.read_bytes() != before
+    assert instruct(tasks, out, "--per-row", 1, "--temperature", 1e9, "--size", 200).exit_code == 0
+    assert sum("?" in line and "+" in line for line in out.read_text().splitlines()) == 100
+
+
+@pytest.mark.parametrize(
+    "written, told",
+    [
+        ("reviews: 3", "must be a mapping"),
+        ("r: {data: x.jsonl, template: []}", "Did you mean 'templates'"),
+        ("r: {data: x.jsonl, templates: []}", "at least one template"),
+        ("r: {data: x.jsonl, templates: [{source: a ||| b, turnd: true}]}", "Did you mean 'turned'"),
+        ("r: {data: x.jsonl, templates: [{source: a ||| b, turned: 1}]}", "turned must be true or false"),
+        ("r: {data: x.jsonl, templates: [3]}", "must be a text"),
+        ("r: {templates: [a ||| b]}", "data must name a file"),
+        ("r: {data: x.jsonl, templates: [a ||| b]}", "MISSING_FILE"),
+    ],
+)
+def test_a_file_of_tasks_that_is_none(written, told, tmp_path):
+    path = tmp_path / "tasks.yaml"
+    path.write_text(written)
+    with pytest.raises(InputError, match=told):
+        CliRunner().invoke(app, ["data", "instruct", str(path), str(tmp_path / "o.jsonl")], catch_exceptions=False)
 
 
 def test_a_build_that_cannot_be():

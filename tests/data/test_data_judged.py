@@ -1,12 +1,14 @@
 """Judged answers as groups: one prompt, every answer once, marks at the right tokens, and bad rows by name."""
 
+import re
+
 import numpy as np
 import pytest
 
-from nurture.data.judged import Judging, add_unrelated, check
-from nurture.data.prepare import prepare
+from nurture.data.judged import Judging, add_unrelated, fault_of
+from nurture.data.prepare import prepare, split_eval
 from nurture.data.template import Template, ensure_chat
-from nurture.errors import DataError, InputError
+from nurture.errors import InputError
 from nurture.models.load import train_tokenizer
 from nurture.records import Conversation, Message, Pair, Ranking, Rating, Steps
 
@@ -28,7 +30,7 @@ def answer(text):
 
 
 def pair(i=0, better="It is 4.", worse="I do not know.", **more):
-    return Pair(user(f"What is {i} + 2?"), answer(better), answer(worse), origin=f"rows.jsonl:{i}", **more)
+    return Pair(user(f"What is {i} + 2?"), answer(better), answer(worse), **{"origin": f"rows.jsonl:{i}", **more})
 
 
 def groups_of(records, template, **settings):
@@ -85,6 +87,42 @@ def test_every_step_ends_at_its_last_token(template):
     assert response.step_labels == (1.0, 0.5, 0.0)
 
 
+def test_a_row_may_rate_only_some_criteria_where_that_is_said(template):
+    rows = [
+        Rating(user("What is 2 + 2?"), answer("It is 4."), {"helpful": 1.0, "harmless": 0.5}),
+        Rating(user("Who are you?"), answer("A small model."), {"harmless": 1.0}),
+    ]
+    with pytest.raises(InputError, match=r"CRITERIA has no rating for 'helpful'; it has harmless.*missing: skip"):
+        groups_of(rows, template, judging=Judging(("helpful", "harmless")))
+    whole, part = groups_of(rows, template, judging=Judging(("helpful", "harmless"), partly=True))
+    assert whole.responses[0].scores == (1.0, 0.5)
+    assert np.isnan(part.responses[0].scores[0]) and part.responses[0].scores[1] == 1.0
+    fault = fault_of(rows[1], Judging(("honest", "helpful"), partly=True))
+    assert fault is not None and fault.code == "CRITERIA"
+
+
+def test_a_thumb_is_a_rating_of_the_whole(template):
+    (group,) = groups_of([Rating(user("Who are you?"), answer("A small model."), {"desirable": 1.0})], template)
+    assert group.responses[0].scores == (1.0,) and group.responses[0].label == 1.0
+
+
+def test_scores_of_a_ranking_are_ratings_where_ratings_are_wanted(template):
+    texts = tuple(map(answer, ("It is 4.", "I do not know.")))
+    row = Ranking(user("What is 2 + 2?"), texts, (1, 2), scores=(0.9, 0.2))
+    assert [r.scores for r in groups_of([row], template)[0].responses] == [(), ()]
+    rated = groups_of([row], template, judging=Judging(rates_rankings=True))[0].responses
+    assert [r.scores for r in rated] == [(0.9,), (0.2,)] and [r.rank for r in rated] == [1, 2]
+
+
+def test_all_that_was_said_of_one_prompt_is_on_one_side(template):
+    rows = [pair(i, origin=f"rows.jsonl:{3 * i + k}", labeller=str(k)) for i in range(20) for k in range(3)]
+    groups = groups_of(rows, template)
+    assert [g.labeller for g in groups[:3]] == ["0", "1", "2"]
+    train, held_out = split_eval(groups, 0.2, seed=1)
+    assert len(train) == 48 and len(held_out) == 12
+    assert not {g.prompt.tobytes() for g in train} & {g.prompt.tobytes() for g in held_out}
+
+
 BAD = [
     (pair(better="It is 4.", worse="It is 4. "), "EQUAL", "are the same"),
     (pair(margin=float("nan")), "MARGIN", "must be a number"),
@@ -105,10 +143,10 @@ BAD = [
 
 @pytest.mark.parametrize(("record", "code", "told"), BAD, ids=lambda x: x if isinstance(x, str) else "")
 def test_a_judgement_that_says_nothing_is_refused(record, code, told, template):
-    with pytest.raises(DataError, match=told) as error:
-        check(record, Judging(scale=(0.0, 1.0)))
-    assert error.value.code == code and str(error.value).startswith(record.origin)
-    with pytest.raises(InputError, match=f"{code} .*\n1 of 1 rows cannot be learnt from"):
+    fault = fault_of(record, Judging(scale=(0.0, 1.0)))
+    assert fault is not None and fault.code == code and re.search(told, fault.message)
+    assert str(fault).startswith(record.origin)
+    with pytest.raises(InputError, match=f"{code} .*\ndata: 1 of 1 rows are bad"):
         prepare([record], template, max_length=200, judging=Judging(scale=(0.0, 1.0)))
 
 

@@ -112,7 +112,7 @@ def test_too_many_bad_rows_are_not_set_aside(tmp_path):
     loaded = load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=0.02)
     assert len(loaded.records) == 98 and loaded.report.rejected == {"BAD_JSON": 2}
     write(path, ["nonsense"])
-    with pytest.raises(BadRows, match="No row can be read"):
+    with pytest.raises(BadRows, match="No row can be used"):
         load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=1.0)
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nurture.cli_quality import read, step_from
+from nurture.api_data import read
+from nurture.cli_quality import step_from
 from nurture.data.quality.diversity import TfIdf
 from nurture.data.select import (
     Best,
@@ -149,5 +150,5 @@ def test_the_stats_command_writes_json_and_a_page(tmp_path):
 
     done = CliRunner().invoke(app, ["data", "stats", "bundled/chat", "--json", "--html", str(tmp_path / "out.html")])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["sources"][0]["dialogues"] == len(read("bundled/chat"))
+    assert json.loads(done.stdout)["sources"][0]["dialogues"] == len(list(read("bundled/chat")))
     assert "Measures" in (tmp_path / "out.html").read_text(encoding="utf-8")

@@ -10,8 +10,9 @@ from engine import engine, pairs
 from nurture.data.template import Template, ensure_chat
 from nurture.errors import DataError, InputError
 from nurture.evaluate.reward_bench import reward_bench, tally_subsets
-from nurture.evaluate.reward_card import calibration, calibration_error, decide, pair_card, rating_table, wilson
+from nurture.evaluate.reward_card import calibration, calibration_error, decide, pair_card, rating_table
 from nurture.evaluate.scoring import load_reward_model, score, score_groups
+from nurture.evaluate.statistics import wilson
 from nurture.methods import Reward
 from nurture.models.heads import add_score_head, classifier
 from nurture.models.load import load_model

@@ -8,7 +8,7 @@ import torch
 from engine import chains, engine, one_step, pairs, rankings, ratings
 
 from nurture.errors import InputError
-from nurture.methods import DPO, Process, Reward, Stable
+from nurture.methods import DPO, KTO, Process, Reward, Stable
 from nurture.methods.pairs import PATIENCE
 from nurture.recipe import stage_from
 from nurture.types import Batch, RoleScores, Scores
@@ -176,6 +176,17 @@ def test_a_loss_that_stands_still_is_told_with_its_cause():
     assert "learning rate is 0" in remarks_of([{**still, "learning_rate": 0.0}] * (PATIENCE + 1))["stuck"]
     assert "too small to be seen" in remarks_of([still] * (PATIENCE + 1))["stuck"]
     assert remarks_of([still, {"logp_chosen": -1.0}] * PATIENCE) == {}
+
+
+def test_kto_and_reward_models_say_that_they_stand_still():
+    state = {}
+    nothing = {"grad_norm": 1.0, "learning_rate": 1e-6, "reward_chosen": 0.0, "reward_rejected": float("nan")}
+    for _ in range(PATIENCE + 1):
+        state = KTO().after_step(state, {**nothing, "logp_chosen": float("nan")})
+    assert list(state["remarks"]) == ["stuck"]
+    coin = Reward().after_step({}, {"margin": 0.0, "grad_norm": 0.0, "learning_rate": 1e-3})
+    assert "same score" in coin["remarks"]["stuck"] and "no gradient" in coin["remarks"]["stuck"]
+    assert Reward().after_step({}, {"loss": 1.0}) == {}, "ratings have no margin"
 
 
 def test_better_answers_that_become_unlikely_are_told_once():

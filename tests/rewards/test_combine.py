@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from nurture.errors import InputError
@@ -47,6 +48,26 @@ def test_sum():
 def test_product():
     found = of({"name": "product", "of": {"right": NUMBER, "form": "format"}}, GOOD, BARE, WRONG)
     assert [o.value for o in found] == [1.0, 0.0, 0.0]
+
+
+class Says(Reward):
+    """Worth what it was told, answer by answer."""
+
+    name: str = "says"
+    values: tuple[float, ...]
+
+    def score(self, answers):
+        return list(self.values)
+
+
+def test_ensemble_is_the_mean_less_the_deviation():
+    members = np.array([[1.0, 2.0, 0.0], [3.0, 2.0, -1.0], [2.0, 2.0, 7.0]])
+    of = {str(i): Says(values=tuple(row)) for i, row in enumerate(members)}
+    found = score_all(reward_from({"name": "ensemble", "of": of, "penalty": 0.5}), [GOOD] * 3)
+    assert [o.value for o in found] == pytest.approx(members.mean(0) - 0.5 * members.std(0))
+    assert [p.value for p in found[2].parts.values()] == members[:, 2].tolist()
+    with pytest.raises(InputError, match="ensemble"):
+        reward_from({"name": "ensemble", "of": {"a": "exact"}})
 
 
 def test_gate_asks_only_about_what_passes():

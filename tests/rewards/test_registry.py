@@ -12,6 +12,7 @@ NEEDED = {
     "model": {"model": "rm"},
     "judge": {"url": "http://127.0.0.1:1/v1", "model": "m"}, "function": {"path": "builtins:len"},
     "sum": {"of": {"a": "exact"}},
+    "ensemble": {"of": {"a": "exact", "b": "format"}}, "local-judge": {"model": "sft"},
     "product": {"of": {"a": "exact"}}, "gate": {"gate": "format", "reward": "exact"},
 }  # fmt: skip
 

@@ -123,7 +123,7 @@ def test_groups_without_signal_are_drawn_again():
         return [Scored(1.0) if a.task.answer in (1, 3) else Scored(float(i)) for i, a in enumerate(answers)]
 
     for refills, expected in ((0, 0.0), (6, None)):
-        made = rollouts(GRPO4, judge=judge, refills=refills)
+        made = rollouts(GRPO4.model_copy(update={"refills": refills}), judge=judge)
         number = next(k for k in range(5) if {1, 3} & {p.task.answer for p in next(iter(made._choices(k)))})
         batch = made.rollout(number, {})
         assert batch.num_groups == 3
@@ -132,7 +132,7 @@ def test_groups_without_signal_are_drawn_again():
             assert made.metrics["rollout/responses"] > 12
         else:
             assert made.metrics["rollout/no_signal"] > 0 and made.metrics["rollout/refilled"] == expected
-    flat = rollouts(GRPO4, judge=lambda answers: [Scored(1.0)] * len(answers), refills=2)
+    flat = rollouts(GRPO4.model_copy(update={"refills": 2}), judge=lambda answers: [Scored(1.0)] * len(answers))
     assert flat.rollout(0, {}).num_groups == 3, "what is missing is filled up with those set aside"
     assert flat.metrics["rollout/no_signal"] == 1.0 and flat.metrics["rollout/responses"] == 36
 

@@ -7,7 +7,7 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from nurture.methods import SFT
 from nurture.train.loop import Budget, train
-from nurture.train.optim import AdamW, learning_rate
+from nurture.train.optim import AdamW, AdamW8bit, learning_rate
 
 
 def parameters(dtype=torch.float32):
@@ -116,3 +116,37 @@ def test_gradients_of_narrow_formats_add_up_in_fp32():
     assert all(g.dtype == torch.float32 for g in ours.values())
     errors = [((ours[n] - exact[n]).norm() / exact[n].norm()).item() for n in exact]
     assert max(errors) < 0.1
+
+
+def wide(step):
+    g = torch.Generator().manual_seed(step)
+    return {n: torch.randn(s, generator=g) for n, s in {"matrix": (96, 70), "odd": (7, 601), "small": (9, 4)}.items()}
+
+
+def test_eight_bits_equal_those_of_bitsandbytes():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    ours, theirs = ({n: torch.nn.Parameter(p) for n, p in wide(0).items()} for _ in range(2))
+    mine = AdamW8bit(ours.items(), beta1=0.8, beta2=0.95, weight_decay=0.1)
+    peer = bitsandbytes.optim.AdamW8bit(theirs.values(), lr=1e-2, betas=(0.8, 0.95), weight_decay=0.1)
+    for step in range(1, 6):
+        mine.step(wide(step), 1e-2)
+        for name, p in theirs.items():
+            p.grad = wide(step)[name]
+        peer.step()
+    for name in ("matrix", "odd"):
+        assert torch.equal(ours[name], theirs[name]), name
+        assert mine.exp_avg[name].dtype == torch.uint8
+    torch.testing.assert_close(ours["small"], theirs["small"], rtol=1e-5, atol=1e-6)  # in 32 bits, by torch's kernel
+
+
+def test_eight_bits_go_on_exactly():
+    pytest.importorskip("bitsandbytes")
+    first = AdamW8bit((n, torch.nn.Parameter(p)) for n, p in wide(0).items())
+    for step in range(1, 4):
+        first.step(wide(step), 1e-2, 0.5)
+    saved = {name: t.clone() for name, t in first.tensors().items()}
+    again = AdamW8bit((n, torch.nn.Parameter(p)) for n, p in wide(9).items())
+    again.load(saved, 3)
+    for one in (first, again):
+        one.step(wide(4), 1e-2)
+    assert all(torch.equal(t, again.tensors()[name]) for name, t in first.tensors().items())

@@ -44,6 +44,10 @@ with from_environment(torch.device("cpu"), timeout=60) as processes:
     processes.broadcast(sent)
     flags = [processes.any(rank == 1), processes.any(False), processes.any(True)]
     assert processes.all_sum({}) == {}
+    said = [{"text": "é" * 1000 * rank, "logp": np.float32(-0.1).item()}, None][: 2 - rank]
+    told = processes.gather(said)
+    assert told == [[{"text": "", "logp": said[0]["logp"]}, None], [{"text": "é" * 1000, "logp": said[0]["logp"]}]]
+    assert np.float32(told[0][0]["logp"]) == np.float32(-0.1)
     processes.barrier()
     arrays = {f"sum{i}": t.numpy() for i, t in enumerate(tensors)} | {f"sent{i}": t.numpy() for i, t in enumerate(sent)}
     np.savez(out / f"arrays-{rank}.npz", parameter=parameter.detach().numpy(), **arrays)

@@ -6,14 +6,15 @@ model; nothing here runs through `PeftModel.forward`. What peft keeps beside the
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from .adapter import ROLE, Adapter
@@ -68,9 +69,11 @@ def attach(
 
 def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str) -> Attached:
     """Have peft attach a configuration."""
-    from peft import get_peft_model
+    from peft import TaskType, get_peft_model
 
     held = attached(model)
+    if getattr(model.config, "is_encoder_decoder", False):
+        config.task_type = TaskType.SEQ_2_SEQ_LM
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters of them is an InputError by now
         if held is None:
@@ -78,23 +81,52 @@ def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str)
             if config.is_prompt_learning:  # part of the model from now on: counted, moved and trained with it
                 model.virtual_tokens = held.peft.prompt_encoder
             object.__setattr__(model, "_attached", held)
+            train_on(model, [role])
         else:
+            learning = [p for p in model.parameters() if p.requires_grad]
             held.peft.add_adapter(role, config, autocast_adapter_dtype=False)
-    if adapter.virtual:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith("virtual_tokens."))
+            model.requires_grad_(False)
+            for parameter in learning:
+                parameter.requires_grad_(True)
     held.adapters[role] = adapter
     return held
 
 
-def train_on(model: PreTrainedModel) -> None:
-    """Have the adapter that a model was loaded with learn further, and nothing else."""
+def copy_adapter(model: PreTrainedModel, role: str) -> None:
+    """Give another role an adapter that begins as the policy's is now: of the same kind, with the same values."""
     held = attached(model)
     assert held is not None
-    for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        own = held.active in parts and "ranknum" not in parts and "base_layer" not in parts
-        parameter.requires_grad_(own)
+    config: Any = copy.deepcopy(held.peft.peft_config[ROLE])
+    if hasattr(config, "init_lora_weights"):  # PiSSA would take its first values out of the base once more
+        config.init_lora_weights = True
+    with torch.random.fork_rng(devices=[]):
+        put(model, config, held.adapters[ROLE], role)
+    own = adapter_parameters(model, role)
+    with torch.no_grad():
+        for name, parameter in adapter_parameters(model, ROLE).items():
+            own[name].data = parameter.detach().clone()
+
+
+def adapter_parameters(model: PreTrainedModel, role: str) -> dict[str, nn.Parameter]:
+    """What a role's adapter consists of, by the model's names with `*` in the role's place."""
+    found: dict[str, nn.Parameter] = {}
+    for where, module in model.named_modules():
+        if not isinstance(module, (nn.ModuleDict, nn.ParameterDict)) or role not in module:
+            continue
+        part: Any = module[role]
+        if isinstance(part, nn.Module):
+            found |= {f"{where}.*.{name}": p for name, p in part.named_parameters()}
+        elif not where.endswith(".ranknum"):  # of AdaLoRA: a number that stands beside the matrices
+            found[f"{where}.*"] = part
+    return found
+
+
+def train_on(model: PreTrainedModel, roles: Collection[str] = (ROLE,)) -> None:
+    """Have the adapters of these roles learn, and nothing else of the model."""
+    model.requires_grad_(False)
+    for role in roles:
+        for parameter in adapter_parameters(model, role).values():
+            parameter.requires_grad_(True)
 
 
 def to_compute_format(model: PreTrainedModel) -> None:

@@ -1,7 +1,8 @@
 """PEFT adapter folders: what is written beside the tensors, and how strictly a folder is read back.
 
 A folder is PEFT's (adapter_config.json, adapter_model.safetensors) with one file more, nurture_adapter.json: the
-adapter as it was declared, and the digest of the base it was trained on.
+adapter as it was declared, and the digest of the base it was trained on. A reward model's is that of a sequence
+classifier, whose head PEFT keeps among the adapter's tensors.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from .attached import adapter_state, attached, put, to_compute_format
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+HEAD = "base_model.model.score.weight"
+"""PEFT's name for the head of a sequence classifier, which it calls a module to save."""
 CONFIG, WEIGHTS, DECLARED = "adapter_config.json", "adapter_model.safetensors", "nurture_adapter.json"
 
 SHAPES = {
@@ -57,6 +60,8 @@ class Saved:
     base: str
     base_digest: str | None
     """None for a folder that Nurture did not write."""
+    reward: Mapping[str, Any] | None = None
+    """Of a reward model: how its scores are to be read."""
 
     def base_source(self) -> str | Path:
         """Where the base is: the path that was noted, the same as seen from this folder, or a hub name."""
@@ -84,7 +89,7 @@ def read(folder: Path, settings: Mapping[str, Any], declared: Mapping[str, Any] 
     kept = _checked(path, settings)
     adapter = _declared(path, kept, declared)
     digest = str(declared["base_digest"]) if declared is not None and "base_digest" in declared else None
-    return Saved(folder, kept, adapter, base, digest)
+    return Saved(folder, kept, adapter, base, digest, None if declared is None else declared.get("reward"))
 
 
 def _checked(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,6 +103,8 @@ def _checked(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{path}: peft_type {kind!r} is none that Nurture knows; it knows {', '.join(sorted(ours))}.")
     defaults = {f.name: f.default for f in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
     for key, value in settings.items():
+        if key == "modules_to_save" and value == ["score"]:  # `saved_head` reads it
+            continue
         if key not in SHAPES | NOT_NEEDED and value and value != defaults.get(key):
             raise InputError(f"{path} sets {key}, which changes more than the adapter's tensors: it is not loaded.")
     return {key: value for key, value in settings.items() if key in SHAPES}
@@ -133,6 +140,7 @@ def put_saved(model: PreTrainedModel, saved: Saved, role: str = ROLE) -> None:
     settings = {k: v for k, v in saved.settings.items() if k not in ("peft_type", "peft_version")}
     config = kind(task_type="CAUSAL_LM", inference_mode=bool(saved.adapter.virtual), **settings)
     tensors = load_file(saved.folder / WEIGHTS)
+    tensors.pop(HEAD, None)
     try:
         held = put(model, config, saved.adapter, role)
         found = set_peft_model_state_dict(held.peft, tensors, adapter_name=role)
@@ -148,11 +156,26 @@ def put_saved(model: PreTrainedModel, saved: Saved, role: str = ROLE) -> None:
     to_compute_format(model)
 
 
+def saved_head(folder: Path) -> Tensor | None:
+    """The head of a reward model's adapter folder."""
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        return file.get_tensor(HEAD) if HEAD in file.keys() else None  # noqa: SIM118 (not a mapping)
+
+
 def write(
-    model: PreTrainedModel, folder: Path, state: Mapping[str, Tensor], base: str, base_digest: str, base_path: str
+    model: PreTrainedModel,
+    folder: Path,
+    state: Mapping[str, Tensor],
+    base: str,
+    base_digest: str,
+    base_path: str,
+    reward: Mapping[str, Any] | None = None,
 ) -> None:
     """The adapter's files in `folder`. `state` holds the fp32 masters by the model's names, `base` the word that
-    finds the base again, `base_path` its folder or hub name for other programs."""
+    finds the base again, `base_path` its folder or hub name for other programs. With `reward` (how scores are to be
+    read) the head is saved as well."""
     from safetensors.torch import save_file
 
     held = attached(model)
@@ -173,8 +196,13 @@ def write(
     name, _, revision = base_path.partition("@")
     settings["base_model_name_or_path"] = base_path if Path(base_path).exists() else name
     settings["revision"] = None if Path(base_path).exists() else revision or None
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     declared = {"adapter": _as_saved(adapter, settings), "base_digest": base_digest, "base": base}
+    if reward is not None:
+        head: Any = model.score.weight  # pyright: ignore[reportAttributeAccessIssue]
+        tensors[HEAD] = state.get("score.weight", head).detach().to("cpu", torch.float32)
+        settings |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        declared["reward"] = dict(reward)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     for name, value in ((CONFIG, settings), (DECLARED, declared)):
         text = json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n"
         (folder / name).write_text(text, encoding="utf-8")

@@ -15,6 +15,8 @@ from .adapter import Adapter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SCORE = "score."
+"""The head of a reward model. It is new, so it always learns."""
 RANGE = re.compile(r"(-?\d+)(?:-(\d+))?")
 
 
@@ -52,7 +54,7 @@ class Freeze(Adapter):
     def select(self, model: PreTrainedModel) -> None:
         chosen = {name for word in self.train for name in _named(word, model)}
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in chosen)
+            parameter.requires_grad_(name in chosen or name.startswith(SCORE))
 
 
 def _named(word: str, model: PreTrainedModel) -> set[str]:
@@ -91,6 +93,8 @@ def _layers(model: PreTrainedModel) -> tuple[str, int]:
 
 
 def _head(model: PreTrainedModel) -> set[str]:
+    if scores := {name for name, _ in model.named_parameters() if name.startswith(SCORE)}:
+        return scores
     head: Any = model.get_output_embeddings()
     inputs: Any = model.get_input_embeddings()
     own = {id(p) for p in head.parameters()}

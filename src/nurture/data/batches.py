@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,11 @@ def batches(
                 order, of_epoch = sample_order(seed, epoch, len(groups)), epoch
             chosen.append(groups[order[place]])
         yield Batch(tuple(chosen))
+
+
+def apart(batch: Batch) -> Batch:
+    """Each response in a group of its own, for methods whose loss is a sum over responses."""
+    return Batch(tuple(replace(g, responses=(r,)) for g in batch.groups for r in g.responses), batch.device)
 
 
 def rank_share(batch: Batch, rank: int, world_size: int) -> Batch:

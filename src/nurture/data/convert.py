@@ -15,8 +15,8 @@ from ..errors import InputError
 from ..files import sync
 from ..records import Completion, Conversation, Message, Pair, Ranking, Rating, Record, Steps, Task, Text
 from .formats import Fault
-from .formats.turns import as_openai
-from .load import Reading, refuse_bad, write_rejected
+from .formats.turns import as_openai, as_ours
+from .load import MOST_BAD, SHOWN, OnBadRow, Reading, refuse_bad, rejected_file
 from .report import DataReport
 from .rows import BadRow
 
@@ -30,28 +30,25 @@ def convert_file(
     out: Path,
     to: Form,
     *,
-    on_bad_row: Literal["error", "quarantine"] = "error",
-    max_bad_fraction: float = 0.01,
+    on_bad_row: OnBadRow = "error",
+    max_bad_fraction: float = MOST_BAD,
 ) -> DataReport:
     """Write the records of a source to `out`: all of the file or nothing of it. Rows that are set aside go to
-    `<out>.rejected.jsonl`."""
+    `<out>.rejected.jsonl`. Memory does not grow with the file."""
     write = WRITERS[to]
-    bad: list[BadRow] = []
+    first: list[BadRow] = []
     kind: type | None = None
-    with _whole_file(out) as put:
+    with whole_file(out) as put, rejected_file(out.with_name(out.name + ".rejected.jsonl")) as reject:
         for found in reading:
             if isinstance(found, BadRow):
-                bad.append(found)
+                first += [found] if len(first) < SHOWN else []
+                if on_bad_row == "quarantine":
+                    reject(found)
                 continue
             for record in found:
                 kind = kind or type(record)
                 put(_written(record, write, kind))
-        refuse_bad(reading, bad, on_bad_row, max_bad_fraction)
-    aside = out.with_name(out.name + ".rejected.jsonl")
-    if bad:
-        write_rejected(aside, bad)
-    else:
-        aside.unlink(missing_ok=True)  # of an earlier conversion
+        refuse_bad(reading.name, reading.rows, first, reading.rejected, on_bad_row, max_bad_fraction)
     return reading.report
 
 
@@ -65,7 +62,7 @@ def _written(record: Record, write: Callable[[Any], dict[str, Any]], kind: type)
 
 
 @contextmanager
-def _whole_file(out: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def whole_file(out: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Rows go to a file beside `out`, which is moved into its place when all are there."""
     name = out.name.lower()
     if not name.endswith(OUT_SUFFIXES):
@@ -113,19 +110,20 @@ def _text(path: Path, compressed: bool) -> Iterator[TextIO]:
 def as_nurture(record: Record) -> dict[str, Any]:
     match record:
         case Conversation(messages, tools):
-            return {"messages": [_message(m) for m in messages]} | ({"tools": list(tools)} if tools else {})
+            return {"messages": _messages(messages)} | ({"tools": list(tools)} if tools else {})
         case Completion(prompt, completion):
             return {"prompt": prompt, "completion": completion}
         case Text(text):
             return {"text": text}
         case Pair(prompt, chosen, rejected, margin):
             row = {"prompt": _messages(prompt), "chosen": _messages(chosen), "rejected": _messages(rejected)}
-            return row if margin is None else row | {"margin": margin}
+            return (row if margin is None else row | {"margin": margin}) | _labeller(record)
         case Ranking(prompt, responses, ranks):
             row = {"prompt": _messages(prompt), "responses": [_messages(r) for r in responses], "ranks": list(ranks)}
-            return row if record.scores is None else row | {"scores": list(record.scores)}
+            return (row if record.scores is None else row | {"scores": list(record.scores)}) | _labeller(record)
         case Rating(prompt, response, scores):
-            return {"prompt": _messages(prompt), "response": _messages(response), "scores": dict(scores)}
+            row = {"prompt": _messages(prompt), "response": _messages(response), "scores": dict(scores)}
+            return row | _labeller(record)
         case Steps(prompt, steps, labels):
             return {"prompt": _messages(prompt), "steps": list(steps), "labels": list(labels)}
         case Task(prompt, answer, family, info):
@@ -133,21 +131,12 @@ def as_nurture(record: Record) -> dict[str, Any]:
             return row | ({"family": family} if family else {}) | ({"info": dict(info)} if info else {})
 
 
+def _labeller(record: Pair | Ranking | Rating) -> dict[str, str]:
+    return {"labeller": record.labeller} if record.labeller else {}
+
+
 def _messages(turns: Sequence[Message]) -> list[dict[str, Any]]:
-    return [_message(m) for m in turns]
-
-
-def _message(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_calls:
-        turn["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    if message.train is not None:
-        turn["train"] = message.train
-    return turn
+    return [as_ours(m) for m in turns]
 
 
 # ---- OpenAI: chat and preference tuning ----
@@ -157,6 +146,8 @@ def as_openai_row(record: Record) -> dict[str, Any]:
     match record:
         case Conversation(messages, tools):
             return {"messages": [as_openai(m) for m in messages]} | ({"tools": list(tools)} if tools else {})
+        case Pair(labeller=who) if who:
+            raise _cannot("OpenAI's preferences", "who labelled them")
         case Pair(prompt, chosen, rejected, None):
             return {
                 "input": {"messages": [as_openai(m) for m in prompt]},
@@ -183,7 +174,8 @@ def as_trl(record: Record) -> dict[str, Any]:
             if set(scores) != {"desirable"} or scores["desirable"] not in (0, 1):
                 raise _cannot("TRL's form", f"the criteria {', '.join(scores)}, only desirable 1 or 0")
             return {
-                "prompt": _messages(prompt), "completion": _messages(response), "label": bool(scores["desirable"])
+                "prompt": _messages(prompt), "completion": _messages(response), "label": bool(scores["desirable"]),
+                **_labeller(record),
             }  # fmt: skip
         case Steps(prompt, steps, labels):
             if [m.role for m in prompt] != ["user"] or prompt[0].name is not None:
@@ -221,6 +213,8 @@ SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system", "tool": "ob
 
 def as_sharegpt(record: Record) -> dict[str, Any]:
     match record:
+        case Pair(labeller=who) | Rating(labeller=who) if who:
+            raise _cannot("ShareGPT's form", "who labelled them")
         case Conversation(messages, tools):
             row: dict[str, Any] = {"conversations": [_said(m) for m in messages]}
             return row | ({"tools": json.dumps(tools, ensure_ascii=False)} if tools else {})

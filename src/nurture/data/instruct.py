@@ -5,22 +5,31 @@ classes, also apart by `|||`; in the template they are `answer_choices`, and `| 
 other people's code, so they render in Jinja's immutable sandbox, and a name that a row lacks is an error.
 
     Template("{{ review }}\\nIs this review good or bad? ||| {{ answer_choices | choice(label) }}", "bad ||| good")
+
+A file of tasks (YAML) names for each task its rows and its templates; `nurture data instruct` builds and mixes them:
+
+    reviews:
+      data: reviews.jsonl
+      templates:
+        - {source: "{{ review }} Good or bad? ||| {{ answer_choices | choice(label) }}", choices: bad ||| good}
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..core.random import stream_key
-from ..errors import DataError, InputError
+from ..errors import DataError, InputError, did_you_mean
 from ..records import Conversation, Message
+from ..yaml12 import read_yaml
 
 BORDER = "|||"
 
@@ -128,3 +137,52 @@ def build(
             counts[template.name or template.source] += 1
             turned += template.turned
     return Built(conversations, dict(counts), turned)
+
+
+# ---- a file of tasks ----
+
+
+@dataclass(frozen=True)
+class NlpTask:
+    """One task: where its rows are, and its phrasings."""
+
+    data: str
+    templates: tuple[Template, ...]
+
+
+TEMPLATE_FIELDS = {field.name: bool if field.default is False else str for field in fields(Template)}
+
+
+def read_tasks(path: Path) -> dict[str, NlpTask]:
+    """The tasks of a YAML file by name. A path of rows is as seen from where the command is given, as in recipes."""
+    return {str(name): _task(f"{path}: {name}", value) for name, value in read_yaml(path).value.items()}
+
+
+def _task(where: str, written: object) -> NlpTask:
+    if not isinstance(written, Mapping):
+        raise InputError(f"{where}: must be a mapping with data and templates, not {written!r}.")
+    _refuse_unknown(where, written, ("data", "templates"))
+    data, listed = written.get("data"), written.get("templates")
+    if not isinstance(data, str) or not data:
+        raise InputError(f"{where}: data must name a file of rows, not {data!r}.")
+    if not isinstance(listed, list) or not listed:
+        raise InputError(f"{where}: templates must be a list of at least one template, not {listed!r}.")
+    return NlpTask(data, tuple(_template(f"{where}: template {i}", one) for i, one in enumerate(listed, start=1)))
+
+
+def _template(where: str, written: object) -> Template:
+    """A template as a text, or with its fields."""
+    given: Any = {"source": written} if isinstance(written, str) else written
+    if not isinstance(given, Mapping) or "source" not in given:
+        raise InputError(f"{where}: must be a text (prompt {BORDER} answer), or a mapping with 'source'.")
+    _refuse_unknown(where, given, TEMPLATE_FIELDS)
+    for name, value in given.items():
+        if type(value) is not TEMPLATE_FIELDS[name]:
+            kind = "true or false" if TEMPLATE_FIELDS[name] is bool else "a text"
+            raise InputError(f"{where}: {name} must be {kind}, not {value!r}.")
+    return Template(**given)
+
+
+def _refuse_unknown(where: str, written: Mapping[Any, Any], known: Iterable[str]) -> None:
+    if unknown := [key for key in written if key not in known]:
+        raise InputError(f"{where}: {unknown[0]!r} is not read here.{did_you_mean(str(unknown[0]), known)}")

@@ -22,16 +22,27 @@ Judged = Pair | Ranking | Rating | Steps
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """What a method wants to know: which criteria, in which order, on which scale (None: any), and from which rating on
-    an answer is a wanted one."""
+    """What a method wants to know: which criteria, in which order, on which scale (None: any), from which rating on
+    an answer is a wanted one, whether the scores of a ranking are ratings, and whether a row may rate only some of the
+    criteria."""
 
     criteria: tuple[str, ...] = ("overall",)
     scale: tuple[float, float] | None = None
     wanted_from: float = 0.5
+    rates_rankings: bool = False
+    partly: bool = False
 
 
-def check(record: Record, judging: Judging) -> None:
-    """DataError for a judgement nothing can be learnt from."""
+def fault_of(record: Record, judging: Judging) -> DataError | None:
+    """What is wrong with a judgement nothing can be learnt from."""
+    try:
+        _check(record, judging)
+    except DataError as error:
+        return error
+    return None
+
+
+def _check(record: Record, judging: Judging) -> None:
     where = record.origin
     match record:
         case Pair():
@@ -68,13 +79,15 @@ def check(record: Record, judging: Judging) -> None:
 
 
 def _check_rating(record: Rating, judging: Judging) -> None:
-    if missing := [c for c in judging.criteria if c not in record.scores]:
+    ratings = _ratings(record, judging)
+    missing = [c for c, value in zip(judging.criteria, ratings, strict=True) if value is None]
+    if len(missing) == len(ratings) or (missing and not judging.partly):
         has = ", ".join(record.scores) or "none"
-        raise DataError(
-            record.origin, "CRITERIA", f"has no rating for {missing[0]!r}; it has {has}. Name the criteria in criteria."
-        )
-    for criterion in judging.criteria:
-        value = record.scores[criterion]
+        advice = "Name the criteria in criteria" + (", or say missing: skip." if len(missing) < len(ratings) else ".")
+        raise DataError(record.origin, "CRITERIA", f"has no rating for {missing[0]!r}; it has {has}. {advice}")
+    for criterion, value in zip(judging.criteria, ratings, strict=True):
+        if value is None:
+            continue
         if not math.isfinite(value):
             raise DataError(record.origin, "SCALE", f"{criterion} is rated {value}; a rating must be a number.")
         if judging.scale and not judging.scale[0] <= value <= judging.scale[1]:
@@ -84,21 +97,34 @@ def _check_rating(record: Rating, judging: Judging) -> None:
             )
 
 
-def encode(records: Sequence[Judged], template: Template, judging: Judging) -> list[Group]:
-    """A group for each record, in their order."""
+def _ratings(record: Rating, judging: Judging) -> list[float | None]:
+    """By criterion; a thumb up or down is a rating of the whole answer."""
+    same = {"overall": record.scores.get("desirable")}
+    return [record.scores.get(criterion, same.get(criterion)) for criterion in judging.criteria]
+
+
+def encode(records: Sequence[Judged], template: Template, judging: Judging) -> list[Group | DataError]:
+    """For each record, in their order, its group or what is wrong with it."""
     if records and isinstance(records[0], Steps):
         return [_steps(r, template) for r in records if isinstance(r, Steps)]
     answers = [_answers(record) for record in records]
     spoken = [_conversation(r.prompt, a, r.origin) for r, some in zip(records, answers, strict=True) for a in some]
-    encoded = iter(template.encode_many(spoken))
-    groups: list[Group] = []
+    encoded = iter(template.encode_each(spoken, "assistant"))
+    found: list[Group | DataError] = []
     for record, some in zip(records, answers, strict=True):
-        group = _joined([next(encoded) for _ in some], record.origin)
-        said = _said(record, judging)
-        responses = tuple(replace(r, **one) for r, one in zip(group.responses, said, strict=True))
-        margin = (record.margin or 0.0) if isinstance(record, Pair) else 0.0
-        groups.append(replace(group, responses=responses, margin=margin))
-    return groups
+        parts = [next(encoded) for _ in some]
+        faults = [part for part in parts if isinstance(part, DataError)]
+        group = faults[0] if faults else _joined([p for p in parts if isinstance(p, Group)], record.origin)
+        found.append(group if isinstance(group, DataError) else _judged(group, record, judging))
+    return found
+
+
+def _judged(group: Group, record: Judged, judging: Judging) -> Group:
+    """The group with what was said of its answers."""
+    said = _said(record, judging)
+    responses = tuple(replace(r, **one) for r, one in zip(group.responses, said, strict=True))
+    margin = (record.margin or 0.0) if isinstance(record, Pair) else 0.0
+    return replace(group, responses=responses, margin=margin, labeller=getattr(record, "labeller", ""))
 
 
 def _answers(record: Judged) -> tuple[tuple[Message, ...], ...]:
@@ -119,9 +145,11 @@ def _said(record: Judged, judging: Judging) -> list[dict[str, object]]:
         case Pair():
             return [{"rank": 1, "label": 1.0}, {"rank": 2, "label": 0.0}]
         case Ranking():
+            if judging.rates_rankings and record.scores:
+                return [{"rank": r, "scores": (s,)} for r, s in zip(record.ranks, record.scores, strict=True)]
             return [{"rank": rank} for rank in record.ranks]
         case Rating():
-            scores = tuple(float(record.scores[c]) for c in judging.criteria)
+            scores = tuple(math.nan if x is None else float(x) for x in _ratings(record, judging))
             return [{"scores": scores, "label": float(scores[0] >= judging.wanted_from)}]
         case Steps():
             raise AssertionError("steps carry their own labels")
@@ -134,7 +162,7 @@ def _conversation(prompt: Sequence[Message], answer: Sequence[Message], origin: 
     return Conversation((*before, *after), origin=origin)
 
 
-def _joined(encoded: Sequence[Group], origin: str) -> Group:
+def _joined(encoded: Sequence[Group], origin: str) -> Group | DataError:
     """One group of single answers. Tokens that are the same before all of them are the prompt; where a tokenizer
     draws the end of a prompt into an answer, that piece stays with each answer, not trained."""
     prompts = [g.prompt for g in encoded]
@@ -145,14 +173,17 @@ def _joined(encoded: Sequence[Group], origin: str) -> Group:
     for g in encoded:
         (r,), rest = g.responses, g.prompt[shared:]
         if not r.mask.any():
-            raise DataError(origin, "EMPTY", "an answer has no token of the assistant's; take the row out.")
+            return DataError(origin, "EMPTY", "an answer has no token of the assistant's; take the row out.")
         responses.append(Response(np.concatenate([rest, r.ids]), np.concatenate([np.zeros(len(rest), bool), r.mask])))
     return Group(prompts[0][:shared], tuple(responses), origin)
 
 
-def _steps(record: Steps, template: Template) -> Group:
+def _steps(record: Steps, template: Template) -> Group | DataError:
     answer = (Message("assistant", "\n".join(record.steps)),)
-    group, ends = template.encode_steps(_conversation(record.prompt, answer, record.origin), record.steps)
+    try:
+        group, ends = template.encode_steps(_conversation(record.prompt, answer, record.origin), record.steps)
+    except DataError as error:
+        return error
     (response,) = group.responses
     said = replace(response, step_ends=ends, step_labels=tuple(map(float, record.labels)))
     return replace(group, responses=(said,))

@@ -7,21 +7,26 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
-from ..errors import InputError
+from ..errors import DataError, InputError
 from ..records import Record
 from .formats import FORMATS, Fault, Format, Kind
 from .formats.detect import Seen, check_columns, convert, ignored_columns, named, rename
 from .formats.serve import SERVES, Serving
 from .read import BadRow, Row
 from .report import DataReport
-from .sources import open_source
+from .sources import Opened, open_source
 
 SHOWN = 20
+
+OnBadRow = Literal["error", "quarantine"]
+MOST_BAD = 0.01
+"""The share of rows that may be set aside."""
 
 PLURAL: dict[Kind, str] = {
     "conversation": "conversations",
@@ -50,26 +55,29 @@ class Loaded:
 class BadRows(InputError):
     """Rows that cannot be used: the first of them one a line, and the totals by code."""
 
-    def __init__(self, source: str, bad: Sequence[BadRow], rows: int, hint: str):
-        codes = Counter(row.code for row in bad)
-        totals = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
-        listed = [f"{row.where} {row.code} {row.message}" for row in bad[:SHOWN]]
-        more = [f"... and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-        super().__init__("\n".join([*listed, *more, f"{source}: {len(bad)} of {rows} rows are bad ({totals}). {hint}"]))
-        self.bad = tuple(bad)
-        self.totals = dict(codes)
+    def __init__(
+        self, source: str, first: Sequence[BadRow | DataError], totals: Mapping[str, int], rows: int, hint: str
+    ):
+        bad = sum(totals.values())
+        counted = ", ".join(f"{count} {code}" for code, count in sorted(totals.items()))
+        listed = [f"{row.where} {row.code} {row.message}" for row in first[:SHOWN]]
+        more = [f"... and {bad - len(listed)} more"] if bad > len(listed) else []
+        super().__init__("\n".join([*listed, *more, f"{source}: {bad} of {rows} rows are bad ({counted}). {hint}"]))
+        self.bad = tuple(first)
+        self.totals = dict(totals)
 
 
 def load_records(
     source: str | Path,
     *,
-    wants: Kind,
-    on_bad_row: Literal["error", "quarantine"] = "error",
-    max_bad_fraction: float = 0.01,
+    wants: Kind | Sequence[Kind],
+    on_bad_row: OnBadRow = "error",
+    max_bad_fraction: float = MOST_BAD,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """Records of the wanted kind. `columns` maps our column names to the file's.
+    """Records of the wanted kind, or of the one among several that the file holds. `columns` maps our column names to
+    the file's.
 
     A bad row is an error, or with `on_bad_row="quarantine"` is set aside, as long as no more than `max_bad_fraction` of
     the rows are bad.
@@ -81,60 +89,84 @@ def load_records(
             bad.append(found)
         else:
             records += found
-    refuse_bad(reading, bad, on_bad_row, max_bad_fraction)
+    refuse_bad(reading.name, reading.rows, bad, reading.rejected, on_bad_row, max_bad_fraction)
     return Loaded(records, reading.report, bad)
 
 
 def refuse_bad(
-    reading: Reading, bad: Sequence[BadRow], on_bad_row: Literal["error", "quarantine"], max_bad_fraction: float
+    source: str,
+    rows: int,
+    first: Sequence[BadRow | DataError],
+    totals: Mapping[str, int],
+    on_bad_row: OnBadRow,
+    max_bad_fraction: float = MOST_BAD,
 ) -> None:
-    """Raise what a finished reading found wrong, unless so few rows may be set aside."""
+    """Raise what was found wrong with a source's rows, unless so few may be set aside. `totals` counts it by code."""
+    bad = sum(totals.values())
     if not bad:
         return
-    if not reading.kept:
-        hint = "No row can be read."
+    if bad == rows:
+        hint = "No row can be used."
     elif on_bad_row == "error":
         hint = 'Mend them, or set them aside with on_bad_row: "quarantine".'
-    elif len(bad) > max_bad_fraction * reading.rows:
+    elif bad > max_bad_fraction * rows:
         hint = f"More than max_bad_fraction={max_bad_fraction} may not be set aside."
     else:
         return
-    raise BadRows(reading.name, bad, reading.rows, hint)
+    raise BadRows(source, first, totals, rows, hint)
+
+
+def set_aside(faults: Sequence[DataError], source: str) -> list[BadRow]:
+    """Rows that could be read and not be tokenised, as they were written. (The lab's are written nowhere.)"""
+    places = {fault.where for fault in faults}
+    opened = None if source.startswith("lab/") else open_source(source)
+    rows = {opened.origin(r): r for r in opened.scan() if opened.origin(r) in places} if opened else {}
+    bad: list[BadRow] = []
+    for fault in faults:
+        row = rows.get(fault.where)
+        where, raw = (row.where, row.raw) if row else (fault.where, "")
+        bad.append(BadRow(where, fault.code, fault.message, raw))
+    return bad
 
 
 class Reading:
     """A source in two passes and bounded memory: the first recognises the format over all rows, iterating is the
     second. It yields for each row its records, or what is wrong with it; `report` is complete when it ends.
 
-    `wants` is the kind of record; without it the format's own kind is read. `on_request` allows also those conversions
+    `wants` is the kind of record; of several, the one that the file holds, or else the first that it can serve as.
+    Without it the format's own kind is read. `on_request` allows also those conversions
     between kinds that leave much out.
     """
 
     def __init__(
         self,
-        source: str | Path,
+        source: str | Path | Opened,
         *,
-        wants: Kind | None = None,
+        wants: Kind | Sequence[Kind] | None = None,
         format: str | None = None,
         columns: Mapping[str, str] | None = None,
         on_request: bool = False,
     ):
-        self.opened = open_source(source)
-        self.name = str(source)
+        self.opened = source if isinstance(source, Opened) else open_source(source)
+        self.name = self.opened.name
         self.columns = dict(columns or self.opened.columns)
         self.format: Format | None = None
         self.serving: Serving | None = None
         self.seen: Seen | None = None
         """What the first pass saw; nothing where the format was named."""
-        self._recognise(format or self.opened.format, wants)
-        if self.format and wants and self.format.kind != wants:
-            serving = SERVES.get((self.format.kind, wants))
+        kinds: tuple[Kind, ...] = (wants,) if isinstance(wants, str) else tuple(wants or ())
+        self._recognise(format or self.opened.format, kinds)
+        self.kind: Kind | None = self.format.kind if self.format else kinds[0] if kinds else None
+        if self.format and kinds and self.format.kind not in kinds:
+            has = self.format.kind
+            served: list[Kind] = [kind for kind in kinds if (has, kind) in SERVES]
+            self.kind = served[0] if served else kinds[0]
+            serving = SERVES.get((has, self.kind))
             if serving is None or (serving.on_request and not on_request):
-                raise InputError(self._instead(self.format, wants, serving))
+                raise InputError(self._instead(self.format, kinds, serving))
             self.serving = serving
-        self.kind = wants or (self.format.kind if self.format else None)
         self.rows = self.kept = self.records = 0
-        self._rejected, self._ignored, self._files = Counter[str](), Counter[str](), Counter[str]()
+        self.rejected, self._ignored, self._files = Counter[str](), Counter[str](), Counter[str]()
         self._digest = hashlib.sha256()
 
     def __iter__(self) -> Iterator[list[Record] | BadRow]:
@@ -144,7 +176,7 @@ class Reading:
             if len(self.opened.files) > 1:
                 self._files[_PLACE.sub("", self.opened.origin(row))] += 1
             if isinstance(found, BadRow):
-                self._rejected[found.code] += 1
+                self.rejected[found.code] += 1
             else:
                 self.kept += 1
                 self.records += len(found)
@@ -158,7 +190,7 @@ class Reading:
             format=self.format.name if self.format else "unknown",
             rows=self.rows,
             kept=self.kept,
-            rejected=dict(sorted(self._rejected.items())),
+            rejected=dict(sorted(self.rejected.items())),
             ignored=dict(self._ignored),
             sha256=self._digest.hexdigest(),
             records=self.records,
@@ -168,7 +200,7 @@ class Reading:
             unread=self.opened.unread,
         )
 
-    def _recognise(self, format: str | None, wants: Kind | None) -> None:
+    def _recognise(self, format: str | None, wants: Sequence[Kind]) -> None:
         if format:
             self.format = named(format)
             if not self.columns:
@@ -197,10 +229,11 @@ class Reading:
         self._digest.update(row.raw.encode() + b"\n")
         return numbered(records)
 
-    def _instead(self, format: Format, wants: Kind, serving: Serving | None) -> str:
+    def _instead(self, format: Format, kinds: Sequence[Kind], serving: Serving | None) -> str:
         """Why the wanted kind cannot be had, and what to do."""
+        wants = kinds[0]
         told = INSTEAD.get(wants) if format.kind in INSTEAD else None
-        said = told or f"learns from {PLURAL[wants]}"
+        said = told or f"learns from {' or '.join(PLURAL[kind] for kind in kinds)}"
         sentence = f"{self.name} is of format {format.name} ({PLURAL[format.kind]}), but this method {said}."
         columns = {c for c, n in self.seen.columns.items() if n == self.seen.rows} if self.seen else set[str]()
         others = [f.name for f in FORMATS if f.kind == wants and not f.holds and columns.issuperset(f.required)]
@@ -214,6 +247,12 @@ class Reading:
 _PLACE = re.compile(r"(:\d+){1,2}$")
 
 
+def row_of(origin: str) -> str:
+    """The row a record is of: its name without the number of a record or window, which it ends in. (The name of a file
+    may hold a `#` too.)"""
+    return re.sub(r"#\d+$", "", origin)
+
+
 def numbered(records: list[Record]) -> list[Record]:
     """Several records of one row are told apart by a number behind its name."""
     if len(records) < 2:
@@ -222,11 +261,31 @@ def numbered(records: list[Record]) -> list[Record]:
 
 
 def write_rejected(path: Path, rows: Sequence[BadRow]) -> None:
-    """Rows that were set aside, as they were written and why; all of the file or nothing of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("w", encoding="utf-8") as file:
+    with rejected_file(path) as reject:
         for row in rows:
+            reject(row)
+
+
+@contextmanager
+def rejected_file(path: Path) -> Iterator[Callable[[BadRow], None]]:
+    """Rows that were set aside, as they were written and why; all of the file or nothing of it. Where there are none,
+    a file of earlier ones goes."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with ExitStack() as stack:
+        stack.callback(draft.unlink, missing_ok=True)
+        file: TextIO | None = None
+
+        def reject(row: BadRow) -> None:
+            nonlocal file
+            if file is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(draft.open("w", encoding="utf-8"))
             entry = {"where": row.where, "code": row.code, "message": row.message, "raw": row.raw}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    os.replace(draft, path)
+
+        yield reject
+        if file is None:
+            path.unlink(missing_ok=True)
+        else:
+            file.flush()
+            os.replace(draft, path)

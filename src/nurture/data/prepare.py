@@ -2,147 +2,130 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.random import stream_key
 from ..errors import DataError, InputError
 from ..records import Completion, Conversation, Pair, Ranking, Rating, Record, Steps, Text
-from ..types import Batch, Group, Response
-from .judged import Judging, check, encode, join_ratings
+from ..types import Group, Response
+from .cache import through
+from .fit import OnLong, fit, num_trained
+from .judged import Judging, encode, fault_of, join_ratings
+from .load import OnBadRow, refuse_bad, row_of
+from .prepared import ANYTHING, Prepared, Wishes
 from .raw import encode_completions, encode_texts, end_of_text
-from .report import DataReport
 from .template import Template, TrainOn
 
 if TYPE_CHECKING:
     from rich.text import Text as RichText
 
-OnLong = Literal["drop", "cut", "error"]
-
-
-ANYTHING = Judging()
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Groups to train on and what became of the records: `records = prepared + dropped_long + dropped_masked`."""
-
-    groups: list[Group]
-    records: int
-    truncated: int
-    dropped_long: int
-    dropped_masked: int
-    tokens: int
-    trained_tokens: int
-
-    def report(self, loaded: DataReport) -> DataReport:
-        """The report of the loaded file, completed."""
-        return replace(
-            loaded,
-            prepared=self.records - self.dropped_long - self.dropped_masked,
-            truncated=self.truncated,
-            dropped_long=self.dropped_long,
-            dropped_masked=self.dropped_masked,
-            groups=len(self.groups),
-            tokens=self.tokens,
-            trained_tokens=self.trained_tokens,
-        )
+JUDGED = (Pair, Ranking, Rating, Steps)
 
 
 def prepare(
     records: Sequence[Record],
     template: Template,
     *,
-    train_on: TrainOn = "assistant",
     max_length: int,
+    train_on: TrainOn = "assistant",
     on_long: OnLong = "drop",
     judging: Judging = ANYTHING,
+    on_bad_row: OnBadRow = "error",
+    cache: Path | None = None,
 ) -> Prepared:
     """Groups of at most `max_length` tokens, in the order of the records.
 
-    A longer row is dropped, or cut at its right end (its answer then has no stop token), or an error. Texts are never
-    too long: they become windows. A row of which nothing is trained is dropped. A set of which nothing is trained, or
-    in which no answer ever ends, is refused. Judged answers are not cut: it is the whole answer that was judged.
+    A longer row is dropped, an error, or made to fit (`fit.py`). Texts are never too long: they become windows. A row
+    of which nothing is trained is dropped. A set of which nothing is trained, or in which no answer ever ends, is
+    refused. Judged answers are not cut: it is the whole answer that was judged.
+
+    A row that nothing can be learnt from is an error, or set aside while there are few of them. In the folder `cache`
+    the result is kept for the next run.
     """
+    wishes = Wishes(max_length, train_on, on_long, judging, on_bad_row)
+    if cache is None:
+        return _prepared(records, template, wishes)
+    return through(cache, records, template, wishes, lambda: _prepared(records, template, wishes))
+
+
+def _prepared(records: Sequence[Record], template: Template, wishes: Wishes) -> Prepared:
     judged = any(isinstance(record, JUDGED) for record in records)
-    if judged and on_long == "cut":
-        raise InputError("on_long: cut would change answers that were judged as they are; choose drop or error.")
-    _refuse_bad(records, judging)
-    encoded = _encode(records, template, train_on, max_length, judging)
-    if on_long == "error":
-        _refuse_long(encoded, max_length)
+    if judged and wishes.on_long in ("cut", "split"):
+        raise InputError(
+            f"on_long: {wishes.on_long} would change answers that were judged as they are; choose drop, cut_prompt or "
+            "error."
+        )
+    rows = [row_of(record.origin) or f"record {i}" for i, record in enumerate(records, start=1)]
+    encoded = _encode(records, template, wishes)
+    faults = _faults(rows, encoded)
+    codes = Counter(fault.code for fault in faults.values())
+    refuse_bad("data", len(set(rows)), list(faults.values()), codes, wishes.on_bad_row)
+    if wishes.on_long == "error":
+        _refuse_long([found for found in encoded if not isinstance(found, DataError)], wishes.max_length)
     groups: list[Group] = []
-    truncated = dropped_long = dropped_masked = 0
-    for windows in encoded:
-        (group, *more) = windows
-        if not more and _num_trained(group) == 0:
-            dropped_masked += 1
-        elif group.length <= max_length:
-            groups.extend(windows)
-        elif on_long == "cut" and _num_trained(cut := _cut(group, max_length)):
-            truncated += 1
-            groups.append(cut)
+    counts: dict[str, Any] = Counter[str]()
+    for row, record, found in zip(rows, records, encoded, strict=True):
+        if row in faults:
+            counts["rejected_records"] += 1
+            continue
+        assert not isinstance(found, DataError), "a fault is a fault of its row"
+        (group, *more) = found
+        if not more and num_trained(group) == 0:
+            counts["dropped_masked"] += 1
+        elif group.length <= wishes.max_length:
+            groups.extend(found)
         else:
-            dropped_long += 1
+            fitted = fit(record, group, template, wishes.train_on, wishes.max_length, wishes.on_long)
+            counts[fitted.counted] += 1
+            counts["dropped_pieces"] += fitted.dropped_pieces
+            groups.extend(fitted.groups)
 
     groups = join_ratings(groups) if judged else groups
-    trained = sum(_num_trained(group) for group in groups)
+    trained = sum(num_trained(group) for group in groups)
     if trained == 0:
-        lost = f"{dropped_long} are longer than max_length={max_length}, {dropped_masked} have no token that is trained"
+        long, masked = counts["dropped_long"], counts["dropped_masked"]
+        lost = f"{long} are longer than max_length={wishes.max_length}, {masked} have no token that is trained"
         raise InputError(f"ALL_MASKED nothing would be trained: of {len(records)} rows {lost}.")
     _refuse_endless(groups, records, template)
     tokens = sum(group.num_tokens for group in groups)
-    return Prepared(groups, len(records), truncated, dropped_long, dropped_masked, tokens, trained)
+    left = len(records) - counts["rejected_records"]
+    done = Prepared(groups, left, tokens, trained, rejected=tuple(faults.values()))
+    return replace(done, **counts)
 
 
-JUDGED = (Pair, Ranking, Rating, Steps)
+def _faults(rows: Sequence[str], encoded: Sequence[list[Group] | DataError]) -> dict[str, DataError]:
+    """The first fault of each row that has one."""
+    faults: dict[str, DataError] = {}
+    for row, found in zip(rows, encoded, strict=True):
+        if isinstance(found, DataError):
+            faults.setdefault(row, DataError(row, found.code, found.message))
+    return faults
 
 
-def _refuse_bad(records: Sequence[Record], judging: Judging) -> None:
-    bad: list[str] = []
-    for record in records:
-        try:
-            check(record, judging)
-        except DataError as error:
-            bad.append(str(error))
-    if bad:
-        more = [f"... and {len(bad) - 20} more"] if len(bad) > 20 else []
-        raise InputError("\n".join([*bad[:20], *more, f"{len(bad)} of {len(records)} rows cannot be learnt from."]))
-
-
-def _encode(
-    records: Sequence[Record], template: Template, train_on: TrainOn, max_length: int, judging: Judging
-) -> list[list[Group]]:
-    """For each record its groups: one, or the windows of a text."""
-    encoders: dict[type, Callable[[Any], list[list[Group]]]] = {
-        Conversation: lambda some: [[group] for group in template.encode_many(some, train_on)],
-        Completion: lambda some: [[group] for group in encode_completions(some, template.tokenizer)],
-        Text: lambda some: encode_texts(some, template.tokenizer, max_length),
-        **{kind: lambda some: [[group] for group in encode(some, template, judging)] for kind in JUDGED},
+def _encode(records: Sequence[Record], template: Template, wishes: Wishes) -> list[list[Group] | DataError]:
+    """For each record its groups (one, or the windows of a text), or what is wrong with it."""
+    encoders: dict[type, Callable[[Any], Sequence[list[Group] | Group | DataError]]] = {
+        Conversation: lambda some: template.encode_each(some, wishes.train_on),
+        Completion: lambda some: encode_completions(some, template.tokenizer),
+        Text: lambda some: encode_texts(some, template.tokenizer, wishes.max_length),
+        **{kind: lambda some: encode(some, template, wishes.judging) for kind in JUDGED},
     }
+    encoded: list[list[Group] | DataError] = [fault_of(record, wishes.judging) or [] for record in records]
     by_kind: dict[type, list[int]] = defaultdict(list)
     for i, record in enumerate(records):
         assert type(record) in encoders, f"a {type(record).__name__} is nothing to train on"
-        by_kind[type(record)].append(i)
-    encoded: list[list[Group]] = [[] for _ in records]
+        if not isinstance(encoded[i], DataError):
+            by_kind[type(record)].append(i)
     for kind, places in by_kind.items():
-        for i, groups in zip(places, encoders[kind]([records[i] for i in places]), strict=True):
-            encoded[i] = groups
+        for i, found in zip(places, encoders[kind]([records[i] for i in places]), strict=True):
+            encoded[i] = [found] if isinstance(found, Group) else found
     return encoded
-
-
-def _num_trained(group: Group) -> int:
-    return Batch((group,)).num_own
-
-
-def _cut(group: Group, max_length: int) -> Group:
-    room = max(max_length - len(group.prompt), 0)
-    return Group(group.prompt, tuple(Response(r.ids[:room], r.mask[:room]) for r in group.responses), group.key)
 
 
 def _refuse_long(encoded: Sequence[Sequence[Group]], max_length: int) -> None:
@@ -150,7 +133,7 @@ def _refuse_long(encoded: Sequence[Sequence[Group]], max_length: int) -> None:
     if long:
         listed = [f"{g.key} TOO_LONG has {g.length} tokens" for g in long[:20]]
         more = [f"... and {len(long) - 20} more"] if len(long) > 20 else []
-        advice = "raise max_length, or say on_long: drop or cut."
+        advice = "raise max_length, or say on_long: drop, cut_prompt, split or cut."
         total = f"{len(long)} of {len(encoded)} rows are longer than max_length={max_length}; {advice}"
         raise InputError("\n".join([*listed, *more, total]))
 
@@ -197,17 +180,26 @@ def _told(response: Response, number: int) -> str:
 
 def split_eval(groups: Sequence[Group], size: float | int, seed: int) -> tuple[list[Group], list[Group]]:
     """(training, held out): a share of the rows (a fraction below 1) or a number of them, chosen by their keys alone.
-    All windows of a text are on one side."""
-    rows = sorted({_row(group) for group in groups}, key=lambda row: (stream_key(seed, "held out", row), row))
+    All windows of a text are on one side, and so is all that was said of the answers to one prompt: what one labeller
+    says is no test of what was learnt from another's words on the same answers."""
+    rows_of = _rows(groups)
+    rows = sorted(set(rows_of), key=lambda row: (stream_key(seed, "held out", row), row))
     count = round(size * len(rows)) if isinstance(size, float) and size < 1 else int(size)
     if size > 0:
         count = max(count, 1)
     if not 0 <= count < len(rows):
         raise InputError(f"Cannot hold out {size} of {len(rows)} rows and have any left to train on.")
     held_out = set(rows[:count])
-    return [g for g in groups if _row(g) not in held_out], [g for g in groups if _row(g) in held_out]
+    out = [row in held_out for row in rows_of]
+    return [g for g, o in zip(groups, out, strict=True) if not o], [g for g, o in zip(groups, out, strict=True) if o]
 
 
-def _row(group: Group) -> str:
-    """The key without the number of a window, which a key ends in; a file's name may hold a `#` too."""
-    return re.sub(r"#\d+$", "", group.key)
+def _rows(groups: Sequence[Group]) -> list[str]:
+    """The row each group came from. Judgements on answers to one prompt are one row, the first of them."""
+    first: dict[bytes, str] = {}
+    rows: list[str] = []
+    for group in groups:
+        row = row_of(group.key)
+        judged = any(r.rank is not None or r.scores for r in group.responses)
+        rows.append(first.setdefault(group.prompt.tobytes(), row) if judged else row)
+    return rows

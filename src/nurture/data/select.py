@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..records import Record
+from .labellers import KAPPA, screen
 from .quality.diversity import TfIdf
 from .quality.duplicates import ROUGE_L, exact_duplicates, near_duplicates
 from .quality.language import language_of
@@ -181,6 +182,19 @@ class Language:
     def removes(self, records: Sequence[Record]) -> Removed:
         found = [language_of(text_of(record)) for record in records]
         return {i: (f"in {code}", "") for i, code in enumerate(found) if code not in self.codes}
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Removes what labellers said whose agreement with the majority of the others (Cohen's kappa) is below `least`."""
+
+    least: float = KAPPA
+    name = "screen"
+
+    def removes(self, records: Sequence[Record]) -> Removed:
+        out = {one.labeller: f"kappa {one.kappa:.2f}" for one in screen(records, self.least)[1]}
+        who = [getattr(record, "labeller", "") for record in records]
+        return {i: (f"labelled by {name}", out[name]) for i, name in enumerate(who) if name in out}
 
 
 OTHER_ANSWERS = (

@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import DataError, InputError
 from ..records import Conversation, Message
 from ..types import Group, Ids, Response
+from .formats.turns import as_turn
 from .tokens import MARK_CLOSE, MARK_OPEN, tokenize, tokenize_marked, within
 
 if TYPE_CHECKING:
@@ -63,15 +64,30 @@ CHATML = """\
 """
 """Ours, for models that come without one: ChatML, with generation markers and calls as JSON between tags."""
 
+PLAIN = """\
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}{{- message['content'] + eos_token }}{%- endgeneration %}
+{%- else %}
+{{- message['content'] + eos_token }}
+{%- endif %}
+{%- endfor %}
+"""
+"""Ours for encoder-decoders: what is read and what is written, each with the end token behind it."""
 
-def ensure_chat(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+
+def ensure_chat(tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> list[str]:
     """Gives a tokenizer without a chat template the ChatML one, with its control tokens; returns the tokens that are
     new, for which the model needs embeddings.
 
     An end-of-text token it has stays what it is, so documents still end with it. Padding gets a token of its own where
-    it has none or shares one with an end: whoever masks padding would otherwise unlearn to stop.
+    it has none or shares one with an end: whoever masks padding would otherwise unlearn to stop. With `plain` (of an
+    encoder-decoder) no turns are marked.
     """
     if tokenizer.chat_template:
+        return []
+    if plain:
+        tokenizer.chat_template = PLAIN
         return []
     before = set(tokenizer.get_vocab())
     tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, TURN_END]}, False)
@@ -113,19 +129,34 @@ class Template:
 
     def encode_many(self, conversations: Sequence[Conversation], train_on: TrainOn = "assistant") -> list[Group]:
         """As `encode`, tokenised together."""
-        texts, masks = list[str](), list[_TextMask]()
-        for conversation in conversations:
-            text, mask = self._render_with_mask(conversation, train_on)
-            texts.append(text)
-            masks.append(mask)
         groups: list[Group] = []
-        for conversation, mask, (ids, offsets) in zip(conversations, masks, self._tokenize(texts), strict=True):
+        for found in self.encode_each(conversations, train_on):
+            if isinstance(found, DataError):
+                raise found
+            groups.append(found)
+        return groups
+
+    def encode_each(self, conversations: Sequence[Conversation], train_on: TrainOn) -> list[Group | DataError]:
+        """As `encode_many`; a conversation that the template refuses is its fault, and no other's."""
+        rendered: list[tuple[str, _TextMask] | DataError] = []
+        for conversation in conversations:
+            try:
+                rendered.append(self._render_with_mask(conversation, train_on))
+            except DataError as error:
+                rendered.append(error)
+        tokens = iter(self._tokenize([one[0] for one in rendered if not isinstance(one, DataError)]))
+        found: list[Group | DataError] = []
+        for conversation, one in zip(conversations, rendered, strict=True):
+            if isinstance(one, DataError):
+                found.append(one)
+                continue
+            (ids, offsets), mask = next(tokens), one[1]
             own = np.full(len(ids), not mask.trained)
             for start, stop in mask.spans:
                 own[within(offsets, start, stop)] = mask.trained
             first = int(np.argmax(own)) if own.any() else len(ids)
-            groups.append(Group(ids[:first], (Response(ids[first:], own[first:]),), conversation.origin))
-        return groups
+            found.append(Group(ids[:first], (Response(ids[first:], own[first:]),), conversation.origin))
+        return found
 
     def encode_steps(self, conversation: Conversation, steps: Sequence[str]) -> tuple[Group, tuple[int, ...]]:
         """A conversation whose last message is these steps, a line each; and where in the response the last token of
@@ -170,7 +201,7 @@ class Template:
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
 
-        turns = [_turn(message) for message in messages]
+        turns = [as_turn(message) for message in messages]
         schemas: Any = [dict(tool) for tool in tools] or None
         if sanitize:
             turns = [mark_control_tokens(t, self._written_by[t["role"] == "assistant"]) for t in turns]
@@ -237,7 +268,7 @@ class Template:
     def _render_with_mask(self, conversation: Conversation, train_on: TrainOn) -> tuple[str, _TextMask]:
         messages, origin = conversation.messages, conversation.origin
         text, marked = self._render(messages, conversation.tools, origin=origin)
-        trained = _trained(messages, train_on)
+        trained = trained_messages(messages, train_on)
         if train_on == "all":
             untrained = [i for i in range(len(messages)) if i not in trained]
             mask = _TextMask(False, [self._whole_turn(conversation, i, text) for i in untrained])
@@ -329,22 +360,11 @@ class _TextMask(NamedTuple):
     spans: list[Span]
 
 
-def _trained(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
-    """The messages that carry loss."""
+def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
+    """Places of the messages that carry loss."""
     answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
     default = {"assistant": answers, "last": answers[-1:], "all": range(len(messages))}[train_on]
     return [i for i, m in enumerate(messages) if (i in default if m.train is None else m.train)]
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_calls:
-        turn["tool_calls"] = [dict(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:

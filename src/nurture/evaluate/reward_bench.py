@@ -16,8 +16,8 @@ from typing import Any
 from ..data.read import read_rows
 from ..errors import DataError, InputError
 from ..records import ROLES, Conversation, Message
-from .reward_card import wilson
 from .scoring import RewardModel, score
+from .statistics import wilson
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),

@@ -8,7 +8,6 @@ with the reason.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from ..protocols import Roles
 from ..types import Batch, Group
 from .lab_judges import lab_agreement
 from .scoring import score_groups
+from .statistics import wilson
 
 Floats = NDArray[np.float64]
 Verdict = Literal["go", "caution", "no-go"]
@@ -56,6 +56,7 @@ def reward_card(
         better, worse = batch.better.numpy(), batch.worse.numpy()
         lengths = np.asarray([len(own) for own in batch.owned], np.float64)
         card |= pair_card(judged[better], judged[worse], lengths[better], lengths[worse], batch.margin.double().numpy())
+        card |= _labellers(batch, judged)
         card["worst_mistakes"] = _mistakes(batch, judged, template)
     if isinstance(method, Reward) and batch.ratings.numel():
         card["criteria"] = rating_table(method.criteria, method.rated(scores).double().numpy(), batch.ratings.numpy())
@@ -99,6 +100,13 @@ def pair_card(
     if np.any(margins != 0):
         card["by_margin"] = _by_quartile(margins, right)
     return card
+
+
+def _labellers(batch: Batch, judged: Floats) -> dict[str, Any]:
+    """How often the model prefers what each labeller preferred, where labellers are named."""
+    names = np.asarray([batch.groups[g].labeller for g in batch.group[batch.better].tolist()])
+    right = judged[batch.better.numpy()] > judged[batch.worse.numpy()]
+    return {"labellers": {str(n): _share(right[names == n]) for n in np.unique(names) if n}} if any(names) else {}
 
 
 def rating_table(criteria: Sequence[str], said: Floats, ratings: NDArray[np.float32]) -> dict[str, Any]:
@@ -174,13 +182,6 @@ def _decide_ratings(table: dict[str, Any]) -> tuple[Verdict, str]:
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
-
-
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a share. Wilson 1927: right also for few samples and for shares near 0 and 1."""
-    p, square = hits / n, z * z / n
-    centre, half = (p + square / 2) / (1 + square), z * math.sqrt(p * (1 - p) / n + square / n / 4) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _share(hits: NDArray[np.bool_]) -> dict[str, Any]:

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..data.template import Template
 from ..errors import DataError, InputError
 from ..methods import METHODS, Method
-from ..models.layouts import choose_layout, set_layout
-from ..models.load import load_model, resolve_model
+from ..models.heads import ScoreHead, score_head
+from ..models.layouts import Layout, choose_layout, set_layout
+from ..models.load import LoadedModel, join, load_model, resolve_model
 from ..models.roles import LocalRoles
 from ..protocols import Roles
 from ..records import Conversation
@@ -68,8 +70,22 @@ def load_reward_model(name: str | Path, *, device: str = "auto", precision: str 
     model = loaded.model.requires_grad_(False)
     if not hasattr(model, "score"):
         raise InputError(f"{name} is a language model without a score head; train one with method reward.")
-    template = Template(loaded.tokenizer)
-    settings = dict(getattr(model.config, "reward", None) or {"name": "reward", "criteria": _criteria(model)})
+    layout = choose_layout(model, _positions(model)).layout
+    set_layout(model, layout)
+    return _reward_model(loaded, where, layout)
+
+
+def join_reward_model(name: str | Path, policy: LoadedModel, layout: Layout, role: str) -> RewardModel | None:
+    """The same on the policy's base, where it is an adapter on that very base; None where it is not."""
+    if not Path(name).is_dir() or choose_layout(policy.model, _positions(policy.model)).layout != layout:
+        return None
+    joined = join(policy, Path(name), role)
+    return None if joined is None else _reward_model(joined, policy.model.device, layout, role)
+
+
+def _reward_model(loaded: LoadedModel, where: torch.device, layout: Layout, adapter: str | None = None) -> RewardModel:
+    model, name, template = loaded.model, loaded.source, Template(loaded.tokenizer)
+    settings = dict(loaded.reward or {"name": "reward", "criteria": _criteria(model, score_head(model, adapter))})
     trained_with = settings.pop("template", template.hash)
     kind = METHODS.get(str(settings.get("name")))
     if kind is None or kind.trained != "reward":
@@ -78,15 +94,19 @@ def load_reward_model(name: str | Path, *, device: str = "auto", precision: str 
         )
     if trained_with != template.hash:
         raise InputError(f"{name} TEMPLATE its chat template is not the one it was trained with; restore the folder.")
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
-    layout = choose_layout(model, positions).layout
-    set_layout(model, layout)
-    roles = LocalRoles({"reward": model}, {"reward": layout}, AdamW([]), Processes())
-    return RewardModel(roles, template, kind.model_validate(settings), where, positions, loaded.source)
+    adapters = {"reward": adapter} if adapter else {}
+    roles = LocalRoles({"reward": model}, {"reward": layout}, AdamW([]), Processes(), adapters=adapters)
+    return RewardModel(roles, template, kind.model_validate(settings), where, _positions(model), name)
 
 
-def _criteria(model: torch.nn.Module) -> list[str]:
-    return [str(name) for name in model.config.id2label.values()]  # pyright: ignore
+def _positions(model: PreTrainedModel) -> int:
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+
+
+def _criteria(model: PreTrainedModel, head: ScoreHead) -> list[str]:
+    """Those of a sequence classifier, or numbers where an adapter brought a head of another size."""
+    names = [str(name) for name in (model.config.id2label or {}).values()]
+    return names if len(names) == head.out_features else [f"LABEL_{i}" for i in range(head.out_features)]
 
 
 def score(model: RewardModel, conversations: Sequence[Conversation]) -> list[float]:

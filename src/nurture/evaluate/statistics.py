@@ -69,6 +69,13 @@ def paired(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Di
     return Difference(found.mean, found.se, (extreme + 1) / (FLIPS + 1), d.size)
 
 
+def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95% interval of a share. Wilson 1927: right also for few samples and for shares near 0 and 1."""
+    p, square = hits / n, z * z / n
+    centre, half = (p + square / 2) / (1 + square), z * math.sqrt(p * (1 - p) / n + square / n / 4) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """The chance that at least one of k answers is right, estimated without bias from n drawn ones of which `correct`
     are (Chen et al. 2021, arXiv:2107.03374, eq. 1)."""

@@ -1,12 +1,14 @@
 """KTO: learn from answers that are simply wanted or unwanted."""
 
-from typing import ClassVar, Literal
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from ..types import Batch, Loss, Scores, tally
 from .method import Method
-from .pairs import NotNegative, Positive
+from .pairs import NotNegative, Positive, watch
 
 
 class KTO(Method):
@@ -70,3 +72,8 @@ class KTO(Method):
             "logp_rejected": (logp[unwanted].sum(), int(tokens[unwanted].sum())),
         }
         return Loss({"answers": losses.sum()}, stats)
+
+    def after_step(self, state: dict[str, Any], stats: Mapping[str, float]) -> dict[str, Any]:
+        told = [stats[name] for name in ("reward_chosen", "reward_rejected") if math.isfinite(stats[name])]
+        margin = (told[0] - told[1]) if len(told) == 2 else sum(map(abs, told))
+        return watch(state, {**stats, "margin": margin}, has_reference=True)

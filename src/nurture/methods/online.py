@@ -32,6 +32,9 @@ class Online(Method):
     """How often each rollout is gone through."""
     num_mini_batches: Count = 1
     """Updates each time: the rollout's prompts are shuffled and cut into so many parts."""
+    refills: Whole = 0
+    """Dynamic sampling: groups whose scores are all equal teach nothing by comparison, so they are set aside and other
+    prompts drawn for them, so many times at most."""
     importance_cap: Positive | None = None
     """Multiply each token's advantage by min(p_trainer / p_sampler, this), to correct for a sampler whose arithmetic
     differs from the trainer's. `null` does not correct."""

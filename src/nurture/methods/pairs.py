@@ -1,5 +1,6 @@
 """What the methods that learn from pairs have in common: what they report, and the troubles they notice."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -47,28 +48,38 @@ PATIENCE = 8
 def watch(state: Mapping[str, Any], stats: Mapping[str, float], has_reference: bool) -> dict[str, Any]:
     """Look for the two troubles that every user of these methods meets. Each is said once, in `state["remarks"]`, from
     where the run takes it into its events."""
-    steps, still = state.get("steps", 0) + 1, state.get("still", 0)
-    remarks, first = dict(state.get("remarks", {})), list(state.get("first", []))
-    if has_reference and "stuck" not in remarks:
-        still = still + 1 if abs(stats["margin"]) < STILL else 0
-        if stats["grad_norm"] == 0:
-            remarks["stuck"] = _stuck("no gradient reaches the trained weights: they are frozen or not attached")
-        elif still > PATIENCE:
-            why = "the learning rate is 0" if stats["learning_rate"] == 0 else "the updates are too small to be seen"
-            remarks["stuck"] = _stuck(f"after {steps} steps the policy is still its reference, {why}")
-    if len(first) < PATIENCE:
-        first.append(stats["logp_chosen"])
-    # One batch differs from the next by more than a trend does: means of as many steps at both ends are compared.
-    recent = [*state.get("recent", []), stats["logp_chosen"]][-PATIENCE:]
-    fall = (sum(first) - sum(recent)) / PATIENCE if steps >= 2 * PATIENCE else 0.0
-    if fall > FALL and "falling" not in remarks:
-        remarks["falling"] = (
+    state = {**state, "steps": state.get("steps", 0) + 1, "remarks": dict(state.get("remarks", {}))}
+    if has_reference:
+        state = watch_still(state, stats, stats["margin"], "no margin is other than 0", "the policy is its reference")
+    first, recent = list(state.get("first", [])), list(state.get("recent", []))
+    if math.isfinite(stats["logp_chosen"]):  # a batch may hold no wanted answer
+        first = first if len(first) == PATIENCE else [*first, stats["logp_chosen"]]
+        # One batch differs from the next by more than a trend does: means of as many steps at both ends are compared.
+        recent = [*recent, stats["logp_chosen"]][-PATIENCE:]
+    known = state["steps"] >= 2 * PATIENCE and len(first) == PATIENCE
+    fall = (sum(first) - sum(recent)) / PATIENCE if known else 0.0
+    if fall > FALL and "falling" not in state["remarks"]:
+        state["remarks"]["falling"] = (
             f"The better answers have become less likely, by {fall:.2f} nats per token, while the margin is "
             f"{stats['margin']:.3g}: the loss sees only the difference to the worse ones. If the answers get worse, "
             "take a larger beta, a term that holds them up (nll_coef: 1), a lower learning rate or fewer steps."
         )
-    return {"steps": steps, "still": still, "first": first, "recent": recent, "remarks": remarks}
+    return state | {"first": first, "recent": recent}
 
 
-def _stuck(why: str) -> str:
-    return f"The loss stands still at its first value (log 2 = 0.6931 for DPO) and no margin is other than 0: {why}."
+def watch_still(
+    state: Mapping[str, Any], stats: Mapping[str, float], moved: float, seen: str, fact: str
+) -> dict[str, Any]:
+    """Say so once where nothing is learnt: `moved` stays 0. `seen` and `fact` say in words what that is."""
+    steps, remarks = state.get("steps", 0), dict(state.get("remarks", {}))
+    still = state.get("still", 0) + 1 if abs(moved) < STILL else 0
+    why = ""
+    if stats["grad_norm"] == 0:
+        why = "no gradient reaches the trained weights: they are frozen or not attached"
+    elif still > PATIENCE and stats["learning_rate"] == 0:
+        why = f"after {steps} steps {fact} still; the learning rate is 0"
+    elif still > PATIENCE:
+        why = f"after {steps} steps {fact} still; the updates are too small to be seen"
+    if why and "stuck" not in remarks:
+        remarks["stuck"] = f"The loss stands still at its first value and {seen}: {why}."
+    return {**state, "steps": steps, "still": still, "remarks": remarks}

@@ -1,6 +1,8 @@
 """Reward models: a number that says how good an answer is, learnt from what people said."""
 
-from typing import Annotated, ClassVar, Literal, Self
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -8,7 +10,7 @@ from pydantic import Field, model_validator
 from ..core.preference import log_sigmoid, plackett_luce
 from ..types import Asks, Batch, Loss, Scores, Tally, tally
 from .method import Method
-from .pairs import NotNegative
+from .pairs import NotNegative, watch_still
 
 
 class Reward(Method):
@@ -41,6 +43,8 @@ class Reward(Method):
     """The lowest and the highest rating there is; any other rating is an error."""
     criteria: Annotated[tuple[str, ...], Field(min_length=1)] = ("overall",)
     """What ratings judge: a head for each. Comparisons and rankings judge `overall`, and need just one."""
+    missing: Literal["error", "skip"] = "error"
+    """A row that rates only some of the criteria is an error, or teaches only those."""
     weights: tuple[float, ...] = ()
     """How the criteria add up to one number; by default all the same."""
     gate: str | None = None
@@ -120,6 +124,12 @@ class Reward(Method):
             sums["tokens"] = self.lm_coef * nll
             stats["nll"] = (nll.detach(), int(batch.own_tokens[preferred].sum()))
         return Loss(sums or {"comparisons": score.sum() * 0}, stats)
+
+    def after_step(self, state: dict[str, Any], stats: Mapping[str, float]) -> dict[str, Any]:
+        if not math.isfinite(stats.get("margin", math.nan)):
+            return state  # nothing was compared
+        state = {**state, "steps": state.get("steps", 0) + 1}
+        return watch_still(state, stats, stats["margin"], "all answers get the same score", "the model is a coin")
 
     def rated(self, score: torch.Tensor) -> torch.Tensor:
         """`[R, C]` the ratings that scores stand for."""

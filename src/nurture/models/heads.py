@@ -22,7 +22,8 @@ def output_head(model: PreTrainedModel) -> Head:
     linear: Any = model.get_output_embeddings()
     if type(linear).__name__ == "TrainableTokensWrapper":  # peft's, around a matrix some of whose rows are new
         linear = linear.token_adapter
-        weight, bias = linear.get_merged_weights(linear.active_adapters), linear.get_base_layer().bias
+        active = [] if linear.disable_adapters else linear.active_adapters
+        weight, bias = linear.get_merged_weights(active), linear.get_base_layer().bias
     elif isinstance(linear, nn.Linear):
         weight, bias = linear.weight, linear.bias
     else:
@@ -32,6 +33,8 @@ def output_head(model: PreTrainedModel) -> Head:
         )
     config = model.config.get_text_config()
     scale = 1.0
+    if getattr(config, "scale_decoder_outputs", False):  # T5
+        scale *= config.d_model**-0.5
     if (s := getattr(config, "logit_scale", None)) is not None:  # Cohere
         scale *= float(s)
     if (s := getattr(config, "lm_head_multiplier", None)) is not None:  # Falcon-H1
@@ -56,13 +59,31 @@ class ScoreHead(nn.Linear):
         return nn.functional.linear(input.to(self.weight.dtype), self.weight)
 
 
-def add_score_head(model: PreTrainedModel, criteria: int) -> None:
-    """Give the model a `score` head beside what it has; its parameters are the model's own from here on."""
-    model.score = ScoreHead(model.config.get_text_config().hidden_size, criteria, model.device)
+def add_score_head(model: PreTrainedModel, criteria: int, adapter: str | None = None) -> None:
+    """Give the model a `score` head beside what it has; its parameters are the model's own from here on. Where several
+    roles share the model, each has a head of its own, beside its adapter."""
+    name = f"{adapter}_score" if adapter else "score"
+    setattr(model, name, ScoreHead(model.config.get_text_config().hidden_size, criteria, model.device))
 
 
-def score_head(model: PreTrainedModel) -> ScoreHead:
-    head = getattr(model, "score", None)
+def start_critic(critic: PreTrainedModel, judge: PreTrainedModel, source: str) -> None:
+    """Give a critic the weights of a reward model, head and all."""
+    if score_head(judge).out_features != 1:
+        raise InputError(f"critic: {source} judges several criteria; a critic expects one number.")
+    own, told = dict(critic.named_parameters()), dict(judge.named_parameters())
+    if strange := [name for name, p in told.items() if name not in own or own[name].shape != p.shape]:
+        raise InputError(
+            f"critic: {source} is of another shape than the model (it has {strange[0]}); a critic starts as a reward "
+            "model that was trained whole, from the same base."
+        )
+    with torch.no_grad():
+        for name, parameter in told.items():
+            own[name].copy_(parameter)
+
+
+def score_head(model: PreTrainedModel, adapter: str | None = None) -> ScoreHead:
+    """The head that belongs to an adapter, or else the model's only one."""
+    head = getattr(model, f"{adapter}_score", None) or getattr(model, "score", None)
     assert isinstance(head, ScoreHead), "this model has no score head; add_score_head gives it one"
     return head
 
@@ -95,9 +116,9 @@ def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapp
     return found
 
 
-def read_score_head(model: PreTrainedModel, weight: Tensor | None = None) -> None:
+def read_score_head(model: PreTrainedModel, weight: Tensor | None = None, adapter: str | None = None) -> None:
     """The head of a loaded sequence classifier (or this weight) as one of ours."""
     found: Tensor = model.score.weight if weight is None else weight  # pyright: ignore
-    add_score_head(model, found.shape[0])
+    add_score_head(model, found.shape[0], adapter)
     with torch.no_grad():
-        score_head(model).weight.copy_(found)
+        score_head(model, adapter).weight.copy_(found)

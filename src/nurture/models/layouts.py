@@ -3,7 +3,7 @@
 The tree lays all groups of a batch end to end in one row without padding. Each group is its prompt followed by its
 responses; a response attends to its prompt and to itself, and its positions go on where the prompt's end. A group with
 a single response is a chain: prompt and response are one causal segment. The rows layout repeats the prompt for every
-response and pads; any decoder can run it.
+response and pads; any decoder can run it. Of an encoder-decoder, the encoder reads the prompts (`seq2seq`).
 
 `choose_layout` decides from the configuration first and then by a numeric probe, because a wrong tree would train in
 silence. `check_head` compares the output head, which both layouts share.
@@ -29,7 +29,7 @@ from ..types import Batch, Group, Response
 from . import attention, segments
 from .heads import output_head
 
-Layout = Literal["tree", "rows"]
+Layout = Literal["tree", "rows", "seq2seq"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class Laid:
     ends: Tensor
     attention_mask: Tensor | None = None
     plan: TreePlan | None = None
+    decoder_ids: Tensor | None = None
+    """Of an encoder-decoder, which reads `input_ids` with its encoder; -1 is the token that a decoder starts with."""
 
 
 @dataclass(eq=False)
@@ -187,7 +189,26 @@ def lay_rows(batch: Batch) -> Laid:
     return Laid(tensor(ids), positions, *where, attention_mask=tensor(mask))
 
 
-LAY: dict[Layout, Callable[[Batch], Laid]] = {"tree": lay_tree, "rows": lay_rows}
+def lay_seq2seq(batch: Batch) -> Laid:
+    """A row for every response: its prompt for the encoder, itself behind the start token for the decoder."""
+    rows = [(g.prompt, r.ids) for g in batch.groups for r in g.responses]
+    if not all(len(prompt) for prompt, _ in rows):
+        raise InputError(
+            "data: an encoder-decoder reads a prompt and writes an answer, and here is a text without one."
+        )
+    prompts = [torch.as_tensor(prompt, dtype=torch.long) for prompt, _ in rows]
+    answers = [torch.as_tensor(np.concatenate([[-1], ids]), dtype=torch.long) for _, ids in rows]
+    ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True).to(batch.device)
+    mask = nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True).to(batch.device)
+    decoder_ids = nn.utils.rnn.pad_sequence(answers, batch_first=True).to(batch.device)
+    starts = np.arange(len(rows)) * decoder_ids.shape[1]
+    at = np.concatenate([start + own for start, own in zip(starts, batch.owned, strict=True)])
+    ends = np.concatenate([start + 1 + end for start, end in zip(starts, batch.ends, strict=True)])
+    where = (torch.as_tensor(x, dtype=torch.long).to(batch.device) for x in (at, ends))
+    return Laid(ids, torch.zeros_like(ids), *where, attention_mask=mask, decoder_ids=decoder_ids)
+
+
+LAY: dict[Layout, Callable[[Batch], Laid]] = {"tree": lay_tree, "rows": lay_rows, "seq2seq": lay_seq2seq}
 
 
 def body(model: PreTrainedModel) -> nn.Module:
@@ -197,6 +218,8 @@ def body(model: PreTrainedModel) -> nn.Module:
 
 def hidden_states(model: PreTrainedModel, laid: Laid) -> Tensor:
     """`[positions, H]` after the last layer. The layout must be the one the model is set to (`set_layout`)."""
+    if laid.decoder_ids is not None:
+        return _encode_decode(model, laid)
     if laid.attention_mask is not None and rope_follows_length(model.config.get_text_config()):
         return _row_by_row(model, laid.input_ids, laid.attention_mask)
     if n := num_virtual(model):
@@ -204,6 +227,22 @@ def hidden_states(model: PreTrainedModel, laid: Laid) -> Tensor:
     extra: dict[str, Any] = {"attention_mask": laid.attention_mask} if laid.plan is None else {"plan": laid.plan}
     out = body(model)(input_ids=laid.input_ids, position_ids=laid.position_ids, use_cache=False, **extra)
     return out.last_hidden_state.flatten(0, 1)
+
+
+def _encode_decode(model: PreTrainedModel, laid: Laid) -> Tensor:
+    encoder, decoder = model.get_encoder(), model.get_decoder()
+    read = encoder(input_ids=laid.input_ids, attention_mask=laid.attention_mask).last_hidden_state
+    out = decoder(
+        input_ids=_started(model, laid), encoder_hidden_states=read, encoder_attention_mask=laid.attention_mask,
+        use_cache=False,
+    )  # fmt: skip
+    return out.last_hidden_state.flatten(0, 1)
+
+
+def _started(model: PreTrainedModel, laid: Laid) -> Tensor:
+    assert laid.decoder_ids is not None
+    first = model.config.decoder_start_token_id
+    return torch.where(laid.decoder_ids < 0, 0 if first is None else first, laid.decoder_ids)
 
 
 def _after_virtual(model: PreTrainedModel, laid: Laid, n: int) -> Tensor:
@@ -260,6 +299,8 @@ def check_virtual(model: PreTrainedModel, layout: Layout, checkpointing: bool = 
     """InputError where virtual tokens cannot be combined with how this model must be run."""
     if not num_virtual(model) or layout == "tree":
         return
+    if layout == "seq2seq":
+        raise InputError("adapter: virtual tokens are not known in an encoder-decoder; use lora or bottleneck.")
     if kinds := rope_follows_length(model.config.get_text_config()):
         raise InputError(
             f"adapter: virtual tokens would change the {kinds.pop()} rotary embedding of this model, whose frequencies "
@@ -330,11 +371,19 @@ class Choice:
     reason: str
 
 
+def is_seq2seq(model: PreTrainedModel) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
 def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto", "tree", "rows"] = "auto") -> Choice:
     """`tree` where it is exact for sequences up to `max_length`, else `rows`, and why. InputError for a model whose
     output head neither layout could serve. (A reward model that was loaded for scoring has none.)"""
     if model.get_output_embeddings() is not None or not hasattr(model, "score"):
         check_head(model)
+    if is_seq2seq(model):
+        if wanted != "auto":
+            raise InputError(f"layout: {wanted} is for decoders, and this is an encoder-decoder; use layout: auto.")
+        return Choice("seq2seq", "an encoder-decoder, whose encoder reads the prompt")
     max_length += num_virtual(model)
     if wanted == "rows":
         return Choice("rows", "as asked")
@@ -387,6 +436,8 @@ def check_head(model: PreTrainedModel) -> None:
         return
     tolerance = PROBE_TOLERANCE
     try:
+        if is_seq2seq(model):
+            raise TypeError("a small copy knows one stack of layers")
         gap = _head_gap(small_copy(model))
     except Exception:  # whatever a foreign configuration raises, the model itself can answer
         gap = _head_gap(model)
@@ -402,13 +453,17 @@ def check_head(model: PreTrainedModel) -> None:
 def _head_gap(model: PreTrainedModel) -> float:
     """How far the logits of `output_head` are from the model's own, on eight tokens."""
     group = probe_group(model.config.get_text_config().vocab_size, prompt=3, responses=(5,))
-    laid = lay_rows(Batch((group,), model.device))
+    batch = Batch((group,), model.device)
+    laid = lay_seq2seq(batch) if is_seq2seq(model) else lay_rows(batch)
     training = model.training
     try:
         with torch.no_grad(), layout_of(model, "rows"):
             model.eval()
             ours = output_head(model).logits(hidden_states(model, laid))
-            theirs = model(input_ids=laid.input_ids, attention_mask=laid.attention_mask, use_cache=False).logits
+            asked = {"input_ids": laid.input_ids, "attention_mask": laid.attention_mask, "use_cache": False}
+            if laid.decoder_ids is not None:
+                asked["decoder_input_ids"] = _started(model, laid)
+            theirs = model(**asked).logits
     finally:
         model.train(training)
     return relative_gap(ours, theirs.flatten(0, 1).to(ours.dtype))

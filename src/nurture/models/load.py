@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..adapters import Adapter
-from ..adapters.attached import attach
+from ..adapters.attached import attach, attached
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
-from .heads import read_score_head
-from .vet import has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
+from .heads import read_score_head, score_head
+from .vet import SEQ2SEQ, has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
 
@@ -59,6 +59,15 @@ class LoadedModel:
     base: str = ""
     """Of a model with an adapter: where the model without it is, and its digest."""
     base_digest: str = ""
+    reward: Mapping[str, Any] | None = None
+    """Of a reward model: how its scores are to be read."""
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """What a reward model judges, in the order of its scores."""
+        if self.reward is not None:
+            return tuple(self.reward.get("criteria", ("overall",)))
+        return tuple(str(name) for name in (self.model.config.id2label or {}).values())
 
 
 def resolve_model(name: str, stages: Mapping[str, Path]) -> Path | str:
@@ -122,12 +131,12 @@ def load_model(
     elif isinstance(source, Path) or Path(source).expanduser().exists():
         folder = Path(source).expanduser()
         if (folder / "adapter_config.json").exists():
-            return _with_adapter(folder, dtype, device, dropout, seed, quantized)
+            return _with_adapter(folder, dtype, device, dropout, seed, quantized, reward)
         loaded = _from_folder(folder, str(folder), dtype, dropout, seed, reward, device if quantized else None)
     else:
         folder = download(source)
         if (folder / "adapter_config.json").exists():
-            return _with_adapter(folder, dtype, device, dropout, seed, quantized)
+            return _with_adapter(folder, dtype, device, dropout, seed, quantized, reward)
         name = f"{source.partition('@')[0]}@{folder.name}"
         loaded = _from_folder(folder, name, dtype, dropout, seed, reward, device if quantized else None)
     loaded.model.to(device)  # pyright: ignore[reportArgumentType]
@@ -162,17 +171,22 @@ def parameter_count(model: torch.nn.Module) -> int:
 
 
 def _with_adapter(
-    folder: Path, dtype: torch.dtype, device: torch.device, dropout: float, seed: int, quantized: bool
+    folder: Path, dtype: torch.dtype, device: torch.device, dropout: float, seed: int, quantized: bool, reward: bool
 ) -> LoadedModel:
     """A PEFT adapter on its base."""
     from ..adapters import folder as saved_adapters
 
     saved = saved_adapters.read(*vet_adapter(folder))
+    head = saved_adapters.saved_head(folder)
+    if head is not None and not reward:
+        raise InputError(f"{folder} is a reward model, which scores texts and cannot write any; use a language model.")
     source = lab_model() if saved.base == "lab" else saved.base_source()
     if isinstance(source, Path) and (source / "adapter_config.json").exists():
         raise InputError(f"{folder} is an adapter on {source}, which is an adapter itself: merge that one first.")
     quantized = quantized or saved.adapter.quantized
-    base = load_model(source, dtype=dtype, device=device, dropout=dropout, seed=seed, quantized=quantized)
+    base = load_model(
+        source, dtype=dtype, device=device, dropout=dropout, seed=seed, quantized=quantized, reward=reward
+    )
     if saved.base_digest not in (None, base.digest):
         raise InputError(
             f"{folder} was trained on another base than {base.source}: its digest is {base.digest[:12]}, the adapter "
@@ -182,13 +196,58 @@ def _with_adapter(
     if has_tokenizer(folder):
         tokenizer = _tokenizer(vet_tokenizer(folder), model.config)
         new_tokens = embed_new_tokens(model, tokenizer)
-    with _seeded(seed):
+    with _seeded(seed), _without_head(model):
         saved_adapters.put_saved(model, saved)
+    if head is not None:
+        read_score_head(model, head)
     model.train(dropout > 0)
-    digest = hashlib.sha256(f"{base.digest} {model_digest(folder)}".encode()).hexdigest()
     return LoadedModel(
-        model, tokenizer, str(folder), digest, new_tokens, base.unexpected, base.saved_dtype, base.original_dropout,
-        saved.adapter, base.base, base.digest,
+        model, tokenizer, str(folder), _joint_digest(base.digest, folder), new_tokens, base.unexpected,
+        base.saved_dtype, base.original_dropout, saved.adapter, base.base, base.digest, saved.reward or base.reward,
+    )  # fmt: skip
+
+
+def _joint_digest(base: str, folder: Path) -> str:
+    return hashlib.sha256(f"{base} {model_digest(folder)}".encode()).hexdigest()
+
+
+@contextmanager
+def _without_head(model: PreTrainedModel) -> Iterator[None]:
+    """peft takes a score head for one more matrix of a layer; what is attached meanwhile does not touch it."""
+    head = model._modules.pop("score", None)
+    try:
+        yield
+    finally:
+        if head is not None:
+            model._modules["score"] = head
+
+
+def join(loaded: LoadedModel, folder: Path, role: str) -> LoadedModel | None:
+    """A saved reward model as one more role on a base that is in memory already, with its adapter and head. None where
+    it cannot be: it is no adapter, or one of another kind or on another base."""
+    from ..adapters import folder as saved_adapters
+
+    held = attached(loaded.model)
+    if held is None or held.start or not (folder / "adapter_config.json").exists():  # PiSSA has changed the base
+        return None
+    saved, head = saved_adapters.read(*vet_adapter(folder)), saved_adapters.saved_head(folder)
+    theirs, ours = saved.adapter, loaded.adapter
+    kind = held.peft.active_peft_config
+    same = (
+        ours is not None
+        and saved.base_digest == loaded.base_digest
+        and (theirs.peft_type, theirs.quantized) == (ours.peft_type, ours.quantized)
+        and saved.settings.get("trainable_token_indices") == getattr(kind, "trainable_token_indices", None)
+    )
+    if not same or head is None or not has_tokenizer(folder):
+        return None
+    saved_adapters.put_saved(loaded.model, saved, role)
+    read_score_head(loaded.model, head, role)
+    score_head(loaded.model, role).requires_grad_(False)
+    tokenizer = _tokenizer(vet_tokenizer(folder), loaded.model.config)
+    return replace(
+        loaded, tokenizer=tokenizer, source=str(folder), digest=_joint_digest(loaded.base_digest, folder),
+        adapter=theirs, reward=saved.reward,
     )  # fmt: skip
 
 
@@ -204,7 +263,7 @@ def attach_adapter(loaded: LoadedModel, adapter: Adapter, *, steps: int, seed: i
             f"adapter: {adapter.name} is saved without its base, and a fresh model exists in this run alone; train all "
             "weights (adapter: full), or start from a saved model."
         )
-    with _seeded(seed):
+    with _seeded(seed), _without_head(loaded.model) if adapter.peft_type else nullcontext():
         attach(loaded.model, adapter, loaded.tokenizer, steps=steps, new_tokens=loaded.new_tokens)
     return replace(loaded, adapter=adapter, base_digest=loaded.digest)
 
@@ -234,12 +293,19 @@ def _from_folder(
     quantize_on: torch.device | None = None,
 ) -> LoadedModel:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+        GenerationConfig,
+    )
 
     vetted = vet(folder, allow="reward" if reward else "causal")
     kind = AutoModelForCausalLM
     if vetted.architecture.endswith("ForSequenceClassification"):
         kind = AutoModelForSequenceClassification
+    elif vetted.architecture in SEQ2SEQ.values():
+        kind = AutoModelForSeq2SeqLM
     config = _config(vetted.folder / "config.json", vetted.config)
     saved_dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     original = _set_dropout(config, dropout)
@@ -282,8 +348,9 @@ def _from_folder(
     new_tokens = embed_new_tokens(model, tokenizer)
     base = "lab" if folder.resolve() == LAB else str(folder.resolve()) if source == str(folder) else source
     return LoadedModel(
-        model, tokenizer, source, vetted.digest, new_tokens, unexpected, saved_dtype, original, base=base
-    )
+        model, tokenizer, source, vetted.digest, new_tokens, unexpected, saved_dtype, original, base=base,
+        reward=getattr(model.config, "reward", None),
+    )  # fmt: skip
 
 
 def _tensor(files: Iterable[Path], name: str) -> torch.Tensor:

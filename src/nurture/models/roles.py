@@ -8,7 +8,8 @@ by piece, inside `backward`: exact, in bounded memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..adapters import Companion
+from ..adapters.attached import active, adapter_parameters
 from ..core.logp import selected_logp
 from ..core.reduce import global_norm
 from ..types import Asks, Batch, Piece, Quantity, RoleScores, Scores
@@ -57,7 +59,10 @@ class _Live:
 class LocalRoles:
     """Roles in this process: a model for each, of which those the optimiser holds parameters of are trained.
 
-    A `ref` without a model is read from the batch: its log-probs were computed once, before training.
+    A `ref` without a model is read from the batch: its log-probs were computed once, before training. Several roles
+    may share a model: `adapters` says with which of its adapters each of them computes (None: with none of them).
+    Everything of a role, its forward and its backward pass with all that is computed again there, happens while its
+    adapter is the active one.
     """
 
     def __init__(
@@ -71,10 +76,12 @@ class LocalRoles:
         tokens_per_pass: int = 1 << 62,
         temperature: float = 1.0,
         companion: Companion | None = None,
+        adapters: Mapping[str, str | None] | None = None,
     ):
         self.models, self.layouts, self.optimizer, self.processes = models, layouts, optimizer, processes
         self.max_grad_norm, self.temperature = max_grad_norm, temperature
         self.tokens_per_pass, self.companion = tokens_per_pass, companion
+        self.adapters = dict(adapters or {})
         self._live: list[_Live] = []
         self._sums: dict[str, Tensor] = {}  # fp32 sums over micro-batches, for parameters of a narrower format
 
@@ -89,8 +96,10 @@ class LocalRoles:
                 assert batch.logp_ref is not None, "the reference's log-probs were not computed for this batch"
                 scores[role] = RoleScores(logp=batch.logp_ref)
                 continue
-            trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.models[role].parameters())
-            whole = batch.num_tokens <= self.tokens_per_pass
+            trains = torch.is_grad_enabled() and self._trains(role)
+            # On a shared base the memory is that of one role: the graph of the first is kept, the others run again.
+            alone = role not in self.adapters or all(live.outputs is None for live in self._live)
+            whole = alone and batch.num_tokens <= self.tokens_per_pass
             rng = torch.get_rng_state()
             with torch.set_grad_enabled(trains and whole):
                 outputs = self._forward(role, quantities, batch)
@@ -101,6 +110,21 @@ class LocalRoles:
                 self._live.append(_Live(role, quantities, batch, leaves, outputs if whole else None, rng))
             scores[role] = leaves
         return scores
+
+    def _trains(self, role: str) -> bool:
+        model, adapter = self.models[role], self.adapters.get(role)
+        if role in self.adapters:
+            return adapter is not None and any(p.requires_grad for p in adapter_parameters(model, adapter).values())
+        return any(p.requires_grad for p in model.parameters())
+
+    @contextmanager
+    def _as(self, role: str) -> Iterator[None]:
+        """The role's model as the role computes with it."""
+        if role not in self.adapters:
+            yield
+            return
+        with active(self.models[role], self.adapters[role]):
+            yield
 
     def _forward(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
         pieces = batch.pieces(self.tokens_per_pass)
@@ -115,23 +139,27 @@ class LocalRoles:
         return RoleScores(out)
 
     def _pass(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
+        with self._as(role):
+            return self._quantities(role, quantities, batch)
+
+    def _quantities(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
         laid = LAY[self.layouts[role]](batch)
-        model = self.models[role]
+        model, adapter = self.models[role], self.adapters.get(role)
         everywhere = hidden_states(model, laid)
         out = RoleScores()
         if "score" in quantities:
-            out["score"] = score_head(model)(everywhere.index_select(0, laid.ends))
+            out["score"] = score_head(model, adapter)(everywhere.index_select(0, laid.ends))
         if set(quantities) == {"score"}:
             return out
         # index_select, not [at]: the backward of plain indexing is not deterministic where many responses read one row.
         hidden = everywhere.index_select(0, laid.at)
         if "value" in quantities:
-            out["value"] = score_head(model)(hidden)[:, 0]
+            out["value"] = score_head(model, adapter)(hidden)[:, 0]
         if set(quantities) <= {"score", "value"}:
             return out
         other = None
         if "kl" in quantities:
-            with torch.no_grad():
+            with torch.no_grad(), self._as("ref"):
                 ref_laid = LAY[self.layouts["ref"]](batch)
                 ref_hidden = hidden_states(self.models["ref"], ref_laid).index_select(0, ref_laid.at)
                 other = (ref_hidden, output_head(self.models["ref"]).at(self.temperature))
@@ -150,20 +178,24 @@ class LocalRoles:
         self._widen()
         for live in self._live:
             gradients = {q: leaf.grad for q, leaf in live.leaves.items() if leaf.grad is not None}
-            if live.outputs is not None:
-                torch.autograd.backward([live.outputs[q] for q in gradients], list(gradients.values()))
-                live.outputs = None
-                continue
-            with torch.random.fork_rng():
-                torch.set_rng_state(live.rng)
-                for piece in live.batch.pieces(self.tokens_per_pass):
-                    outputs = self._pass(live.role, live.quantities, piece.batch)
-                    torch.autograd.backward(
-                        [outputs[q] for q in gradients],
-                        [g.index_select(0, _places(piece, q)) for q, g in gradients.items()],
-                    )
-                    self._widen()
+            with self._as(live.role):
+                self._backward(live, gradients)
         self._live.clear()
+
+    def _backward(self, live: _Live, gradients: Mapping[str, Tensor]) -> None:
+        if live.outputs is not None:
+            torch.autograd.backward([live.outputs[q] for q in gradients], list(gradients.values()))
+            live.outputs = None
+            return
+        with torch.random.fork_rng():
+            torch.set_rng_state(live.rng)
+            for piece in live.batch.pieces(self.tokens_per_pass):
+                outputs = self._pass(live.role, live.quantities, piece.batch)
+                torch.autograd.backward(
+                    [outputs[q] for q in gradients],
+                    [g.index_select(0, _places(piece, q)) for q, g in gradients.items()],
+                )
+                self._widen()
 
     def _widen(self) -> None:
         """Move gradients of narrow formats into fp32 sums before more is added to them. The last ones stay where they

@@ -50,12 +50,19 @@ def save_model(
 
 
 def save_adapter(
-    loaded: LoadedModel, folder: Path, *, state: Mapping[str, Tensor], card: str, stop_ids: Sequence[int] = ()
+    loaded: LoadedModel,
+    folder: Path,
+    *,
+    state: Mapping[str, Tensor],
+    card: str,
+    stop_ids: Sequence[int] = (),
+    reward: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the adapter of a model, without the model: a PEFT folder with tokenizer, chat template and model card."""
+    """Write the adapter of a model, without the model: a PEFT folder with tokenizer, chat template and model card. Of
+    a reward model, with its head; `reward` says how its scores are to be read."""
     with _replacing(folder) as temporary:
         where = str(LAB) if loaded.base == "lab" else loaded.base
-        adapters.write(loaded.model, temporary, state, loaded.base, loaded.base_digest, where)
+        adapters.write(loaded.model, temporary, state, loaded.base, loaded.base_digest, where, reward)
         _write_beside(loaded.model, loaded.tokenizer, temporary, card, stop_ids)
 
 

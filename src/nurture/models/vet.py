@@ -43,6 +43,9 @@ RUNS_CODE = {
     "configuration_files": "names another configuration than the one that is vetted",
 }
 
+SEQ2SEQ = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
+"""Encoder-decoders that can be fine-tuned (mT0 is an `mt5`)."""
+
 HARMLESS: Mapping[str, type] = {
     "_name_or_path": str,
     "_from_model_config": bool,
@@ -255,9 +258,10 @@ def _stays_inside(folder: Path, link: Path) -> bool:
 
 
 def _architecture(path: Path, config: Mapping[str, Any], allow: Allowed) -> tuple[str, str]:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
+    CAUSAL = DECODERS | {kind: SEQ2SEQ[kind] for kind in SEQ2SEQ if kind not in DECODERS}
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise VetError(path, "ARCHITECTURE", "has no model_type, so nobody can tell which model this is.")

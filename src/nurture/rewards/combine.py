@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean as mean
+from statistics import pstdev
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, WrapValidator, model_validator
@@ -72,6 +74,30 @@ class Product(Reward):
     def score(self, answers: Sequence[Answer]) -> Iterable[Outcome]:
         for parts in _each(self.of, answers):
             yield combined(parts, lambda values: math.prod(values.values()))
+
+
+class Ensemble(Reward):
+    """The mean of several rewards, lowered by how far they disagree. Coste et al. 2023, arXiv:2310.02743.
+
+        mean - penalty * standard deviation
+
+    A policy finds the faults of a learnt reward. Reward models learnt in another order from the same data have other
+    faults, so where they disagree, none is to be believed. Members must be on one scale: comparisons leave the level of
+    a score open, so train them with `center_rewards_coefficient`.
+    """
+
+    name: Literal["ensemble"] = "ensemble"  # pyright: ignore[reportIncompatibleVariableOverride]
+    of: Annotated[Parts, Field(min_length=2)]
+    """The members, each under a name of your choice: `{a: {name: model, model: reward-a}, b: ...}`."""
+    penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """How many standard deviations the mean is lowered by; 0 is the plain mean."""
+
+    def inner(self) -> Iterator[Reward]:
+        return iter(self.of.values())
+
+    def score(self, answers: Sequence[Answer]) -> Iterable[Outcome]:
+        for parts in _each(self.of, answers):
+            yield combined(parts, lambda said: mean(said.values()) - self.penalty * pstdev(said.values()))
 
 
 class Gate(Reward):

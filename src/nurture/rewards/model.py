@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, PrivateAttr
 
 from ..errors import InputError
 from ..protocols import Answer, Outcome
 from ..records import Conversation, Message
+from .local_judge import Asker, LocalJudge
 from .reward import Reward
+
+T = TypeVar("T")
 
 Scorer = Callable[[Sequence[Conversation]], Sequence[float]]
 """A reward model as its users see it: conversations in, one score each out."""
@@ -35,19 +38,28 @@ def conversation_of(answer: Answer) -> Conversation:
     return Conversation((*answer.task.prompt, *said), origin=answer.task.origin)
 
 
-def models_in(reward: Reward) -> Iterator[str]:
-    """The names of the reward models that a reward, or any part of it, needs."""
-    if isinstance(reward, ModelReward):
+def models_in(reward: Reward, *kinds: type[ModelReward | LocalJudge]) -> Iterator[str]:
+    """The names of the models of these kinds (by default of both) that a reward, or any part of it, needs."""
+    if isinstance(reward, kinds or (ModelReward, LocalJudge)):
         yield reward.model
     for part in reward.inner():
-        yield from models_in(part)
+        yield from models_in(part, *kinds)
 
 
-def bind(reward: Reward, scorers: Mapping[str, Scorer]) -> None:
-    """Give every reward model in `reward` its scorer, by the model's name."""
+NONE: Mapping[str, Asker] = {}
+
+
+def bind(reward: Reward, scorers: Mapping[str, Scorer], askers: Mapping[str, Asker] = NONE) -> None:
+    """Give every reward model in `reward` its scorer and every judge its asker, by the model's name."""
     if isinstance(reward, ModelReward):
-        if reward.model not in scorers:
-            raise InputError(f"the reward model {reward.model!r} is asked for and was not loaded.")
-        reward._scorer = scorers[reward.model]
+        reward._scorer = _loaded(reward.model, scorers, "reward model")
+    if isinstance(reward, LocalJudge):
+        reward._asker = _loaded(reward.model, askers, "judge")
     for part in reward.inner():
-        bind(part, scorers)
+        bind(part, scorers, askers)
+
+
+def _loaded(name: str, found: Mapping[str, T], what: str) -> T:
+    if name not in found:
+        raise InputError(f"the {what} {name!r} is asked for and was not loaded.")
+    return found[name]

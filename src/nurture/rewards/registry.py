@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from ..errors import InputError, did_you_mean
 from .code import Code
-from .combine import Gate, Product, Sum
+from .combine import Ensemble, Gate, Product, Sum
 from .form import Format, Language, Length, Overlong, Repetition
 from .function import Function, is_reward_class, named_object
 from .judge import Judge
+from .local_judge import LocalJudge
 from .maths import Maths
 from .model import ModelReward
 from .reward import Reward
@@ -32,9 +33,11 @@ REWARDS: dict[str, type[Reward]] = {
     "code": Code,
     "model": ModelReward,
     "judge": Judge,
+    "local-judge": LocalJudge,
     "function": Function,
     "sum": Sum,
     "product": Product,
+    "ensemble": Ensemble,
     "gate": Gate,
 }
 

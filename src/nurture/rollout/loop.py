@@ -22,7 +22,9 @@ from ..errors import InputError
 from ..methods import Online
 from ..protocols import Answer, Outcome, Request, Roles, Sample, Sampler, Sampling, Scored, Unscorable
 from ..records import Task
+from ..train.processes import Processes
 from ..types import CPU, Batch, Group, Ids, Response
+from .laps import Laps
 from .record import advantages, check_parts, record, rollout_metrics, updates
 
 Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
@@ -33,11 +35,13 @@ Draw = Callable[[Sequence[Request], Sampling], list[list[Response]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """A task as the sampler is given it. `key` names it for the random streams."""
+    """A task as the sampler is given it. `key` names it for the random streams. `ease` is the mean score of answers to
+    it, where that was measured."""
 
     task: Task
     ids: Ids
     key: str
+    ease: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,14 +57,36 @@ class Scene:
         """Whether comparing the responses teaches anything."""
         return len({r.score for r in self.responses}) > 1
 
+    def to_json(self) -> dict[str, Any]:
+        """For another process. (A float32 written as JSON reads back as the same.)"""
+
+        def plain(r: Response) -> dict[str, Any]:
+            logp = None if r.logp_sampler is None else r.logp_sampler.tolist()
+            rest = {"score": r.score, "truncated": r.truncated}
+            return {"ids": r.ids.tolist(), "mask": r.mask.tolist(), "logp_sampler": logp, **rest}
+
+        return {"responses": [plain(r) for r in self.responses], "samples": self.samples}
+
+    @classmethod
+    def from_json(cls, prompt: Prompt, written: Mapping[str, Any]) -> Scene:
+        def response(r: Mapping[str, Any]) -> Response:
+            logp = None if r["logp_sampler"] is None else np.array(r["logp_sampler"], np.float32)
+            ids, mask = np.array(r["ids"], np.int64), np.array(r["mask"], bool)
+            return Response(ids, mask, r["score"], truncated=r["truncated"], logp_sampler=logp)
+
+        return cls(prompt, tuple(map(response, written["responses"])), tuple(written["samples"]))
+
 
 @dataclass
 class Rollouts:
     """`batch_size` prompts a rollout, `method.num_generations` responses each.
 
     A response that cannot be scored is left out of its group, and a group without any is left out of the rollout; both
-    are counted. With `refills`, groups whose scores are all equal are set aside and other prompts drawn for them, so
-    many times at most; what is still missing then is filled up with those set aside, so that a rollout keeps its size.
+    are counted. With `method.refills`, groups whose scores are all equal are set aside and other prompts drawn for
+    them, so many times at most; what is still missing then is filled up with those set aside, so that a rollout keeps
+    its size. In the first epoch prompts whose `ease` is known come in its order, the easiest first.
+
+    Several processes share the prompts of a rollout; each ends up with all of it, since advantages may need it whole.
     """
 
     prompts: Sequence[Prompt]
@@ -72,12 +98,16 @@ class Rollouts:
     batch_size: int
     seed: int
     stop_ids: tuple[int, ...] = ()
-    refills: int = 0
+    oracle: Judge | None = None
+    """A second judge, from whom nothing is learnt."""
     mixed: Callable[[int], Sequence[Group]] = lambda rollout: ()
     """Groups to imitate beside rollout k (PPO-ptx)."""
     tokens: int = 1 << 62
     """The most tokens in one pass of recording."""
     device: torch.device = CPU
+    processes: Processes = field(default_factory=Processes)
+    laps: Laps = field(default_factory=Laps)
+    """Where the time of the newest rollout went: `sample`, `reward` and `score` here, `train` by whoever trains."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     """Of the newest rollout: `rollout_metrics`, and how many responses and groups came to nothing."""
     samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -96,17 +126,21 @@ class Rollouts:
         rollout = first
         while last is None or rollout < last:
             batch = self.rollout(rollout, state())
-            yield from updates(batch, self.method, self.seed, rollout, self.mixed(rollout))
+            for part in updates(batch, self.method, self.seed, rollout, self.mixed(rollout)):
+                self.laps.go_on()
+                yield part
             rollout += 1
 
     def rollout(self, number: int, state: Mapping[str, Any]) -> Batch:
         """Rollout number `number` with everything recorded."""
+        self.laps.begin()
         scenes, counts = self._scenes(number)
         groups = tuple(Group(s.prompt.ids, s.responses, s.prompt.key) for s in scenes)
-        batch = record(Batch(groups, self.device), self.roles, self.method, self.tokens)
+        batch = record(Batch(groups, self.device), self.roles, self.method, self.tokens, self.processes)
         priced = advantages(batch, self.method, state)
-        self.metrics = {**rollout_metrics(priced), **counts}
         self.samples = [{"rollout": number, **row} for row in _with_kl(scenes, batch)]
+        self.metrics = {**rollout_metrics(priced), **_judged(self.samples), **counts}
+        self.laps.lap("score")
         return priced
 
     def _scenes(self, number: int) -> tuple[list[Scene], dict[str, float]]:
@@ -117,12 +151,12 @@ class Rollouts:
             missing = self.batch_size - len(kept)
             if not missing:
                 break
-            for scene in self._play(chosen[:missing], number):
+            for scene in self._shared(chosen[:missing], number):
                 drawn += len(scene.samples)
                 unscored += len(scene.samples) - len(scene.responses)
                 empty += not scene.responses
                 if scene.responses:
-                    (kept if scene.has_signal or not self.refills else aside).append(scene)
+                    (kept if scene.has_signal or not self.method.refills else aside).append(scene)
         spare = self.batch_size - len(kept)
         if not kept and not aside:
             raise InputError(f"no response of rollout {number} could be scored; events and samples say why.")
@@ -137,39 +171,68 @@ class Rollouts:
     def _choices(self, number: int) -> Iterator[list[Prompt]]:
         """The prompts of a rollout in the order of their epoch, then others by chance for each refill."""
         n = len(self.prompts)
-        places = (divmod(number * self.batch_size + i, n) for i in range(self.batch_size))
-        yield [self.prompts[sample_order(self.seed, epoch, n)[place]] for epoch, place in places]
-        for refill in range(self.refills):
+        places = [divmod(number * self.batch_size + i, n) for i in range(self.batch_size)]
+        orders = {epoch: self._order(epoch) for epoch, _ in places}
+        yield [self.prompts[orders[epoch][place]] for epoch, place in places]
+        for refill in range(self.method.refills):
             order = numpy_generator(self.seed, "refill", number, refill).permutation(n)
             yield [self.prompts[order[i % n]] for i in range(self.batch_size)]
 
-    def _play(self, prompts: Sequence[Prompt], number: int) -> list[Scene]:
+    def _order(self, epoch: int) -> Sequence[int]:
+        order: list[int] = sample_order(self.seed, epoch, len(self.prompts)).tolist()
+        return order if epoch else sorted(order, key=lambda i: -(self.prompts[i].ease or 0.0))
+
+    def _shared(self, prompts: Sequence[Prompt], number: int) -> list[Scene]:
+        """What became of each prompt; each process plays its part of them."""
+        rank, world = self.processes.rank, self.processes.world_size
+        mine = range(rank, len(prompts), world)
+        played = self._play([prompts[i] for i in mine], mine, number) if mine else []
+        if world == 1:
+            return played
+        scenes = [iter(of_rank) for of_rank in self.processes.gather([scene.to_json() for scene in played])]
+        return [Scene.from_json(prompt, next(scenes[i % world])) for i, prompt in enumerate(prompts)]
+
+    def _play(self, prompts: Sequence[Prompt], places: Sequence[int], number: int) -> list[Scene]:
         method = self.method
         sampling = Sampling(
             max_tokens=method.max_completion_length, temperature=method.temperature, stop_ids=self.stop_ids,
             seed=stream_key(self.seed, "rollout", number) >> 1,
         )  # fmt: skip
         # The place is part of the name: a prompt that comes twice in a rollout is answered anew.
-        requests = [Request(p.ids, method.num_generations, f"{p.key} {i}") for i, p in enumerate(prompts)]
+        requests = [
+            Request(p.ids, method.num_generations, f"{p.key} {i}") for i, p in zip(places, prompts, strict=True)
+        ]
         drawn = self.draw(requests, sampling)
+        self.laps.lap("sample")
         answers = [
-            Answer(p.task, self.decode(_spoken(r, self.stop_ids)), tokens=len(r.ids))
+            Answer(p.task, self.decode(spoken(r, self.stop_ids)), tokens=len(r.ids))
             for p, responses in zip(prompts, drawn, strict=True)
             for r in responses
         ]
         outcomes = list(self.judge(answers))
-        assert len(outcomes) == len(answers), "a judge gives one outcome per answer"
-        told = iter(zip(answers, outcomes, strict=True))
+        truths: Sequence[Outcome | None] = self.oracle(answers) if self.oracle else [None] * len(answers)
+        self.laps.lap("reward")
+        assert len(outcomes) == len(truths) == len(answers), "a judge gives one outcome per answer"
+        told = iter(zip(answers, outcomes, truths, strict=True))
         return [
             self._scene(p, [(r, *next(told)) for r in responses]) for p, responses in zip(prompts, drawn, strict=True)
         ]
 
-    def _scene(self, prompt: Prompt, told: list[tuple[Response, Answer, Outcome]]) -> Scene:
+    def _scene(self, prompt: Prompt, told: list[tuple[Response, Answer, Outcome, Outcome | None]]) -> Scene:
         scored: list[Response] = []
         rows: list[dict[str, Any]] = []
         text = self.decode(prompt.ids.tolist())
-        for response, answer, outcome in told:
-            row = {"prompt": text, "response": answer.text, "tokens": len(response.ids), "reason": outcome.reason}
+        for response, answer, outcome, truth in told:
+            row: dict[str, Any] = {
+                "prompt": text,
+                "response": answer.text,
+                "tokens": len(response.ids),
+                "reason": outcome.reason,
+            }
+            if isinstance(truth, Scored):
+                row["oracle"] = truth.value
+            if parts := {name: part.value for name, part in outcome.parts.items() if isinstance(part, Scored)}:
+                row["parts"] = parts
             if isinstance(outcome, Scored):
                 scored.append(replace(response, score=outcome.value))
                 row["score"] = outcome.value
@@ -201,10 +264,22 @@ def response_of(sample: Sample) -> Response:
     return Response(sample.ids, own, truncated=sample.reason == "length", logp_sampler=sample.logp)
 
 
-def _spoken(response: Response, stop_ids: Sequence[int]) -> list[int]:
+def spoken(response: Response, stop_ids: Sequence[int]) -> list[int]:
     """The ids without the stop token that ended them."""
     ids: list[int] = response.ids.tolist()
     return ids[:-1] if ids and ids[-1] in stop_ids else ids
+
+
+def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means of what the oracle and the parts of a combined reward said."""
+    said: dict[str, list[float]] = {}
+    for row in rows:
+        if "score" in row:
+            parts = {f"rollout/part/{name}": value for name, value in row.get("parts", {}).items()}
+            oracle = {"rollout/oracle": row["oracle"]} if "oracle" in row else {}
+            for name, value in (parts | oracle).items():
+                said.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in said.items()}
 
 
 def _with_kl(scenes: Sequence[Scene], batch: Batch) -> list[dict[str, Any]]:

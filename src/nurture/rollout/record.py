@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..core.advantages import explained_variance
 from ..core.random import numpy_generator
@@ -16,6 +15,7 @@ from ..core.ratios import truncated_weight
 from ..errors import InputError
 from ..methods import Online
 from ..protocols import Roles
+from ..train.processes import Processes
 from ..types import Batch, Group
 
 NAMES: Mapping[tuple[str, str], str] = {
@@ -28,17 +28,22 @@ NAMES: Mapping[tuple[str, str], str] = {
 
 
 @torch.no_grad()
-def record(batch: Batch, roles: Roles, method: Online, tokens: int = 1 << 62) -> Batch:
-    """The rollout with what each role says of it now, before any update, `tokens` at a time."""
+def record(
+    batch: Batch, roles: Roles, method: Online, tokens: int = 1 << 62, processes: Processes | None = None
+) -> Batch:
+    """The rollout with what each role says of it now, before any update, `tokens` at a time. Several processes that
+    have the same batch share the work."""
     if not method.records:
         return batch
-    found: dict[str, Tensor] = {}
-    for piece in batch.pieces(tokens):
+    processes = processes or Processes()
+    rank, world = processes.rank, processes.world_size
+    asked = [(role, quantity) for role, quantities in method.records.items() for quantity in quantities]
+    found = {NAMES[ask]: torch.zeros(batch.num_own, device=batch.device) for ask in asked}
+    for piece in batch.pieces(min(tokens, -(-batch.num_tokens // world)))[rank::world]:
         scores = roles.score(piece.batch, method.records)
-        for role, quantities in method.records.items():
-            for quantity in quantities:
-                values = scores[role][quantity]
-                found.setdefault(NAMES[role, quantity], values.new_zeros(batch.num_own))[piece.own] = values
+        for role, quantity in asked:
+            found[NAMES[role, quantity]][piece.own] = scores[role][quantity].float()
+    processes.all_sum_tensors(list(found.values()))  # each token is in one piece, and so in one process
     roles.discard()
     return batch.recording(**found)
 

@@ -24,7 +24,7 @@ from ..core.random import stream_key, uniform
 from ..core.sampling import draw, filter_logits, greedy
 from ..errors import InputError, NumericsError
 from ..models.heads import Head, output_head
-from ..models.layouts import Layout, body, check_virtual, layout_of, virtual_root, with_prompt
+from ..models.layouts import Layout, body, check_virtual, is_seq2seq, layout_of, virtual_root, with_prompt
 from ..protocols import Request, Sample, Sampling
 from .cache import DecodePlan, KeyValueCache, PrefillPlan
 from .fused import FusedDecoder, has_hooks, is_llama_shaped, probe
@@ -57,6 +57,11 @@ class LocalSampler:
         max_cache_tokens: int | None = None,
         prefill_tokens: int = 4096,
     ):
+        if is_seq2seq(model):
+            raise InputError(
+                f"{type(model).__name__} is an encoder-decoder, whose answers are not drawn here; use transformers' "
+                "generate on its folder."
+            )
         self.model, self.decode = model, decode
         self.layout: Layout = layout
         self.max_batch, self.max_cache_tokens, self.prefill_tokens = max_batch, max_cache_tokens, prefill_tokens

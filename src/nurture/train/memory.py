@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,8 +35,25 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory this process has held: on the GPU where it computes there, else its resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform.startswith("linux"):  # where, unlike ru_maxrss, it can be forgotten
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def forget_peak(device: torch.device) -> None:
+    """Measure `peak_bytes` from here on: what earlier work of this process left behind is given back first. Where the
+    system cannot forget a peak (it is not Linux), the earlier one stays."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library, or a sandbox
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def available_bytes(device: torch.device) -> int:
@@ -67,9 +87,17 @@ class Estimate:
 
 
 def estimate(
-    config: Any, *, parameters: int, trained: int, itemsize: int, tokens: int, checkpointing: bool, chunk_bytes: int
+    config: Any,
+    *,
+    parameters: int,
+    trained: int,
+    itemsize: int,
+    tokens: int,
+    checkpointing: bool,
+    chunk_bytes: int,
+    average_bytes: int = 4,
 ) -> Estimate:
-    """What the run will need, from shapes alone.
+    """What the run will need, from shapes alone. `average_bytes` is the size of a number in Adam's two averages.
 
     Activations per token and layer: what autograd keeps of the norms, projections, attention and residual of one block
     (about 14 hidden sizes in the compute format, two norms in fp32) and of its gated MLP (about 5 intermediate sizes).
@@ -83,7 +111,7 @@ def estimate(
     masters = 0 if itemsize == 4 else 4 * trained
     return Estimate(
         weights=parameters * itemsize,
-        optimizer=8 * trained + masters,
+        optimizer=2 * average_bytes * trained + masters,
         gradients=trained * itemsize,
         activations=kept + 3 * min(chunk_bytes, 4 * tokens * text.vocab_size),
     )

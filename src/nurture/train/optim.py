@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
+
+from ..errors import InputError
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -52,8 +54,11 @@ class AdamW:
         self.rates = rates or {}  # parameters that learn at a multiple of the learning rate
         self.updates = 0
         self.master = {n: p.data if p.dtype == torch.float32 else p.data.float() for n, p in self.parameters.items()}
-        self.exp_avg = {n: torch.zeros_like(m) for n, m in self.master.items()}
-        self.exp_avg_sq = {n: torch.zeros_like(m) for n, m in self.master.items()}
+        self.exp_avg = {n: self._average(m) for n, m in self.master.items()}
+        self.exp_avg_sq = {n: self._average(m) for n, m in self.master.items()}
+
+    def _average(self, master: Tensor) -> Tensor:
+        return torch.zeros_like(master)
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], learning_rate: float, scale: float = 1.0) -> None:
@@ -63,21 +68,24 @@ class AdamW:
             if (gradient := gradients.get(name)) is None:
                 continue
             master = self.master[name]
-            fused = master.device.type in ("cpu", "cuda")
-            wide = gradient.to(torch.float32)
-            if scale != 1.0 and not fused:
-                wide = wide * scale
-            adamw(
-                [master], [wide], [self.exp_avg[name]], [self.exp_avg_sq[name]], [],
-                [torch.tensor(float(self.updates - 1), device=master.device)],  # the kernel counts this update itself
-                # The fused kernel divides the gradient by grad_scale on its one way through memory.
-                fused=fused, grad_scale=torch.tensor(1.0 / scale, device=master.device) if fused else None,
-                amsgrad=False, beta1=self.beta1, beta2=self.beta2, eps=self.eps, maximize=False,
-                lr=learning_rate * self.rates.get(name, 1.0),
-                weight_decay=self.weight_decay if master.ndim >= 2 else 0.0,
-            )  # fmt: skip
+            decay = self.weight_decay if master.ndim >= 2 else 0.0
+            self._update(name, gradient.to(torch.float32), learning_rate * self.rates.get(name, 1.0), decay, scale)
             if parameter.data is not master:
                 parameter.data.copy_(master)
+
+    def _update(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
+        master = self.master[name]
+        fused = master.device.type in ("cpu", "cuda")
+        if scale != 1.0 and not fused:
+            gradient = gradient * scale
+        adamw(
+            [master], [gradient], [self.exp_avg[name]], [self.exp_avg_sq[name]], [],
+            [torch.tensor(float(self.updates - 1), device=master.device)],  # the kernel counts this update itself
+            # The fused kernel divides the gradient by grad_scale on its one way through memory.
+            fused=fused, grad_scale=torch.tensor(1.0 / scale, device=master.device) if fused else None,
+            amsgrad=False, beta1=self.beta1, beta2=self.beta2, eps=self.eps, maximize=False,
+            lr=learning_rate, weight_decay=decay,
+        )  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything learnt, by name, for a checkpoint (views, not copies)."""
@@ -100,3 +108,60 @@ class AdamW:
         for name, parameter in self.parameters.items():
             if parameter.data is not self.master[name] or weights[name] is not self.master[name]:
                 parameter.data = weights[name].to(parameter.device, parameter.dtype, copy=True)
+
+
+class AdamW8bit(AdamW):
+    """AdamW that keeps its two averages in 8 bits. Dettmers et al. 2022, arXiv:2110.02861, section 2.
+
+    Every 256 numbers share a scale; what a code stands for is denser near zero. Tensors of fewer than 4096 numbers keep
+    32 bits, as in bitsandbytes, whose kernels these are.
+    """
+
+    BLOCK, SMALLEST = 256, 4096
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], **settings: Any):
+        try:
+            from bitsandbytes.functional import (
+                create_dynamic_map,  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+            )
+        except ImportError:
+            raise InputError(
+                "optimizer: adamw_8bit needs bitsandbytes, which is not installed; pip install "
+                "'nurture-llm[quantized]', or use adamw."
+            ) from None
+        super().__init__(parameters, **settings)
+        devices = {m.device for m in self.master.values()}
+        if kinds := {d.type for d in devices} - {"cpu", "cuda"}:
+            raise InputError(f"optimizer: adamw_8bit has no kernels for {kinds.pop()}; use adamw, or device: cpu.")
+        self.codes = {d: [create_dynamic_map(signed=signed).to(d) for signed in (True, False)] for d in devices}
+        packed = {n: m for n, m in self.master.items() if self.exp_avg[n].dtype == torch.uint8}
+        blocks = {n: torch.zeros(-(-m.numel() // self.BLOCK), device=m.device) for n, m in packed.items()}
+        self.exp_avg_scale, self.exp_avg_sq_scale = blocks, {n: b.clone() for n, b in blocks.items()}
+
+    def _average(self, master: Tensor) -> Tensor:
+        return (
+            torch.zeros_like(master, dtype=torch.uint8) if master.numel() >= self.SMALLEST else super()._average(master)
+        )
+
+    def _update(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
+        if name not in self.exp_avg_scale:
+            super()._update(name, gradient, learning_rate, decay, scale)
+            return
+        from bitsandbytes.functional import (
+            optimizer_update_8bit_blockwise,  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+        )
+
+        master = self.master[name]
+        signed, unsigned = self.codes[master.device]
+        optimizer_update_8bit_blockwise(
+            "adam", gradient.contiguous(), master, self.exp_avg[name], self.exp_avg_sq[name], self.beta1, self.beta2,
+            0.0, 0.0, self.eps, self.updates, learning_rate, signed, unsigned, self.exp_avg_scale[name],
+            self.exp_avg_sq_scale[name], weight_decay=decay, gnorm_scale=scale,
+        )  # fmt: skip
+
+    def tensors(self) -> dict[str, Tensor]:
+        scales = {"exp_avg_scale": self.exp_avg_scale, "exp_avg_sq_scale": self.exp_avg_sq_scale}
+        return super().tensors() | {f"{kind}.{name}": t for kind, ts in scales.items() for name, t in ts.items()}
+
+
+OPTIMIZERS: dict[str, type[AdamW]] = {"adamw": AdamW, "adamw_8bit": AdamW8bit}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,6 +36,10 @@ class Processes:
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give every rank the values of rank 0, in place."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank gives, as JSON, in the order of the ranks."""
+        return [value]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
@@ -96,6 +102,16 @@ class ProcessGroup(Processes):
         self._assert_equal("the tensors given to broadcast", [f"{t.dtype}{list(t.shape)}" for t in tensors])
         with self._reported("broadcast"):
             self._in_buckets(tensors, lambda flat: dist.broadcast(flat, src=0))
+
+    def gather(self, value: Any) -> list[Any]:
+        own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
+        sizes = [torch.zeros(1, dtype=torch.long, device=self.device) for _ in range(self.world_size)]
+        with self._reported("gather"):
+            dist.all_gather(sizes, torch.tensor([len(own)], device=self.device))
+            longest = max(int(size) for size in sizes)
+            texts = [torch.zeros(longest, dtype=torch.uint8, device=self.device) for _ in sizes]
+            dist.all_gather(texts, torch.nn.functional.pad(own, (0, longest - len(own))))
+        return [json.loads(t[: int(n)].cpu().numpy().tobytes()) for t, n in zip(texts, sizes, strict=True)]
 
     def any(self, flag: bool) -> bool:
         flags = torch.tensor([int(flag)], device=self.device)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from ...errors import DataError, InputError, did_you_mean
-from ...records import Record
+from ...records import Pair, Ranking, Rating, Record
 from . import FORMATS
-from .format import Fault, Format, Kind, Row, refuse_misspelt
+from .format import Fault, Format, Kind, Row, kind_of, refuse_misspelt
 from .serve import SERVES
 from .turns import rename_turns, unread_keys
 
@@ -47,9 +47,9 @@ class Seen:
         self.columns.update(row.keys())
         self.fits.update(f.name for f in fitting(row))
 
-    def format(self, wants: Kind | None, source: str) -> Format:
-        """The format of most rows; ties go to the wanted kind, then to one that can serve it, then to the table's
-        order."""
+    def format(self, wants: Sequence[Kind], source: str) -> Format:
+        """The format of most rows; ties go to the first of the wanted kinds, then to one that can serve as it, then to
+        the table's order."""
         if not self.fits:
             found = ", ".join(repr(c) for c, _ in self.columns.most_common(20)) or "none"
             known = "; ".join(f"{f.name} ({', '.join(f.required)})" for f in FORMATS)
@@ -58,7 +58,8 @@ class Seen:
                 "UNKNOWN_FORMAT",
                 f"has the columns {found}, those of no known format: {known}. Name yours with format= and columns=.",
             )
-        far = {f.name: (f.kind != wants, (f.kind, wants) not in SERVES) for f in FORMATS}
+        near = {kind: place for place, kind in enumerate(wants)}
+        far = {f.name: (near.get(f.kind, 9), not any((f.kind, kind) in SERVES for kind in wants)) for f in FORMATS}
         return max(sorted(FORMATS, key=lambda f: far[f.name]), key=lambda f: self.fits[f.name])  # the first of equals
 
 
@@ -103,7 +104,7 @@ def check_columns(columns: Mapping[str, str], seen: Iterable[str]) -> None:
 
 def convert(row: Row, origin: str, format: Format) -> list[Record]:
     """The records of a row, or a `Fault`."""
-    refuse_misspelt(row, format.columns, "column")
+    refuse_misspelt(row, format.required + format.optional, "column")
     missing = [c for c in format.required if c not in row]
     if missing:
         other = next((f for f in fitting(row) if not set(f.required) < set(format.required)), None)
@@ -116,7 +117,17 @@ def convert(row: Row, origin: str, format: Format) -> list[Record]:
         if row[column] is None and column not in NULLABLE:
             raise Fault("NULL_FIELD", f"{column!r} is null; give it a value or remove the row.")
     made = format.convert(row, origin)
-    return made if isinstance(made, list) else [made]
+    records = made if isinstance(made, list) else [made]
+    who = next((row[c] for c in format.whose if row.get(c) is not None), None)
+    if who is None:
+        return records
+    if not isinstance(who, str | int):
+        raise Fault("WRONG_TYPE", f"who labelled must be a name or a number, found {kind_of(who)}.")
+    return [_by(record, str(who)) for record in records]
+
+
+def _by(record: Record, labeller: str) -> Record:
+    return replace(record, labeller=labeller) if isinstance(record, (Pair, Ranking, Rating)) else record
 
 
 NULLABLE = ("answer",)

@@ -16,6 +16,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Row = Mapping[str, Any]
 
+LABELLER = ("labeller", "labeler", "annotator")
+
 
 class Fault(Exception):
     """What is wrong with one row; the reader knows where the row is."""
@@ -45,7 +47,12 @@ class Format:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return self.required + self.optional
+        return self.required + self.optional + self.whose
+
+    @property
+    def whose(self) -> tuple[str, ...]:
+        """Columns that may name who judged."""
+        return LABELLER if self.kind in ("pair", "ranking", "rating") else ()
 
     def fits(self, row: Row) -> bool:
         return all(c in row for c in self.required) and (self.holds is None or self.holds(row))

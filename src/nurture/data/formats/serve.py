@@ -26,19 +26,20 @@ def pairs(record: Ranking) -> list[Pair]:
         for j in order[place + 1 :]:
             if record.ranks[i] < record.ranks[j] and record.responses[i] != record.responses[j]:
                 margin = record.scores[i] - record.scores[j] if record.scores else None
-                found.append(Pair(record.prompt, record.responses[i], record.responses[j], margin, record.origin))
+                sides = record.responses[i], record.responses[j]
+                found.append(Pair(record.prompt, *sides, margin, record.origin, record.labeller))
     if not found:
         raise Fault("ALL_TIED", "ranks all answers the same, so it makes no pair; remove the row.")
     return found
 
 
 def ranking_of_two(record: Pair) -> list[Ranking]:
-    return [Ranking(record.prompt, (record.chosen, record.rejected), (1, 2), record.origin)]
+    return [Ranking(record.prompt, (record.chosen, record.rejected), (1, 2), record.origin, None, record.labeller)]
 
 
 def labels(record: Pair) -> list[Rating]:
     return [
-        Rating(record.prompt, turns, {"desirable": label}, record.origin)
+        Rating(record.prompt, turns, {"desirable": label}, record.origin, record.labeller)
         for turns, label in ((record.chosen, 1.0), (record.rejected, 0.0))
     ]
 

@@ -214,17 +214,28 @@ def _tool_calls(value: object, place: str) -> tuple[Mapping[str, Any], ...]:
     return tuple(calls)
 
 
-def as_openai(message: Message) -> dict[str, Any]:
-    """A message as OpenAI's chat interface writes it: arguments as a JSON string, `weight` for what is trained."""
+def as_turn(message: Message) -> dict[str, Any]:
+    """A message as chat templates take it: who says what, and the calls. (Whether it is trained is no part of it.)"""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_calls:
-        turn["tool_calls"] = [_call_as_openai(call) for call in message.tool_calls]
+        turn["tool_calls"] = [dict(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
-    if message.train is not None:
-        turn["weight"] = int(message.train)
+    return turn
+
+
+def as_ours(message: Message) -> dict[str, Any]:
+    """Everything a message holds."""
+    return as_turn(message) | ({} if message.train is None else {"train": message.train})
+
+
+def as_openai(message: Message) -> dict[str, Any]:
+    """A message as OpenAI's chat interface writes it: arguments as a JSON string, `weight` for what is trained."""
+    turn = as_turn(message) | ({} if message.train is None else {"weight": int(message.train)})
+    if message.tool_calls:
+        turn["tool_calls"] = [_call_as_openai(call) for call in message.tool_calls]
     return turn
 
 

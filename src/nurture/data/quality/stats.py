@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,10 @@ from .view import Turn, answers_of, instruction_of, text_of, turns_of
 from .words import words
 
 Judge = Callable[[Sequence[Record]], Sequence[float]]
-"""Records to how coherent each is, from 1 to 10."""
+"""Records to how coherent each is, from 1 to 10; NaN where the judge did not say."""
+
+JUDGED_MOST = 200
+"""Dialogues that a judge is asked about; of more, so many are drawn."""
 
 NEAR_MOST = 20_000
 """Instructions among which near-duplicates by ROUGE-L are looked for; of more, so many are drawn (and it is said)."""
@@ -104,6 +108,8 @@ class Stats:
     topic_of: int
     topic_by: str
     coherence: float | None
+    coherence_of: int
+    """Dialogues the judge gave a mark."""
     task_kind: str
     tasks: Mapping[str, int]
     task_evenness: float | None
@@ -210,6 +216,7 @@ def _summary(
     kind, tasks = _tasks(records)
     chosen = sampled(len(records), SAMPLE, seed)
     texts = [text_of(records[i]) for i in chosen]
+    marks = [mark for mark in _marks(records, judge, seed) if math.isfinite(mark)]
     said_by = Counter(role for one in seen for role, _ in one.turns)
     rude = Counter(role for one in seen for role, _ in one.rude)
     found_faults = Counter(fault for one in seen for fault in one.faults)
@@ -230,7 +237,8 @@ def _summary(
         topic=mean_cosine_of(embed(texts)) if embed else mean_cosine([words(text) for text in texts]),
         topic_of=len(chosen),
         topic_by=embed_name if embed else "TF-IDF",
-        coherence=float(np.mean(judge(records))) if judge and records else None,
+        coherence=float(np.mean(marks)) if marks else None,
+        coherence_of=len(marks),
         task_kind=kind,
         tasks=dict(tasks.most_common()),
         task_evenness=evenness(tasks),
@@ -291,6 +299,10 @@ def _tasks(records: Sequence[Record]) -> tuple[str, Counter[str]]:
         return "families", families
     openings = (words(instruction_of(record)) for record in records)
     return "opening words", Counter(said[0] if said else "" for said in openings)
+
+
+def _marks(records: Sequence[Record], judge: Judge | None, seed: int) -> Sequence[float]:
+    return judge([records[i] for i in sampled(len(records), JUDGED_MOST, seed)]) if judge and records else ()
 
 
 def _near(

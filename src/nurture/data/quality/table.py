@@ -56,7 +56,11 @@ ROWS: tuple[tuple[str, str, Callable[[Stats], str]], ...] = (
         "mean cosine between dialogues: lower is more diverse",
         lambda s: _maybe(s.topic, f"{{:.3f}} ({s.topic_by}, {s.topic_of:,})", "fewer than two dialogues"),
     ),
-    ("coherence", "1 to 10", lambda s: _maybe(s.coherence, "{:.2f}", "not measured: no judge")),
+    (
+        "coherence",
+        "1 to 10, by a language model as judge",
+        lambda s: _maybe(s.coherence, f"{{:.2f}} ({s.coherence_of:,})", "not measured: no --judge"),
+    ),
     (
         "tasks",
         "families where known, else the words that instructions open with",

@@ -77,7 +77,7 @@ NEVER_RECORDED: dict[Split, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
 }
 
 _QUESTIONS = {
-    split: tuple((question, *rest) for pattern, *rest in rows for question in forms(pattern))
+    split: tuple((question, noun, invented) for pattern, noun, invented in rows for question in forms(pattern))
     for split, rows in NEVER_RECORDED.items()
 }
 

@@ -1,0 +1,105 @@
+"""Best of n as a file: a model answers tasks several times, a reward says which answers are worth learning from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..data.convert import as_nurture
+from ..data.load import load_records
+from ..errors import InputError, did_you_mean
+from ..files import replace_synced
+from ..lab.datasets import open_dataset
+from ..records import Record, Task
+from ..rewards import reward_from, score_all
+from ..rollout.best import Candidates, above, best, best_of, pair, ranking
+from .answers import draw_answers, open_to_talk
+from .ready import make_ready
+
+BLOCK = 64
+"""Tasks that are answered and scored together."""
+KEEP = ("best", "above", "pair", "ranking")
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """How many answers to each task, how they are drawn, and what is kept: the `best` of each task, all `above` (scored
+    `least` or higher, at most `most` of a task), a `pair` of the best and the worst, or a `ranking`."""
+
+    n: int = 8
+    keep: str = "best"
+    least: float | None = None
+    most: int | None = None
+    tasks: int | None = None
+    """Only so many of the tasks, from the first."""
+    temperature: float = 1.0
+    max_tokens: int = 256
+    seed: int = 42
+
+    def __post_init__(self):
+        if self.keep not in KEEP:
+            raise InputError(f"keep: {self.keep!r} is none of {', '.join(KEEP)}.{did_you_mean(self.keep, KEEP)}")
+        if self.keep == "above" and self.least is None:
+            raise InputError("least: must be said for keep above, the score from which on an answer is kept.")
+        if self.least is not None and self.keep not in ("best", "above"):
+            raise InputError(f"least: a {self.keep} is made of good and bad answers; take it out.")
+
+    def kept(self, found: Candidates) -> Sequence[Record]:
+        if self.keep == "pair":
+            return pair(found)
+        if self.keep == "ranking":
+            return ranking(found)
+        least = -math.inf if self.least is None else self.least
+        return best(found, least) if self.keep == "best" else above(found, least, self.most)
+
+
+def write_best_of(
+    model: str, data: str, reward: Any, out: Path, plan: BestOf, console: Console, *, device: str, precision: str
+) -> dict[str, int]:
+    """Write the kept records to `out` and return how many there were of everything."""
+    if out.suffix != ".jsonl":
+        raise InputError(f"{out}: rows are written as JSON lines; give it a name that ends in .jsonl.")
+    judge, asked = reward_from(reward), read_tasks(data, plan.tasks)
+    loaded, template = open_to_talk(model, device=device, precision=precision)
+    make_ready(judge, template, device=device, precision=precision)
+
+    def say(some: Sequence[Task], n: int) -> list[list[str]]:
+        return draw_answers(
+            loaded.model, template, some, samples=n, temperature=plan.temperature, max_tokens=plan.max_tokens,
+            seed=plan.seed,
+        )  # fmt: skip
+
+    counts = {"tasks": len(asked), "drawn": 0, "different": 0, "kept": 0}
+    rows: list[str] = []
+    with console.status(f"0 of {len(asked):,} tasks") as status:
+        for first in range(0, len(asked), BLOCK):
+            for found in best_of(asked[first : first + BLOCK], say, partial(score_all, judge), plan.n):
+                kept = plan.kept(found)
+                rows += [json.dumps(as_nurture(record), ensure_ascii=False) + "\n" for record in kept]
+                counts["drawn"] += found.drawn
+                counts["different"] += len(found.texts)
+                counts["kept"] += len(kept)
+            status.update(f"{min(first + BLOCK, len(asked)):,} of {len(asked):,} tasks, {counts['kept']:,} rows kept")
+    if not rows:
+        raise InputError(f"keep: none of {counts['drawn']:,} answers makes a row ({plan.keep}); nothing was written.")
+    replace_synced(out, "".join(rows).encode())
+    return counts
+
+
+def read_tasks(data: str, limit: int | None) -> list[Task]:
+    """Tasks of the lab or of a file."""
+    if data.startswith("lab/"):
+        records: Sequence[Record] = list(open_dataset(data, n=limit))
+    else:
+        records = load_records(data, wants="task").records[:limit]
+    tasks = [record for record in records if isinstance(record, Task)]
+    if not tasks:
+        raise InputError(f"{data} holds no tasks; take lab/prompts, or a file of prompts.")
+    return tasks

@@ -1,0 +1,82 @@
+"""Best of n: several answers to each task, scored, and what is worth keeping of them.
+
+    found = best_of(tasks, say, judge, n=16)
+    rows = [row for one in found for row in above(one, 0.8)]      # rejection sampling
+
+Any reward will do. What is kept are records: answers to imitate (best-of-n distillation, rejection sampling, the
+improve step of ReST), or comparisons to learn from (DPO on a model's own answers).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..protocols import Answer, Outcome, Scored
+from ..records import Conversation, Message, Pair, Ranking, Task
+
+Say = Callable[[Sequence[Task], int], Sequence[Sequence[str]]]
+"""n answers to each task."""
+Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
+"""One outcome per answer, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The different answers to a task that could be scored, best first (of equals, the one drawn first)."""
+
+    task: Task
+    texts: tuple[str, ...]
+    scores: tuple[float, ...]
+    drawn: int
+    """How many answers there were, equal ones and such as could not be scored included."""
+
+
+def best_of(tasks: Sequence[Task], say: Say, judge: Judge, n: int) -> list[Candidates]:
+    """Candidates for each task, in their order."""
+    if n < 1:
+        raise InputError(f"n is {n}; at least one answer must be drawn.")
+    drawn = say(tasks, n)
+    answers = [Answer(task, text) for task, texts in zip(tasks, drawn, strict=True) for text in dict.fromkeys(texts)]
+    outcomes = iter(zip(answers, judge(answers), strict=True))
+    found: list[Candidates] = []
+    for task, texts in zip(tasks, drawn, strict=True):
+        told = [next(outcomes) for _ in dict.fromkeys(texts)]
+        scored = [(answer.text, o.value) for answer, o in told if isinstance(o, Scored)]
+        scored.sort(key=lambda one: -one[1])  # stable: of equals the one drawn first
+        found.append(Candidates(task, tuple(t for t, _ in scored), tuple(s for _, s in scored), len(texts)))
+    return found
+
+
+def best(found: Candidates, least: float = -math.inf) -> list[Conversation]:
+    """The best answer to imitate; none where none is scored `least` or higher."""
+    return above(found, least, 1)
+
+
+def above(found: Candidates, least: float, most: int | None = None) -> list[Conversation]:
+    """Rejection sampling: the answers scored `least` or higher, at most so many of them."""
+    good = [text for text, score in zip(found.texts, found.scores, strict=True) if score >= least][:most]
+    return [Conversation((*found.task.prompt, *_answer(text)), origin=found.task.origin) for text in good]
+
+
+def pair(found: Candidates) -> list[Pair]:
+    """The best against the worst, where one is better; the margin is the difference of their scores."""
+    if len(found.scores) < 2 or found.scores[0] == found.scores[-1]:
+        return []
+    margin = found.scores[0] - found.scores[-1]
+    return [Pair(found.task.prompt, _answer(found.texts[0]), _answer(found.texts[-1]), margin, found.task.origin)]
+
+
+def ranking(found: Candidates) -> list[Ranking]:
+    """All candidates in order, equal scores tied, where one is better than another."""
+    if len(set(found.scores)) < 2:
+        return []
+    ranks = tuple(1 + sum(other > score for other in found.scores) for score in found.scores)
+    texts = tuple(_answer(text) for text in found.texts)
+    return [Ranking(found.task.prompt, texts, ranks, found.task.origin, found.scores)]
+
+
+def _answer(text: str) -> tuple[Message, ...]:
+    return (Message("assistant", text),)

@@ -1,0 +1,186 @@
+"""Several roles on one base: each computes and learns as if the base were its own."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from adapted import adapted, declared, load, make_base
+from engine import demonstrations
+
+from nurture.adapters.attached import active, adapter_parameters, attached, copy_adapter, train_on
+from nurture.core.logp import selected_logp
+from nurture.errors import InputError
+from nurture.methods import PPO
+from nurture.models.cast import assemble
+from nurture.models.heads import add_score_head, output_head, score_head
+from nurture.models.layouts import hidden_states, lay_rows, set_layout
+from nurture.models.roles import LocalRoles
+from nurture.rollout.record import advantages, record
+from nurture.train.loop import Budget, train
+from nurture.train.optim import AdamW
+from nurture.train.processes import Processes
+
+CASES = ("lora", "lora-dora", "lora-pissa", "lora-some", "ia3", "bottleneck", "prompt", "ptuning-lstm", "prefix",
+         "ptuning_v2", "qlora")  # fmt: skip
+BATCH = demonstrations(seed=3)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base") / "model")
+
+
+def stir(model, role, seed):
+    """Other values for a role's adapter, far enough from each other that a mistaken one shows."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model, role).values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+
+
+def together(base, case, layout, checkpointing):
+    """Actor and critic on one base."""
+    loaded = adapted(base, case)
+    cast = assemble(loaded, layout, "policy", critic=True, ref=True, fresh=True)
+    model = loaded.model
+    stir(model, "policy", 1)
+    stir(model, "value", 2)
+    score_head(model, "value").weight.data.normal_(generator=torch.Generator().manual_seed(3))
+    set_layout(model, layout)
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    roles = LocalRoles(cast.models, cast.layouts, AdamW(cast.trained.items()), Processes(), adapters=cast.adapters)
+    return roles, cast
+
+
+def alone(base, case, role, seed):
+    """The same adapter as the only one of a model of its own."""
+    model = adapted(base, case).model
+    stir(model, "policy", seed)
+    if role == "value":
+        add_score_head(model, 1)
+        score_head(model).weight.data.normal_(generator=torch.Generator().manual_seed(3))
+    set_layout(model, "rows")
+    return model
+
+
+def mixed(logp, value):
+    """A loss in which the gradient of each role depends on what the other says."""
+    return (logp * value.tanh()).sum() + 0.1 * (value - logp.exp()).square().sum()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("pieces", [False, True], ids=["", "pieces"])
+@pytest.mark.parametrize("case", CASES)
+def test_two_roles_that_learn_have_the_gradients_of_two_models(base, case, pieces, checkpointing):
+    declared(case)
+    roles, cast = together(base, case, "tree", checkpointing)
+    if pieces:  # scored without a graph, and again piece by piece in backward
+        roles.tokens_per_pass = 40
+    scores = roles.score(BATCH, {"policy": ("logp",), "value": ("value",), "ref": ("logp",)})
+    roles.backward(mixed(scores.policy.logp, scores.value.value))
+    found = roles.gradients()
+
+    actor, critic = alone(base, case, "policy", 1), alone(base, case, "value", 2)
+    laid = lay_rows(BATCH)
+    at = [hidden_states(m, laid).index_select(0, laid.at) for m in (actor, critic)]
+    logp = selected_logp(at[0], output_head(actor), BATCH.target).logp
+    mixed(logp, score_head(critic)(at[1])[:, 0]).backward()
+    assert set(found) == set(cast.trained)
+    model = cast.models["policy"]
+    for role, single in (("policy", actor), ("value", critic)):
+        expected = {n: p.grad for n, p in adapter_parameters(single, "policy").items()}
+        names = {id(p): n for n, p in model.named_parameters()}
+        for name, parameter in adapter_parameters(model, role).items():
+            gap = (found[names[id(parameter)]] - expected[name]).norm()
+            assert gap <= 1e-5 * expected[name].norm() + 1e-7, f"{role} {name}"
+    gap = (found["value_score.weight"] - critic.score.weight.grad).norm()
+    assert gap <= 1e-5 * critic.score.weight.grad.norm()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_reference_is_the_base(base, case):
+    declared(case)
+    roles, cast = together(base, case, "tree", checkpointing=False)
+    plain = load(base, quantized=declared(case).quantized).model
+    if case == "lora-pissa":  # which takes a part out of the base: there it is a frozen copy of the adapter
+        assert cast.adapters["ref"] == "ref"
+        with active(cast.models["ref"], "ref"):
+            assert not any(p.requires_grad for p in adapter_parameters(plain, "ref").values())
+    else:
+        assert cast.adapters["ref"] is None
+    set_layout(plain, "tree")
+    own = LocalRoles({"ref": plain}, {"ref": "tree"}, AdamW([]), Processes())
+    expected, found = (r.score(BATCH, {"ref": ("logp",)}).ref.logp for r in (own, roles))
+    assert torch.allclose(found, expected, atol=2e-5) if case == "lora-pissa" else torch.equal(found, expected)
+    assert not found.requires_grad
+    assert attached(cast.models["policy"]).active == "policy", "the policy's adapter is on again"
+
+
+def test_an_adapter_that_was_loaded_is_its_own_reference(base):
+    """What it starts from is not the base: a frozen copy of the adapter stays what it was."""
+    loaded = adapted(base, "lora")
+    stir(loaded.model, "policy", 5)
+    cast = assemble(loaded, "tree", "policy", critic=False, ref=True, fresh=False)
+    set_layout(loaded.model, "tree")
+    roles = LocalRoles(cast.models, cast.layouts, AdamW(cast.trained.items()), Processes(), adapters=cast.adapters)
+    before = roles.score(BATCH, {"policy": ("logp",)}).policy.logp
+    stir(loaded.model, "policy", 6)
+    assert torch.equal(roles.score(BATCH, {"ref": ("logp",)}).ref.logp, before.detach())
+    assert not torch.equal(roles.score(BATCH, {"policy": ("logp",)}).policy.logp, before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ppo_leaves_the_base_as_it_was(base, case):
+    declared(case)
+    roles, cast = together(base, case, "tree", checkpointing=False)
+    model = cast.models["policy"]
+    frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    trained = {n: p.detach().clone() for n, p in cast.trained.items()}
+    method = PPO(kl_in="loss", kl_estimator="full")
+    batch = scored(roles, method)
+    list(train(roles, method, [batch] * 3, learning_rate=lambda n: 1e-2, budget=Budget(60)))
+    assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if n in frozen)
+    assert not [n for n, p in cast.trained.items() if torch.equal(p, trained[n])], "actor, critic and its head learn"
+
+
+def scored(roles, method):
+    draw = np.random.default_rng(0)
+    groups = [
+        replace(g, responses=tuple(replace(r, score=float(draw.normal())) for r in g.responses)) for g in BATCH.groups
+    ]
+    batch = replace(BATCH, groups=tuple(groups))
+    return advantages(record(batch, roles, method), method, {})
+
+
+def test_a_critic_that_is_a_copy_shares_what_nobody_trains(base):
+    """Where the base itself learns there is nothing to switch off, but frozen layers are there once."""
+    loaded = adapted(base, "freeze")
+    cast = assemble(loaded, "tree", "policy", critic=True, ref=True, fresh=True)
+    policy, value, ref = (dict(cast.models[r].named_parameters()) for r in ("policy", "value", "ref"))
+    for name, parameter in policy.items():
+        for other in (value, ref):
+            assert (other[name] is parameter) == (not parameter.requires_grad), name
+    assert set(cast.trained) == {n for n, p in policy.items() if p.requires_grad} | {
+        f"value.{n}" for n, p in value.items() if p.requires_grad
+    }
+
+
+def test_ranks_are_not_shared_out_twice(base):
+    with pytest.raises(InputError, match="adalora shares out one budget"):
+        assemble(adapted(base, "adalora"), "tree", "policy", critic=True, ref=True, fresh=True)
+
+
+def test_a_copy_begins_as_what_it_copies(base):
+    model = adapted(base, "lora").model
+    stir(model, "policy", 4)
+    copy_adapter(model, "value")
+    own, first = adapter_parameters(model, "value"), adapter_parameters(model, "policy")
+    assert own.keys() == first.keys() and all(torch.equal(own[n], first[n]) for n in own)
+    assert not any(p.requires_grad for p in own.values())
+    train_on(model, ["value"])
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == [
+        n for n, p in model.named_parameters() if ".value." in n
+    ]

@@ -1,0 +1,172 @@
+"""Whole runs in which several roles share one base: PPO with an adapter, and a reward model that is one."""
+
+import json
+import shutil
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from adapted import CARD, CPU, SHAPE, load
+from families import scale_up
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from nurture.errors import InputError
+from nurture.evaluate.scoring import load_reward_model, score
+from nurture.export import export
+from nurture.lab.datasets import DATASETS, open_dataset
+from nurture.models.load import LAB, load_model
+from nurture.models.save import save_model
+from nurture.recipe import stage_from
+from nurture.records import Conversation, Message
+from nurture.run import run_stage
+from nurture.runs import rows_of
+
+QUIET = Console(quiet=True)
+SHORT = ("precision=fp32", "warmup=0", "learning_rate=1e-2", "samples.count=0", "device=cpu")
+LORA = "adapter={name: lora, r: 4}"
+PPO = ("data=lab/prompts", "batch_size=2", "max_completion_length=5", "num_generations=2", "num_iterations=2")
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch):
+    """The lab's sets, shorter."""
+    open_dataset.cache_clear()
+    for name in ("lab/prompts", "lab/ratings"):
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=24))
+    yield
+    open_dataset.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A random model with the lab's tokenizer, in a folder."""
+    config = {"model_type": "qwen2", **SHAPE}
+    fresh = load_model({"config": config, "tokenizer": str(LAB)}, dtype=torch.float32, device=CPU, seed=0)
+    scale_up(fresh.model, 2.0)
+    folder = tmp_path_factory.mktemp("base") / "model"
+    save_model(fresh.model, fresh.tokenizer, folder, state=None, dtype=torch.float32, card=CARD, original_dropout=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge(base, tmp_path_factory):
+    """A reward model that is an adapter with a head."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "lab/ratings", replace(DATASETS["lab/ratings"], size=24))
+        return train(
+            "reward", base, tmp_path_factory.mktemp("judge"), LORA, "data=lab/ratings", "steps=3", "batch_size=4"
+        )
+
+
+def train(method, base, out, *words):
+    return run_stage(stage_from(method, [f"model={base}", *SHORT, *words]), out, QUIET)
+
+
+def rewound(run, again, step):
+    """The folder of a run as it was after `step`."""
+    shutil.copytree(run, again)
+    for path in (again / "checkpoints").glob("step-*"):
+        if int(path.name[5:]) > step:
+            shutil.rmtree(path)
+    shutil.rmtree(again / "model")
+    (again / "finished.json").unlink()
+    (again / "checkpoints" / "latest").write_text(f"step-{step:08}\n")
+    return again
+
+
+@pytest.mark.parametrize("adapter", [LORA, "adapter={name: prefix, num_virtual_tokens: 3}"], ids=["lora", "prefix"])
+def test_ppo_on_one_base_resumes_byte_for_byte(base, judge, tmp_path, adapter):
+    words = (*PPO, "steps=4", "checkpoint.every=2", adapter, f"reward={{name: model, model: {judge}}}")
+    whole = train("ppo", base, tmp_path / "whole", *words)
+    again = rewound(tmp_path / "whole", tmp_path / "again", 2)
+    resumed = train("ppo", base, again, *words)
+    for file in ("metrics.jsonl", "samples.jsonl", "model/adapter_model.safetensors"):
+        assert (again / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    saved = load_file(resumed / "adapter_model.safetensors")
+    assert resumed.name == whole.name and not [n for n in saved if "value" in n or "score" in n]
+    newest = max((again / "checkpoints").glob("step-*"))
+    kept = {name for shard in newest.glob("tensors-*.safetensors") for name in load_file(shard)}
+    assert "exp_avg.value_score.weight" in kept and [n for n in kept if ".value." in n]
+    assert not [n for n in kept if "base_layer" in n or "embed_tokens" in n or ".reward." in n], "only what learns"
+    started = next(e for e in rows_of(again / "events.jsonl") if e["event"] == "start")
+    assert started["critic"].startswith("a second adapter") and "adapter off" in started["reference"]
+    assert ("on the model's own base" in started["reward"]) == (adapter == LORA), "another kind is a model of its own"
+    first = next(iter(rows_of(again / "metrics.jsonl")))
+    assert first["rollout/kl"] == pytest.approx(0, abs=1e-5) or adapter != LORA
+
+
+def test_a_joined_reward_model_says_what_it_says_alone(base, judge, tmp_path):
+    words = (*PPO, "steps=3", "num_iterations=1", LORA, f"reward={{name: model, model: {judge}}}")
+    train("grpo", base, tmp_path / "run", *words)
+    alone = load_reward_model(judge, precision="fp32")
+    rows = [row for row in rows_of(tmp_path / "run" / "samples.jsonl") if "rollout" in row]
+    assert len(rows) == 12
+    for row in rows:  # also after the policy has learnt
+        asked = row["prompt"].removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0]
+        talk = Conversation((Message("user", asked), Message("assistant", row["response"])))
+        assert row["score"] == pytest.approx(score(alone, [talk])[0], abs=2e-5)
+
+
+def test_a_reward_adapter_is_pefts_sequence_classifier(base, judge):
+    """The same scores from PeftModel.from_pretrained over transformers' own classifier, whatever head that drew."""
+    from peft import PeftModel
+
+    settings = json.loads((judge / "adapter_config.json").read_text())
+    assert settings["task_type"] == "SEQ_CLS" and settings["modules_to_save"] == ["score"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+        theirs = PeftModel.from_pretrained(plain, judge).eval()
+    ours = load_reward_model(judge, precision="fp32")
+    theirs.config.pad_token_id = ours.template.tokenizer.pad_token_id
+    for text in ("Yes.", "No, 4 is the sum of 2 and 2."):
+        talk = Conversation((Message("user", "What is 2 + 2?"), Message("assistant", text)))
+        group = ours.template.encode_many([talk], "last")[0]
+        response = group.responses[0]
+        ids = np.concatenate([group.prompt, response.ids[: response.mask.nonzero()[0][-1] + 1]])
+        with torch.no_grad():
+            expected = theirs(input_ids=torch.as_tensor(ids)[None]).logits[0, 0]
+        found = score(ours, [talk])[0]
+        assert found == pytest.approx(float(expected), abs=1e-5) and abs(found) > 1e-3
+
+
+def test_merged_a_reward_adapter_is_a_plain_classifier(judge, tmp_path):
+    out = export(str(judge), tmp_path / "merged", merged=True).folder
+    plain = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
+    ours = load_reward_model(judge, precision="fp32")
+    talk = Conversation((Message("user", "What is 2 + 2?"), Message("assistant", "It is 4.")))
+    group = ours.template.encode_many([talk], "last")[0]
+    response = group.responses[0]
+    ids = np.concatenate([group.prompt, response.ids[: response.mask.nonzero()[0][-1] + 1]])
+    with torch.no_grad():
+        expected = float(plain(input_ids=torch.as_tensor(ids)[None]).logits[0, 0])
+    assert score(ours, [talk])[0] == pytest.approx(expected, abs=1e-5)
+    assert load_reward_model(out, precision="fp32").criteria == ours.criteria
+
+
+def test_a_reward_adapter_learns_further(base, judge, tmp_path):
+    again = train("reward", judge, tmp_path / "more", "data=lab/ratings", "steps=2", "batch_size=4")
+    first, then = (load_file(folder / "adapter_model.safetensors") for folder in (judge, again))
+    assert first.keys() == then.keys()
+    assert not [n for n in first if torch.equal(first[n], then[n])], "head and adapter both learn"
+    with pytest.raises(InputError, match="judges overall, but criteria are kind"):
+        train("reward", judge, tmp_path / "other", "data=lab/ratings", "criteria=[kind]", "steps=1")
+
+
+def test_a_reward_adapter_writes_nothing(judge):
+    with pytest.raises(InputError, match="is a reward model, which scores texts"):
+        load(judge)
+
+
+def test_reward_rows_learn_with_frozen_layers_and_a_head(base, tmp_path):
+    """With `freeze` the head learns beside the layers that are named."""
+    words = ("adapter={name: freeze, train: -1}", "data=lab/ratings", "steps=2", "batch_size=4")
+    model = train("reward", base, tmp_path / "frozen", *words)
+    before, after = load_file(base / "model.safetensors"), load_file(model / "model.safetensors")
+    changed = {n for n, t in after.items() if n in before and not torch.equal(t, before[n])}
+    assert changed and all(n.startswith("model.layers.1.") for n in changed)
+    assert after["score.weight"].abs().sum() > 0
