@@ -18,19 +18,21 @@ from nurture.records import Conversation, Pair, Ranking, Rating, Steps, Task, Te
 ROWS = 280
 DIGESTS = {
     "lab/corpus": "f59ac3cfa252ef45",
-    "lab/demonstrations": "f8a16ba9b261fac9",
-    "lab/comparisons": "03b5435032e4d4b3",
-    "lab/rankings": "48812668a680d510",
-    "lab/ratings": "fa50fe25878d1ad9",
-    "lab/steps": "1b60b86accd81f02",
-    "lab/prompts": "b9f26962f67d885e",
-    "lab/reasoning": "cf035727a480e9a9",
+    "lab/demonstrations": "2857c7d90c9b24e5",
+    "lab/comparisons": "3951b52362d10ad6",
+    "lab/votes": "905a520deca0f3a8",
+    "lab/rankings": "ff421118998bf1a6",
+    "lab/ratings": "684dfa27a0933298",
+    "lab/steps": "1da33dac604f8bef",
+    "lab/prompts": "274e689bf17d8e79",
+    "lab/reasoning": "b3c1d62ef3ec2233",
     "lab/test": "ea7de6987287e834",
 }
 KINDS = {
     "lab/corpus": Text,
     "lab/demonstrations": Conversation,
     "lab/comparisons": Pair,
+    "lab/votes": Pair,
     "lab/rankings": Ranking,
     "lab/ratings": Rating,
     "lab/steps": Steps,

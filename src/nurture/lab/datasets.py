@@ -15,6 +15,7 @@ from .draw import Draw
 from .families import FAMILIES, arithmetic
 from .families.family import row
 from .labellers import LABELLERS
+from .votes import VOTERS, vote
 from .world import Split
 
 T = TypeVar("T", bound=Record)
@@ -82,6 +83,11 @@ def _steps(seed: int, index: int, world: int) -> Record:
     return Steps(task.prompt, written, tuple(float(i < slip) for i in range(len(steps))))
 
 
+def _vote(seed: int, index: int, world: int) -> Record:
+    """Three of the crowd on each comparison."""
+    return vote(task_of_all(seed + 1_000_003, "train", index // VOTERS, world), seed, index, world)
+
+
 def _prompt(seed: int, index: int, world: int) -> Record:
     return task_of_all(seed + 2_000_003, "train", index, world)
 
@@ -108,6 +114,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "lab/demonstrations": DataSet(_demonstration, 18_018, "instructions with gold answers (Conversation)"),
     "lab/comparisons": DataSet(_comparison, 6_006, "two answers, the better first, by a careful labeller (Pair)"),
+    "lab/votes": DataSet(_vote, 6_006, "comparisons by three of a crowd, half of whom click at random (Pair)"),
     "lab/rankings": DataSet(_ranking, 2_002, "four answers, ranked by a careful labeller (Ranking)"),
     "lab/ratings": DataSet(_rating, 4_004, "one answer, rated per criterion by a careful labeller (Rating)"),
     "lab/steps": DataSet(_steps, 3_000, "workings with a label per step (Steps)"),
