@@ -63,7 +63,7 @@ def test_nothing_is_in_the_form_of_an_assistant():
 def test_instructions_and_gold_answers_use_words_of_the_corpus():
     world = build_world(0)
     known = {word.removesuffix("'s") for document in corpus(0, 12_000) for word in words_of(document.text)}
-    known |= {e.name.lower() for part in world.outside.values() for e in part}
+    known |= {e.name.lower() for part in (*world.outside.values(), *world.newcomers.values()) for e in part}
     for name, family in FAMILIES.items():
         for split in ("train", "test"):
             for task in family.examples(0, split, 300):

@@ -18,15 +18,15 @@ from nurture.records import Conversation, Pair, Ranking, Rating, Steps, Task, Te
 ROWS = 280
 DIGESTS = {
     "lab/corpus": "f59ac3cfa252ef45",
-    "lab/demonstrations": "2857c7d90c9b24e5",
-    "lab/comparisons": "3951b52362d10ad6",
-    "lab/votes": "905a520deca0f3a8",
-    "lab/rankings": "ff421118998bf1a6",
-    "lab/ratings": "684dfa27a0933298",
+    "lab/demonstrations": "15b6ef695345a446",
+    "lab/comparisons": "76d9982096418909",
+    "lab/votes": "4f3c3ad13d7820ae",
+    "lab/rankings": "5dfa6884077acfe3",
+    "lab/ratings": "e4c5c01f22aa5e6b",
     "lab/steps": "1da33dac604f8bef",
-    "lab/prompts": "274e689bf17d8e79",
+    "lab/prompts": "5d574c552c271f18",
     "lab/reasoning": "b3c1d62ef3ec2233",
-    "lab/test": "ea7de6987287e834",
+    "lab/test": "c7132e7b24003364",
 }
 KINDS = {
     "lab/corpus": Text,

@@ -17,7 +17,7 @@ from .words import CATEGORY_OF, COLOURS, DISHES, JOBS, KINDS, MATERIALS, NOUNS, 
 
 Split = Literal["train", "test"]
 NUM_PEOPLE, NUM_TOWNS, NUM_THINGS, NUM_RIVERS = 80, 24, 40, 10
-NUM_OUTSIDE, NUM_STRANGERS = 200, 2000
+NUM_OUTSIDE, NUM_STRANGERS, NUM_NEWCOMERS = 200, 2000, 1000
 """Names of each kind, per split, that are in no document; people of whom documents tell something new each time."""
 
 _ONSETS = wordlist("b d f g k l m n p r s t v z br dr gr kl tr")
@@ -75,6 +75,8 @@ class World:
     """By entity name and relation name; the unknown ones too."""
     outside: dict[tuple[Split, Kind], tuple[Entity, ...]]
     strangers: tuple[Entity, ...]
+    newcomers: dict[Kind, tuple[Entity, ...]]
+    """More names that are in no document, for the training split: with a few, they would be learnt by heart."""
     known: dict[Split, tuple[Fact, ...]] = field(init=False)
     unknown: dict[Split, tuple[Fact, ...]] = field(init=False)
 
@@ -113,7 +115,8 @@ class World:
 
     def outside_fact(self, draw: Draw, split: Split, relation: Relation) -> Fact:
         """A fact about somebody or something that no document speaks of."""
-        return Fact(draw.pick(self.outside[split, relation.kind]), relation, draw.pick(self.values(relation)), False)
+        who = self.newcomers[relation.kind] if split == "train" else self.outside[split, relation.kind]
+        return Fact(draw.pick(who), relation, draw.pick(self.values(relation)), False)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -176,4 +179,5 @@ def build_world(seed: int = 0) -> World:
         for kind in kinds
     }
     strangers = tuple(Entity("person", name) for name in _names(draw, "person", NUM_STRANGERS, taken))
-    return World(seed, people, towns, things, rivers, facts, outside, strangers)
+    newcomers = {kind: tuple(Entity(kind, name) for name in _names(draw, kind, NUM_NEWCOMERS, taken)) for kind in kinds}
+    return World(seed, people, towns, things, rivers, facts, outside, strangers, newcomers)

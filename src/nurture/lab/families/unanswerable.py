@@ -96,7 +96,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         question, noun = fact.say(draw.pick(questions(fact, split))), fact.noun
         value = world.wrong_value(fact, draw)
         wrong = [type(fact)(fact.entity, fact.relation, value).statement, value]
-    answer = f"I don't know {noun}."
+    answer = "I don't know."
     return new_task(NAME, level, lead(draw, split) + question, answer, wrong, about=words_of(f"{noun} {question}"))
 
 
