@@ -19,7 +19,7 @@ def embedder(folder: Path) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """An encoder or a causal model; texts are cut at 512 tokens, or at what its positions allow."""
     from transformers import AutoModel, AutoTokenizer
 
-    vetted = vet(folder)
+    vetted = vet(folder, allow="trunk")
     tokenizer = AutoTokenizer.from_pretrained(vetted.folder, local_files_only=True)
     model = AutoModel.from_pretrained(vetted.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
     model.eval()

@@ -82,12 +82,13 @@ class Vetted:
     digest: str
 
 
-Allowed = Literal["causal", "reward"]
+Allowed = Literal["causal", "reward", "trunk"]
 
 
 def vet(folder: Path, *, allow: Allowed = "causal") -> Vetted:
     """Read a model folder and refuse it unless it is a causal language model that cannot run code of its own; with
-    `reward`, a sequence classifier on such a model's trunk is welcome, too."""
+    `reward`, a sequence classifier on such a model's trunk is welcome, too; with `trunk`, whatever `AutoModel` knows,
+    encoders among them."""
     folder, names = _listing(folder)
     if "adapter_config.json" in names:
         _refuse_adapter(folder)
@@ -260,11 +261,14 @@ def _stays_inside(folder: Path, link: Path) -> bool:
 def _architecture(path: Path, config: Mapping[str, Any], allow: Allowed) -> tuple[str, str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as DECODERS
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES as TRUNKS
 
     CAUSAL = DECODERS | {kind: SEQ2SEQ[kind] for kind in SEQ2SEQ if kind not in DECODERS}
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise VetError(path, "ARCHITECTURE", "has no model_type, so nobody can tell which model this is.")
+    if allow == "trunk" and isinstance(trunk := TRUNKS.get(model_type), str):
+        return model_type, trunk
     if model_type not in CAUSAL:
         raise VetError(
             path,
