@@ -318,7 +318,7 @@ def _read_lab(source: Source, stage: Stage) -> tuple[list[Record], DataReport]:
         except Fault as fault:  # a ranking whose answers all tie makes no pair
             cannot[fault.code] += 1
     kept = len(records) - cannot.total()
-    told = replace(report, kept=kept, rejected=cannot, records=len(served), kind=kinds[0], served=serving.says)
+    told = replace(report, kept=kept, rejected=dict(cannot), records=len(served), kind=kinds[0], served=serving.says)
     return served, told
 
 
@@ -454,7 +454,7 @@ def _prepare(
         if stage.on_bad_row == "quarantine":
             some, bad = set_aside(some, judging)
             rejected += bad
-            report = replace(report, dropped_bad=Counter(row.code for row in bad))
+            report = replace(report, dropped_bad=dict(Counter(row.code for row in bad)))
         prepared = prepare(
             some,
             template,
