@@ -150,7 +150,13 @@ def test_every_event_in_the_source_is_documented_and_every_documented_event_occu
 def test_every_file_a_run_writes_is_on_the_page():
     names = {"config.yaml", "data_report.json", "rejected.jsonl", "metrics.jsonl", "samples.jsonl", "events.jsonl"}
     names |= {"model/", "finished.json", "report.html", "trackers.json", "tensorboard/", ".lock", "checkpoints/latest"}
-    names |= {"checkpoints/step-NNNNNNNN/", "ref_logp.safetensors", "reward_card.json"}
+    names |= {
+        "checkpoints/step-NNNNNNNN/",
+        "ref_logp.safetensors",
+        "reward_card.json",
+        "drawn/KEY.jsonl",
+        "drawn-I.jsonl",
+    }
     assert section("Files").keys() == names
     written = {name for text in SOURCES.values() for name in re.findall(r"\"([\w.-]+\.(?:jsonl|html))\"", text)}
     assert {n for n in written if n.endswith(".html")} == {"report.html"}

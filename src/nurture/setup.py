@@ -375,7 +375,7 @@ def _read_lab(source: Source, kinds: tuple[Kind, ...], wanted_by: str) -> tuple[
         except Fault as fault:  # a ranking whose answers all tie makes no pair
             cannot[fault.code] += 1
     kept = len(records) - cannot.total()
-    told = replace(report, kept=kept, rejected=cannot, records=len(served), kind=kinds[0], served=serving.says)
+    told = replace(report, kept=kept, rejected=dict(cannot), records=len(served), kind=kinds[0], served=serving.says)
     return served, told
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal, TextIO, cast
 
 from ..errors import DataError, InputError
 from ..records import Record
@@ -154,7 +154,7 @@ class Reading:
         self.serving: Serving | None = None
         self.seen: Seen | None = None
         """What the first pass saw; nothing where the format was named."""
-        kinds: tuple[Kind, ...] = (wants,) if isinstance(wants, str) else tuple(wants or ())
+        kinds = cast("tuple[Kind, ...]", (wants,) if isinstance(wants, str) else tuple(wants or ()))
         self._recognise(format or self.opened.format, kinds)
         self.kind: Kind | None = self.format.kind if self.format else kinds[0] if kinds else None
         if self.format and kinds and self.format.kind not in kinds:
