@@ -179,5 +179,7 @@ def build_world(seed: int = 0) -> World:
         for kind in kinds
     }
     strangers = tuple(Entity("person", name) for name in _names(draw, "person", NUM_STRANGERS, taken))
-    newcomers = {kind: tuple(Entity(kind, name) for name in _names(draw, kind, NUM_NEWCOMERS, taken)) for kind in kinds}
+    newcomers: dict[Kind, tuple[Entity, ...]] = {
+        kind: tuple(Entity(kind, name) for name in _names(draw, kind, NUM_NEWCOMERS, taken)) for kind in kinds
+    }
     return World(seed, people, towns, things, rivers, facts, outside, strangers, newcomers)
