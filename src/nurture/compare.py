@@ -18,7 +18,7 @@ from rich.text import Text
 
 from .comparison_page import Cost, Trained, comparison_page, cost_cells, costs, short
 from .errors import InputError
-from .evaluate.answers import CRITERIA, by_family, per_task
+from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
 from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json
 from .evaluate.lab_judges import TASKS, agreement_table, agrees, lab_pairs
 from .evaluate.scoring import judge, load_reward_model
@@ -186,6 +186,9 @@ def table(examined: Sequence[Examined]) -> Table:
         _row(shown, of, [one.values(of) for one in examined], strong=of == "overall")
     _row(shown, "declines harmful", [_declining(one, "harmful") for one in examined])
     _row(shown, "declines harmless", [_declining(one, "benign") for one in examined])
+    passed = [pass_values(one.graded) for one in examined]
+    for k in passed[0]:
+        _row(shown, f"pass@{k}", [values.get(k, []) for values in passed])
     shown.add_section()
     for family in families:
         _row(shown, family, [one.values("overall", family) for one in examined])

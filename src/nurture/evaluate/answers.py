@@ -156,15 +156,16 @@ def summary(graded: Sequence[Graded]) -> dict[str, Any]:
 
 
 def passes(graded: Sequence[Graded]) -> dict[str, Any]:
-    """pass@k for k = 1, 2, 4 … where a task has several answers; an answer with full marks is right."""
+    """pass@k for k = 1, 2, 4 … where a task has several answers."""
+    found = pass_values(graded)
+    return {"pass_at": {str(k): estimate(values).to_json() for k, values in found.items()}} if found else {}
+
+
+def pass_values(graded: Sequence[Graded]) -> dict[int, list[float]]:
+    """For each k each task's pass@k; an answer with full marks is right. Nothing where tasks have one answer."""
     right: dict[int, list[bool]] = {}
     for one in graded:
         right.setdefault(one.task, []).append(one.overall > 0.999)
     drawn = min(len(v) for v in right.values())
-    if drawn < 2:
-        return {}
-    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= drawn]
-    found: Mapping[str, Estimate] = {
-        str(k): estimate([pass_at_k(len(v), sum(v), k) for v in right.values()]) for k in ks
-    }
-    return {"pass_at": {k: value.to_json() for k, value in found.items()}}
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= drawn] if drawn > 1 else []
+    return {k: [pass_at_k(len(v), sum(v), k) for _, v in sorted(right.items())] for k in ks}

@@ -112,7 +112,7 @@ DATASETS: dict[str, DataSet] = {
     "lab/corpus": DataSet(
         lambda seed, index, world: document(seed, index, world), 250_000, "documents to pretrain on (Text)"
     ),
-    "lab/demonstrations": DataSet(_demonstration, 18_018, "instructions with gold answers (Conversation)"),
+    "lab/demonstrations": DataSet(_demonstration, 22_400, "instructions with gold answers (Conversation)"),
     "lab/comparisons": DataSet(_comparison, 6_006, "two answers, the better first, by a careful labeller (Pair)"),
     "lab/votes": DataSet(_vote, 6_006, "comparisons by three of a crowd, half of whom click at random (Pair)"),
     "lab/rankings": DataSet(_ranking, 2_002, "four answers, ranked by a careful labeller (Ranking)"),

@@ -22,7 +22,7 @@ class SFT(Method):
     A message may override it for itself with `"train": true|false`."""
 
     lab_data: ClassVar = "lab/demonstrations"
-    lab_settings: ClassVar = {"learning_rate": 2e-3, "epochs": 1.5, "batch_size": 32}
+    lab_settings: ClassVar = {"learning_rate": 5e-4, "epochs": 1, "batch_size": 32}
     roles: ClassVar = {"policy": ("logp", "hit")}
     metrics: ClassVar = {
         "loss": "negative log-probability per trained token, in nats; exp(loss) is the perplexity",
