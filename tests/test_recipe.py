@@ -393,7 +393,7 @@ def test_the_recipes_that_come_with_the_project_parse(path):
 def test_a_stage_on_the_lab_says_nothing_it_need_not():
     bare = stage_from("sft")
     assert bare.model == "lab" and [s.path for s in bare.data] == ["lab/demonstrations"]
-    assert (bare.learning_rate, bare.epochs, bare.batch_size) == (2e-3, 1.5, 32)
+    assert (bare.learning_rate, bare.epochs, bare.batch_size) == (5e-4, 1, 32)
     told = stage_from("sft", ["data=rows.jsonl", "learning_rate=1e-4", "steps=5"])
     assert [s.path for s in told.data] == ["rows.jsonl"] and told.learning_rate == 1e-4 and told.steps == 5
     other = stage_from("sft", ["model=some/model", "data=rows.jsonl"])
