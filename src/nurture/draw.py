@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 
 from . import recipe as recipes
 from .core.random import stream_key
-from .data.template import Template, ensure_chat
+from .data.template import Template
 from .errors import InputError
+from .evaluate.answers import open_to_talk
 from .evaluate.ready import make_ready
 from .files import digest_of, replace_synced
 from .models.layouts import choose_layout
-from .models.load import embed_new_tokens, load_model, model_digest, resolve_model
+from .models.load import model_digest, resolve_model
 from .protocols import Answer, Outcome, Sampling
 from .recipe import Draw, Source, Stage
 from .records import Task
@@ -31,7 +32,7 @@ from .rollout.drawn import Drawer, chosen, draw_to, is_complete, read_drawn
 from .rollout.loop import Prompt, single_turn
 from .setup import read_source
 from .train.heartbeat import heartbeat
-from .train.precision import choose_device, choose_precision, deterministic
+from .train.precision import deterministic
 from .train.processes import Processes
 
 
@@ -66,15 +67,12 @@ class Drawing:
         stage = self.stage
         assert draw.reward is not None, "a source with draw has a reward"
         deterministic()
-        device = choose_device(stage.device)
-        dtype = choose_precision(stage.precision, device)
         records, report, _ = read_source(source, ("task",), stage.on_bad_row)
         tasks = [record for record in records if isinstance(record, Task)][: draw.tasks]
-        loaded = load_model(resolve_model(draw.model, self.stages), dtype=dtype, device=device, seed=stage.seed)
+        loaded, template = open_to_talk(
+            draw.model, self.stages, device=stage.device, precision=stage.precision, seed=stage.seed
+        )
         tokenizer = loaded.tokenizer
-        if ensure_chat(tokenizer):
-            embed_new_tokens(loaded.model, tokenizer)
-        template = Template(tokenizer)
         prompts = _prompts(tasks, template, draw, loaded.model)
         make_ready(draw.reward, template, stages=self.stages, device=stage.device, precision=stage.precision)
 
@@ -83,7 +81,14 @@ class Drawing:
             "tasks": report.sha256,
             "reward": draw.reward.model_dump(mode="json"),
             "judges": [self._digest(name) for name in models_in(draw.reward)],
-            "settings": [len(tasks), draw.n, draw.temperature, draw.max_completion_length, stage.seed, str(dtype)],
+            "settings": [
+                len(tasks),
+                draw.n,
+                draw.temperature,
+                draw.max_completion_length,
+                stage.seed,
+                str(loaded.model.dtype),
+            ],
         }
         folders = [self.out, *(model.parent for model in self.stages.values())]
         paths = [folder / "drawn" / f"{digest_of(facts)[:16]}.jsonl" for folder in folders]

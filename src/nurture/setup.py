@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,7 +21,7 @@ from .data.formats import Fault, Kind
 from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
 from .data.labellers import screen
-from .data.load import load_records, numbered, set_aside
+from .data.load import OnBadRow, load_records, numbered, set_aside
 from .data.mix import Mixture, Part, mix
 from .data.prepare import prepare, show_example, split_eval
 from .data.prepared import Prepared
@@ -55,9 +55,6 @@ TEXT_WINDOW = 2048
 MEMORY_SHARE = 0.6
 """How much of the machine's memory a run plans to use. (Of all of it, not of what is free at the moment: the size of a
 micro-batch decides how sums are rounded, and a run started again must round the same.)"""
-
-
-OnBadRow = Literal["error", "quarantine"]
 
 
 @dataclass
