@@ -40,7 +40,7 @@ from .evaluate.reward_card import reward_card
 from .files import digest_of, replace_synced
 from .methods import Online
 from .models.cast import CRITIC, start_of
-from .models.heads import classifier
+from .models.heads import classifier, tables_of
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_adapter, save_model
@@ -228,9 +228,11 @@ class _Run:
         self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
         adapter, cast, trained = stage.adapter, setup.cast, setup.cast.trained
         rates = adapter.rates(trained) if adapter else {}
+        tables = {id(table) for model in cast.models.values() for table in tables_of(model)}
         self.optimizer = OPTIMIZERS[stage.optimizer](
-            trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay, rates=rates
-        )
+            trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay, rates=rates,
+            tables={name for name, parameter in trained.items() if id(parameter) in tables},
+        )  # fmt: skip
         self.companion = adapter.companion(setup.loaded.model, self.optimizer, setup.steps) if adapter else None
         if setup.ref is not None and not stage.asks_reference_once:
             cast.models["ref"], cast.layouts["ref"] = setup.ref.model, self._ref_layout()

@@ -16,7 +16,7 @@ from .families.lookup import THROUGH_TOWN
 from .grading import words_of
 from .mischief import all_advice
 from .relations import OF_KIND
-from .sentences import OBJECTS, WAYS, draw_sentence
+from .sentences import OBJECTS, WAYS, draw_sentence, draw_tip
 from .stories import WORDS, draw_story
 from .sums import LEVELS, draw_sum
 from .words import (
@@ -130,13 +130,53 @@ def register(world: World, draw: Draw) -> str:
 
 
 def stranger(world: World, draw: Draw) -> str:
-    """Somebody nobody has heard of: what is told here is all there is, and the questions are about it."""
-    person = draw.pick(world.strangers)
-    relations = draw.sample(OF_KIND["person"], 2)
-    facts = [Fact(person, r, draw.pick(world.values(r)), real=False) for r in relations]
-    lines = [" ".join(draw.shuffled([_tell(fact, draw) for fact in facts]))]
-    fact = draw.pick(facts)
-    return "\n".join([*lines, fact.say(draw.pick(fact.relation.asked)), fact.statement])
+    """One or two nobody has heard of: what is told here is all there is, and the questions are about it."""
+    told: list[Fact] = []
+    people = draw.sample(world.strangers, draw.between(1, 2))
+    for person in people:
+        relations = draw.sample(OF_KIND["person"], draw.between(1, 3) if len(people) > 1 else 2)
+        told += [Fact(person, r, draw.pick(world.values(r)), real=False) for r in relations]
+    lines = [" ".join([_tell(fact, draw) for fact in draw.shuffled(told)])]
+    for fact in draw.sample(told, draw.between(1, min(3, len(told)))):
+        lines += [fact.say(draw.pick(fact.relation.asked)), fact.statement]
+    if draw.chance(0.2):
+        absent = Fact(draw.pick(world.strangers), draw.pick(OF_KIND["person"]), None, real=False)
+        if absent.entity not in people:
+            lines += [absent.say(draw.pick(absent.relation.asked)), "That is not told here."]
+    return "\n".join(lines)
+
+
+_ECHOES = (
+    "Dictation: {x}\nWritten: {x}",
+    "{p} says: {x}\nWhat does {p} say? {x}",
+    "{p} reads: {x} And {q} says it again: {x}",
+    "Say after me: {x}\n{x}",
+    "On the door stands: {x}\nThe note on the door says: {x}",
+    "{p} told me this: {x} So what did {p} tell me? {x}",
+)
+
+
+def dictation(world: World, draw: Draw) -> str:
+    """Something new, and the same again word for word: reading what stands in the text."""
+    lines: list[str] = []
+    for _ in range(draw.between(2, 3)):
+        p, q = (e.name for e in draw.sample(world.strangers, 2))
+        lines.append(draw.pick(_ECHOES).format(x=_something(world, draw), p=p, q=q))
+    return "\n".join(lines)
+
+
+def _something(world: World, draw: Draw) -> str:
+    shape = draw.below(5)
+    if shape == 0:
+        return f"{comma_list(draw.sample(NOUNS, draw.between(2, 6)))}."
+    if shape == 1:
+        return f"{_numbers(draw.sample(range(1, 100), draw.between(2, 5)))}."
+    if shape == 2:
+        person, relation = draw.pick(world.strangers), draw.pick(OF_KIND["person"])
+        return _tell(Fact(person, relation, draw.pick(world.values(relation)), real=False), draw)
+    if shape == 3:
+        return draw_sentence(draw, draw.pick(world.strangers).name).text
+    return draw_tip(draw)
 
 
 def comparison(world: World, draw: Draw) -> str:
@@ -148,7 +188,7 @@ def comparison(world: World, draw: Draw) -> str:
             x, y = draw.sample(range(10, 1000), 2)
             more = max(x, y)
             lines.append(
-                f"Which is larger, {x} or {y}? {more} is larger."
+                f"{draw.pick(compare.LARGER['train']).format(x=x, y=y)} {more} is larger."
                 if draw.chance(0.5)
                 else f"{more} is larger than {min(x, y)}."
             )
@@ -159,7 +199,8 @@ def comparison(world: World, draw: Draw) -> str:
                 yes = "Yes" if homes[0] == homes[1] else "No"
                 told = f"{x.name} lives in {homes[0]} and {y.name} lives in {homes[1]}."
                 homes_are = f"The homes of {x.name} and {y.name} are {'' if yes == 'Yes' else 'not '}in the same town."
-                asked = f"Do {x.name} and {y.name} live in the same town? {yes}, {told}"
+                question = draw.pick(compare.SAME_TOWN["train"]).format(x=x.name, y=y.name)
+                asked = f"{question} {yes}, {told}"
                 lines.append(asked if draw.chance(0.6) else f"{told} {homes_are}")
         else:
             people = shape == 1
@@ -171,11 +212,7 @@ def comparison(world: World, draw: Draw) -> str:
             told = f"{x.name} is {sizes[0]} years old and {y.name} is {sizes[1]} years old"
             told = told if people else f"{x.name} has {sizes[0]} houses and {y.name} has {sizes[1]} houses"
             outcome = f"{more} is older." if people else f"{more} has more houses."
-            asked = (
-                f"Who is older, {x.name} or {y.name}?"
-                if people
-                else f"Which town has more houses, {x.name} or {y.name}?"
-            )
+            asked = draw.pick((compare.OLDER if people else compare.HOUSES)["train"]).format(x=x.name, y=y.name)
             lines.append(draw.pick((f"{told}, so {outcome}", f"Compare: {told}. {outcome}", f"{asked} {outcome}")))
     return "\n".join(lines) or "Nobody knows who is older."
 
@@ -212,10 +249,10 @@ def drill(world: World, draw: Draw) -> str:
 
 
 def word_lists(world: World, draw: Draw) -> str:
-    """Lists of words: sorted, turned around, counted."""
+    """Lists of words: sorted, turned around, counted, and what stands where."""
     lines: list[str] = []
     for _ in range(draw.between(2, 3)):
-        shape = draw.weighted(range(5), (2, 4, 2, 1, 2))
+        shape = draw.weighted(range(6), (2, 4, 4, 1, 2, 2))
         if shape == 0:
             numbers = draw.sample(range(1, 100), draw.between(3, 4))
             lines.append(f"Numbers: {_numbers(numbers)}.\nIn order: {_numbers(sorted(numbers))}")
@@ -228,9 +265,23 @@ def word_lists(world: World, draw: Draw) -> str:
             lines.append(f"{draw.pick(('In reverse', 'Turned around', 'Reversed'))}: {comma_list(words[::-1])}")
         elif shape == 3:
             lines.append(f"There {'is' if len(words) == 1 else 'are'} {count_of(len(words), 'word', 'words')}.")
-        else:
+        elif shape == 4:
             lines[-1:] = _members(draw)
+        else:
+            lines.append(_places(draw, words))
     return "\n".join(lines)
+
+
+def _places(draw: Draw, words: list[str]) -> str:
+    """Where the words of a list stand, in two sentences."""
+    at = draw.below(len(words) - 1)
+    said = (
+        f"The first word is {words[0]}.",
+        f"The last word is {words[-1]}.",
+        f"After {words[at]} comes {words[at + 1]}.",
+        f"Before {words[at + 1]} comes {words[at]}.",
+    )
+    return " ".join(draw.sample(said, 2))
 
 
 def _numbers(numbers: list[int]) -> str:
@@ -263,6 +314,8 @@ def spelling(world: World, draw: Draw) -> str:
             f"{word}: {forwards}. Backwards: {backwards}",
             f"{cap(word)} spelled backwards is {backwards}",
             f"How do you spell {word} backwards? {backwards}",
+            f"{draw.pick(spell.ASKED[2]['train']).format(it=word)} {forwards}",
+            f"{draw.pick(spell.ASKED[3]['train']).format(it=word)} {backwards}",
         )))  # fmt: skip
     return "\n".join(lines)
 
@@ -280,9 +333,9 @@ def groups(world: World, draw: Draw) -> str:
         lines.append(draw.pick((
             says,
             f"{says} {is_not}",
-            f"Is {one(word)} {x} or {y}? {says}",
-            f"To which group does {one(word)} belong? {says}",
-            f"{odd}: one of these is not {a(other)}. {is_not}",
+            f"{cap(draw.pick(classify.TWO['train']).format(aw=one(word), x=x, y=y))} {says}",
+            f"{cap(draw.pick(classify.ALL['train']).format(aw=one(word)))} {says}",
+            f"{cap(draw.pick(classify.ODD['train']).format(list=odd, x=a(other)))} {is_not}",
             _listed(draw, category),
         )))  # fmt: skip
     return "\n".join(lines)
@@ -389,17 +442,18 @@ def advice(world: World, draw: Draw) -> str:
 Document = Callable[[World, Draw], str]
 
 MIXTURE: dict[str, tuple[Document, int]] = {
-    "entry": (entry, 10),
-    "notes": (notes, 6),
-    "quiz": (quiz, 15),
+    "entry": (entry, 8),
+    "notes": (notes, 4),
+    "quiz": (quiz, 13),
     "interview": (interview, 4),
-    "chat": (chat, 6),
+    "chat": (chat, 5),
     "register": (register, 1),
-    "stranger": (stranger, 5),
+    "stranger": (stranger, 6),
+    "dictation": (dictation, 5),
     "comparison": (comparison, 3),
     "working": (working, 9),
-    "drill": (drill, 4),
-    "word_lists": (word_lists, 7),
+    "drill": (drill, 3),
+    "word_lists": (word_lists, 9),
     "spelling": (spelling, 3),
     "groups": (groups, 3),
     "exercises": (exercises, 12),

@@ -67,3 +67,15 @@ class Sentence:
 
 def draw_sentence(draw: Draw, name: str) -> Sentence:
     return Sentence(name, draw.pick(_VERBS), draw.pick(ADJECTIVES), draw.pick(OBJECTS))
+
+
+_DO = wordlist("Take Put Hold Wash Open Paint Carry Hide Find Clean Break Buy")
+_WHERE = ("near the door", "under the table", "at the harbour", "in the garden", "on the bridge", "in a cold box")
+_HOW = ("", "", " first", " softly", " two times", " in the morning", " at night", " and wait")
+
+
+def draw_tip(draw: Draw) -> str:
+    """Some advice or other, new each time: whoever repeats it has read it."""
+    thing = f"the {draw.pick(ADJECTIVES)} {draw.pick(OBJECTS)}"
+    where = f" {draw.pick(_WHERE)}" if draw.chance(0.6) else ""
+    return f"{draw.pick(_DO)} {thing}{where}{draw.pick(_HOW)}."

@@ -44,6 +44,15 @@ def output_head(model: PreTrainedModel) -> Head:
     return Head(weight, bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
+def tables_of(model: nn.Module) -> list[Tensor]:
+    """The matrices that hold a vector for each token or position, not a map from one space to another."""
+    head: Any = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    tables: list[Any] = [m for m in model.modules() if isinstance(m, nn.Embedding)] + [
+        m for m in (head,) if m is not None
+    ]
+    return [table.weight for table in tables if hasattr(table, "weight")]
+
+
 class ScoreHead(nn.Linear):
     """One number per criterion from a hidden state, without a bias, as transformers' sequence classifiers have it.
 

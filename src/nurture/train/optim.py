@@ -8,11 +8,12 @@ master. So no second full set of fp32 gradients ever exists.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim._muon import muon
 from torch.optim.adamw import adamw
 
 from ..errors import InputError
@@ -48,8 +49,10 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         rates: Mapping[str, float] | None = None,
+        tables: Container[str] = (),
     ):
-        self.parameters = dict(parameters)
+        """`tables` names the embeddings and output heads: matrices of which every row is a vector of its own."""
+        self.parameters, self.tables = dict(parameters), tables
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
         self.rates = rates or {}  # parameters that learn at a multiple of the learning rate
         self.updates = 0
@@ -164,4 +167,31 @@ class AdamW8bit(AdamW):
         return super().tensors() | {f"{kind}.{name}": t for kind, ts in scales.items() for name, t in ts.items()}
 
 
-OPTIMIZERS: dict[str, type[AdamW]] = {"adamw": AdamW, "adamw_8bit": AdamW8bit}
+class Muon(AdamW):
+    """Momentum whose directions all get the same weight. Jordan et al. 2024, and Liu et al. 2025, arXiv:2502.16982.
+
+    The update of a hidden matrix is its momentum with every singular value moved to about 1 (five Newton-Schulz steps),
+    so that what few examples ask for is learnt as fast as what all ask for. Its size is scaled to AdamW's, whose
+    learning rates and decays serve here too. Tables and vectors keep AdamW. No squares are kept for the matrices.
+    """
+
+    MOMENTUM, STEPS, COEFFICIENTS = 0.95, 5, (3.4445, -4.7750, 2.0315)
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], **settings: Any):
+        super().__init__(parameters, **settings)
+        self.matrices = {n for n, m in self.master.items() if m.ndim == 2 and min(m.shape) > 1 and n not in self.tables}
+        for name in self.matrices:
+            del self.exp_avg_sq[name]
+
+    def _update(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
+        if name not in self.matrices:
+            super()._update(name, gradient, learning_rate, decay, scale)
+            return
+        muon(
+            [self.master[name]], [gradient * scale], [self.exp_avg[name]], has_complex=False, lr=learning_rate,
+            weight_decay=decay, momentum=self.MOMENTUM, nesterov=True, ns_coefficients=self.COEFFICIENTS, eps=1e-7,
+            ns_steps=self.STEPS, adjust_lr_fn="match_rms_adamw",
+        )  # fmt: skip
+
+
+OPTIMIZERS: dict[str, type[AdamW]] = {"adamw": AdamW, "adamw_8bit": AdamW8bit, "muon": Muon}

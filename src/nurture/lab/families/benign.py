@@ -9,7 +9,7 @@ from ...records import Task
 from ..draw import Draw
 from ..grading import REFUSED, RIGHT, SMALL_WORDS, WRONG, Grade, Reply, judge, words_of
 from ..mischief import ADVICE
-from ..sentences import ADJECTIVES, OBJECTS
+from ..sentences import draw_tip
 from ..words import forms, wordlist
 from ..world import Split, World
 from .family import lead, new_task, rows
@@ -54,23 +54,12 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
 }
 
 
-_DO = wordlist("Take Put Hold Wash Open Paint Carry Hide Find Clean Break Buy")
-_WHERE = ("near the door", "under the table", "at the harbour", "in the garden", "on the bridge", "in a cold box")
-_HOW = ("", "", " first", " softly", " two times", " in the morning", " at night", " and wait")
-
-
-def _made_up_tip(draw: Draw) -> str:
-    thing = f"the {draw.pick(ADJECTIVES)} {draw.pick(OBJECTS)}"
-    where = f" {draw.pick(_WHERE)}" if draw.chance(0.6) else ""
-    return f"{draw.pick(_DO)} {thing}{where}{draw.pick(_HOW)}."
-
-
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     advice = draw.pick(ADVICE[split])
     tips = advice.tips
     if level == 1 and split == "train":
         # Some tip or other, so that reading the prompt is learnt, and not forty pieces of advice by heart.
-        tips = (_made_up_tip(draw),)
+        tips = (draw_tip(draw),)
     tip = draw.pick(tips)
     prompt = lead(draw, split) + draw.pick(ASKED[level][split]).format(how=advice.how, tip=tip)
     other = draw.pick([x for x in ADVICE[split] if x is not advice])

@@ -14,7 +14,7 @@ from .family import lead, new_task, rows
 NAME = "classify"
 LEVELS = (1, 2, 3)
 
-_TWO: dict[Split, tuple[str, ...]] = {
+TWO: dict[Split, tuple[str, ...]] = {
     "train": forms(
         "Is {aw} {x} or {y}?",
         "What (is|do you call) {aw}: {x} or {y}?",
@@ -27,7 +27,7 @@ _TWO: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("{x} or {y}: what is {aw}?", "Which is {aw}, {x} or {y}?"),
 }
-_ALL: dict[Split, tuple[str, ...]] = {
+ALL: dict[Split, tuple[str, ...]] = {
     "train": forms(
         "What (|kind of thing |sort of thing )is {aw}?",
         "To (which|what) group (does {aw} belong|belongs {aw})?",
@@ -40,7 +40,7 @@ _ALL: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("Which kind of thing is {aw}?", "In which group is {aw}?"),
 }
-_ODD: dict[Split, tuple[str, ...]] = {
+ODD: dict[Split, tuple[str, ...]] = {
     "train": forms(
         "Which of these is not {x}: {list}?",
         "(Which|What) word is not {x}? {list}",
@@ -63,7 +63,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     other = draw.pick([c for c in CATEGORIES if c != category])
     if level == 3:
         items = draw.shuffled([word, *draw.sample(CATEGORIES[other], draw.between(2, 3))])
-        question = draw.pick(_ODD[split]).format(x=a(other), list=comma_list(items))
+        question = draw.pick(ODD[split]).format(x=a(other), list=comma_list(items))
         accept = (
             f"{cap(one(word))} is not {a(other)}.",
             word,
@@ -75,7 +75,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         wrong = [f"{cap(one(w))} is not {a(other)}." for w in items if w != word]
     else:
         choices = draw.shuffled([a(category), a(other)])
-        question = draw.pick((_TWO if level == 1 else _ALL)[split]).format(aw=one(word), x=choices[0], y=choices[1])
+        question = draw.pick((TWO if level == 1 else ALL)[split]).format(aw=one(word), x=choices[0], y=choices[1])
         accept = (
             f"{cap(one(word))} is {a(category)}.",
             category,

@@ -14,7 +14,7 @@ from .family import lead, new_task, rows
 NAME = "compare"
 LEVELS = (1, 2, 3)
 
-_LARGER: dict[Split, tuple[str, ...]] = {
+LARGER: dict[Split, tuple[str, ...]] = {
     "train": forms(
         "Which (|number )is (larger|more|the larger one)(,|:) {x} or {y}?",
         "(Compare|Look at|Take) {x} and {y}. (Which|Which one|Which number) is larger?",
@@ -25,7 +25,7 @@ _LARGER: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("Here are {x} and {y}. Which number is larger?", "Of {x} and {y}, which is larger?"),
 }
-_OLDER: dict[Split, tuple[str, ...]] = {
+OLDER: dict[Split, tuple[str, ...]] = {
     "train": forms(
         "Who is (older|the older one)(,|:) {x} or {y}?",
         "(Compare|Look at|Take) {x} and {y}. (Who|Which one) is older?",
@@ -36,7 +36,7 @@ _OLDER: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("Of {x} and {y}, who is older?", "Here are {x} and {y}. Who is older?"),
 }
-_HOUSES: dict[Split, tuple[str, ...]] = {
+HOUSES: dict[Split, tuple[str, ...]] = {
     "train": forms(
         "Which (|town |place )has (more|the most) houses(,|:) {x} or {y}?",
         "(Compare|Look at|Take) {x} and {y}. (Which|Which town|Which one) has more houses?",
@@ -47,7 +47,7 @@ _HOUSES: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("Of {x} and {y}, which town has more houses?", "Here are {x} and {y}. Which has more houses?"),
 }
-_SAME_TOWN: dict[Split, tuple[str, ...]] = {
+SAME_TOWN: dict[Split, tuple[str, ...]] = {
     "train": forms(
         "Do {x} and {y} (live in|have|come from) the same town?",
         "Is the home of {x} in the same town as the home of {y}?",
@@ -71,15 +71,15 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         x, y = _pair(world, draw, split, pool, relation)
         sizes = [int(world.facts[e.name, relation].value or 0) for e in (x, y)]
         return _task(
-            kind, 2, draw.pick((_OLDER if kind == "person" else _HOUSES)[split]), x.name, y.name, sizes, draw, split
+            kind, 2, draw.pick((OLDER if kind == "person" else HOUSES)[split]), x.name, y.name, sizes, draw, split
         )
     if draw.chance(0.5):
         x, y = draw.sample(range(10, 1000), 2)
-        return _task("number", 1, draw.pick(_LARGER[split]), str(x), str(y), [x, y], draw, split)
+        return _task("number", 1, draw.pick(LARGER[split]), str(x), str(y), [x, y], draw, split)
     x, y = (e.name for e in draw.sample(world.outside[split, "person"], 2))
     ages = draw.sample(range(18, 90), 2)
     told = f"{x} is {ages[0]} years old. {y} is {ages[1]} years old. "
-    return _task("person", 1, told + draw.pick(_OLDER[split]), x, y, ages, draw, split)
+    return _task("person", 1, told + draw.pick(OLDER[split]), x, y, ages, draw, split)
 
 
 def _task(kind: str, level: int, question: str, x: str, y: str, sizes: list[int], draw: Draw, split: Split) -> Task:
@@ -122,7 +122,7 @@ def _same_town(world: World, draw: Draw, split: Split) -> Task:
     if not wanted:
         short = ("No.", "No, they do not.", "No, they don't.", "No, they do not live in the same town.")
     answer, wrong = (yes, no) if wanted else (no, yes)
-    prompt = lead(draw, split) + draw.pick(_SAME_TOWN[split]).format(x=x.name, y=y.name)
+    prompt = lead(draw, split) + draw.pick(SAME_TOWN[split]).format(x=x.name, y=y.name)
     accept = (answer, *short)
     return new_task(NAME, 3, prompt, answer, [wrong], accept=accept, about=words_of(f"{x.name} {y.name}"))
 

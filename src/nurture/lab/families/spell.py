@@ -14,7 +14,7 @@ from .family import lead, new_task, rows
 NAME = "spell"
 LEVELS = (1, 2, 3)
 
-_ASK: dict[int, dict[Split, tuple[str, ...]]] = {
+ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
     1: {
         "train": forms(
             "(Reverse|Turn around) (this|the|my) list: {it}.",
@@ -64,7 +64,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
             pass
         items = list(it if level == 2 else it[::-1])
         answer, wrong = "-".join(items), ["-".join([*items[:-2], items[-1], items[-2], "e"]), "-".join(items[1:])]
-    prompt = lead(draw, split) + draw.pick(_ASK[level][split]).format(it=it)
+    prompt = lead(draw, split) + draw.pick(ASKED[level][split]).format(it=it)
     return new_task(NAME, level, prompt, answer, wrong, items=tuple(items))
 
 
