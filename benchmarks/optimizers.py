@@ -64,7 +64,7 @@ def right(model: Path) -> dict[str, float]:
         requests = [Request(np.asarray(tokenizer(p)["input_ids"]), key=str(i)) for i, p in enumerate(prompts)]
         plan = Sampling(max_tokens=24, temperature=0, stop_ids=template.stop_ids)
         said = [
-            tokenizer.decode(s.ids.tolist()).split("\n")[0].strip()
+            str(tokenizer.decode(s.ids.tolist())).split("\n")[0].strip()
             for s in LocalSampler(loaded.model).sample(requests, plan)
         ]
         shares[name] = float(np.mean([text == comma_list(words) for text, words in zip(said, wanted, strict=True)]))
