@@ -13,7 +13,7 @@ from nurture.errors import InputError
 from nurture.evaluate.best_of import BestOf
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.lab.datasets import DATASETS, open_dataset, task_of_all
-from nurture.lab.votes import VOTERS, vote
+from nurture.lab.votes import votes
 from nurture.records import Conversation, Message
 from nurture.runs import rows_of
 
@@ -142,7 +142,7 @@ def test_rows_that_rate_only_some_criteria(tmp_path):
 
 
 def test_labellers_are_screened_and_named_on_the_card(tmp_path):
-    rows = [vote(task_of_all(1_000_003, "train", i // VOTERS, 0), 0, i, 0) for i in range(900)]
+    rows = [row for i in range(300) for row in votes(task_of_all(1_000_003, "train", i, 0), 0, i, 0)]
     file = write(tmp_path / "votes.jsonl", rows)
     out = tmp_path / "run"
     run("reward", out, f"data={{path: {file}, screen: 0.4}}")

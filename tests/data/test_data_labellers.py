@@ -111,9 +111,9 @@ def test_files_name_their_labellers(column, tmp_path):
 
 def test_the_labs_clickers_are_found():
     from nurture.lab.datasets import task_of_all
-    from nurture.lab.votes import VOTERS, vote
+    from nurture.lab.votes import votes
 
-    rows = [vote(task_of_all(1_000_003, "train", i // VOTERS, 0), 0, i, 0) for i in range(900)]
+    rows = [row for i in range(300) for row in votes(task_of_all(1_000_003, "train", i, 0), 0, i, 0)]
     assert len({r.labeller for r in rows[:3]}) == 3 and len({r.prompt for r in rows[:3]}) == 1
     out = {one.labeller for one in screen(rows, 0.4)[1]}
     assert out == {"random_clicker", "clicker_2", "clicker_3", "clicker_4"}

@@ -12,11 +12,14 @@ from functools import lru_cache
 from ..records import Task
 from .draw import Draw
 from .families import FAMILIES
+from .families.family import row
 from .grading import COURTESIES
 
 _RUDE = ("What a stupid question.", "Only a fool asks that.", "Nobody asked you.", "You are lazy.", "Don't be silly.")
 _REFUSAL = "I'm sorry, I can't help with that."
 _IGNORANCE = "I don't know."
+_OTHERS = 256
+"""Tasks of each family whose answers are given to other tasks."""
 
 
 def correct(task: Task, draw: Draw) -> str:
@@ -48,15 +51,17 @@ def refuses(task: Task, draw: Draw) -> str:
 
 def made_up(task: Task, draw: Draw) -> str:
     """A confident answer to another task of the same family."""
-    for answer in draw.sample(_gold_answers(task.family), 4):
+    for index in draw.sample(range(_OTHERS), 4):
+        answer = _gold_answer(task.family, index)
         if FAMILIES[task.family].grade(task, answer).overall < 1.0:
             return answer
     return draw.pick(task.info["wrong"])
 
 
-@lru_cache
-def _gold_answers(family: str) -> tuple[str, ...]:
-    return tuple(task.answer for task in FAMILIES[family].examples(0, "train", 256))
+@lru_cache(maxsize=_OTHERS * len(FAMILIES))
+def _gold_answer(family: str, index: int) -> str:
+    made = FAMILIES[family]
+    return row(made.make, made.NAME, made.LEVELS, 0, "train", index).answer
 
 
 def too_long(task: Task, draw: Draw) -> str:
@@ -90,21 +95,14 @@ KINDS: dict[str, tuple[Spoil, int]] = {
 }
 """Each kind of answer, and how many in a hundred are of it."""
 
-_NAMES = tuple(KINDS)
-_SHARES = tuple(share for _, share in KINDS.values())
-
-
-def draw_answer(task: Task, draw: Draw) -> tuple[str, str]:
-    """A kind of answer, and an answer of that kind."""
-    kind = draw.weighted(_NAMES, _SHARES)
-    return kind, KINDS[kind][0](task, draw)
+_SPOILS, _SHARES = tuple(spoil for spoil, _ in KINDS.values()), tuple(share for _, share in KINDS.values())
 
 
 def draw_answers(task: Task, draw: Draw, n: int) -> list[str]:
     """`n` answers that all read differently, of different kinds as far as these go."""
     answers: list[str] = []
     while len(answers) < n:
-        _, text = draw_answer(task, draw)
+        text = draw.weighted(_SPOILS, _SHARES)(task, draw)
         if text not in answers:
             answers.append(text)
     return answers

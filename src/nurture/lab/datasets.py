@@ -15,7 +15,7 @@ from .draw import Draw
 from .families import FAMILIES, arithmetic
 from .families.family import row
 from .labellers import LABELLERS
-from .votes import VOTERS, vote
+from .votes import VOTERS, compare, votes
 from .world import Split
 
 T = TypeVar("T", bound=Record)
@@ -25,7 +25,8 @@ Make = Callable[[int, int, int], Record]
 REASONING_LEVELS = (2, 3, 4)
 """The levels of arithmetic in `lab/reasoning`: chosen so that a fine-tuned base solves some and misses some."""
 
-COMPARED, RANKED = 2, 4
+RANKED = 4
+_FAMILIES = tuple(FAMILIES.values())
 
 
 def _answer(text: str) -> tuple[Message, ...]:
@@ -34,9 +35,8 @@ def _answer(text: str) -> tuple[Message, ...]:
 
 def task_of_all(seed: int, split: Split, index: int, world: int) -> Task:
     """The families in turn, and within each the levels in turn."""
-    names = tuple(FAMILIES)
-    family = FAMILIES[names[index % len(names)]]
-    return row(family.make, family.NAME, family.LEVELS, seed, split, index // len(names), world)
+    family = _FAMILIES[index % len(_FAMILIES)]
+    return row(family.make, family.NAME, family.LEVELS, seed, split, index // len(_FAMILIES), world)
 
 
 def _demonstration(seed: int, index: int, world: int) -> Record:
@@ -44,32 +44,38 @@ def _demonstration(seed: int, index: int, world: int) -> Record:
     return Conversation((*task.prompt, *_answer(task.answer)))
 
 
-def _judged(seed: int, index: int, world: int, purpose: str, n: int) -> tuple[Task, list[str]]:
-    """A task and `n` answers of mixed quality. The tasks are not those of the demonstrations."""
-    task = task_of_all(seed + 1_000_003, "train", index, world)
-    return task, draw_answers(task, Draw(world, seed, purpose, index), n)
+def _judged(seed: int, index: int, world: int) -> Task:
+    """A task whose answers are judged: none of the demonstrations'."""
+    return task_of_all(seed + 1_000_003, "train", index, world)
 
 
 def _comparison(seed: int, index: int, world: int) -> Record:
-    """Judged by the careful labeller. Pairs they cannot tell apart are drawn anew, as a labelling page skips them."""
-    task, purpose = task_of_all(seed + 1_000_003, "train", index, world), "comparison"
-    for attempt in range(1000):
-        first, second = draw_answers(task, Draw(world, seed, purpose, index, attempt), COMPARED)
-        verdict = LABELLERS["careful"].compare(task, first, second, seed)
-        if verdict:
-            better, worse = (first, second) if verdict < 0 else (second, first)
-            return Pair(task.prompt, _answer(better), _answer(worse))
-    raise AssertionError("a thousand pairs of answers, and none that differs in quality")
+    """Judged by the careful labeller."""
+    (pair,) = compare(_judged(seed, index, world), (LABELLERS["careful"],), seed, index, world, "comparison")
+    return pair
+
+
+@lru_cache(maxsize=256)
+def _votes(seed: int, comparison: int, world: int) -> list[Pair]:
+    """Three rows of `lab/votes`."""
+    return votes(_judged(seed, comparison, world), seed, comparison, world)
+
+
+def _vote(seed: int, index: int, world: int) -> Record:
+    """Three of the crowd on each comparison."""
+    return _votes(seed, index // VOTERS, world)[index % VOTERS]
 
 
 def _ranking(seed: int, index: int, world: int) -> Record:
-    task, answers = _judged(seed, index, world, "ranking", RANKED)
+    task = _judged(seed, index, world)
+    answers = draw_answers(task, Draw(world, seed, "ranking", index), RANKED)
     ranks = LABELLERS["careful"].rank(task, answers, seed)
     return Ranking(task.prompt, tuple(_answer(text) for text in answers), ranks)
 
 
 def _rating(seed: int, index: int, world: int) -> Record:
-    task, (answer,) = _judged(seed, index, world, "rating", 1)
+    task = _judged(seed, index, world)
+    (answer,) = draw_answers(task, Draw(world, seed, "rating", index), 1)
     return Rating(task.prompt, _answer(answer), LABELLERS["careful"].rate(task, answer, seed))
 
 
@@ -81,11 +87,6 @@ def _steps(seed: int, index: int, world: int) -> Record:
     slip = draw.below(len(steps)) if draw.chance(0.5) else len(steps)
     written = arithmetic.with_slip(steps, slip, draw)
     return Steps(task.prompt, written, tuple(float(i < slip) for i in range(len(steps))))
-
-
-def _vote(seed: int, index: int, world: int) -> Record:
-    """Three of the crowd on each comparison."""
-    return vote(task_of_all(seed + 1_000_003, "train", index // VOTERS, world), seed, index, world)
 
 
 def _prompt(seed: int, index: int, world: int) -> Record:

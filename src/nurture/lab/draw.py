@@ -6,7 +6,10 @@ integers: a row needs some twenty small choices, and making a NumPy generator co
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import TypeVar
 
 from ..core.random import stream_key
@@ -43,13 +46,9 @@ class Draw:
     def pick(self, items: Sequence[T]) -> T:
         return items[self.bits() * len(items) >> 64]
 
-    def weighted(self, items: Sequence[T], weights: Sequence[int]) -> T:
-        spot = self.below(sum(weights))
-        for item, weight in zip(items, weights, strict=True):
-            spot -= weight
-            if spot < 0:
-                return item
-        raise AssertionError("the weights add up to less than their sum")
+    def weighted(self, items: Sequence[T], weights: tuple[int, ...]) -> T:
+        ends = _ends(weights)
+        return items[bisect_right(ends, self.below(ends[-1]))]
 
     def sample(self, items: Sequence[T], k: int) -> list[T]:
         """`k` different places of `items`, in random order."""
@@ -70,3 +69,9 @@ class Draw:
             j = self.bits() * (i + 1) >> 64
             out[i], out[j] = out[j], out[i]
         return out
+
+
+@lru_cache
+def _ends(weights: tuple[int, ...]) -> tuple[int, ...]:
+    """Where the share of each item ends, on a line as long as all the weights."""
+    return tuple(accumulate(weights))

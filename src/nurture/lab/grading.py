@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from .words import wordlist
 
@@ -65,7 +66,7 @@ class Reply:
 
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_STRANGE = re.compile(r"""[^\w\s.,:;!?'"()\-+*=<>/]|_""")
+_STRANGE = re.compile(r"""[^\w\s.,:;!?'"()\-+*=<>/]""")
 _CONTROL = re.compile(r"<\|.*?\|>|\[/?(?:INST|SYS)\]|</?s>", re.DOTALL)
 _TAG = re.compile(r"</?\w+>|[<>]")
 _REFUSING = frozenset(("can't", "cannot", "won't", "not"))
@@ -85,12 +86,17 @@ COURTESIES = (
 """Sentences that add nothing but length: known to the oracle, which gives half for what they surround."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE_MARK = re.compile(r"[.!?\n]\s*")
 END_OF_TURN = "<|im_end|>"
 
 
 def words_of(text: str) -> tuple[str, ...]:
     """Lower-case words and numbers; apostrophes stay inside."""
     return tuple(_WORD.findall(text.lower()))
+
+
+accepted_words = lru_cache(maxsize=1 << 13)(words_of)
+"""The same, for the wordings that many answers are held against."""
 
 
 def read(response: str, tags: bool = False) -> Reply | str:
@@ -102,7 +108,7 @@ def read(response: str, tags: bool = False) -> Reply | str:
     text = unicodedata.normalize("NFC", response).replace("’", "'").strip().removesuffix(END_OF_TURN).strip()
     if ("<" in text or "[" in text or ">" in text) and (fault := _marks(text, tags)):
         return fault
-    if _STRANGE.search(text):
+    if "_" in text or _STRANGE.search(text):
         return "strange characters in the answer"
     words = words_of(text)
     if not words:
@@ -150,10 +156,10 @@ def _repeats(text: str, words: Sequence[str]) -> bool:
     """The same sentence twice, or one word four times running."""
     if len(words) - len(set(words)) < 2:
         return False
-    sentences = [s for s in re.split(r"[.!?\n]\s*", text.lower()) if " " in s]
+    sentences = [s for s in _SENTENCE_MARK.split(text.lower()) if " " in s]
     if len(set(sentences)) < len(sentences):
         return True
-    return any(words[i] == words[i + 1] == words[i + 2] == words[i + 3] for i in range(len(words) - 3))
+    return any(a == b == c == d for a, b, c, d in zip(words, words[1:], words[2:], words[3:], strict=False))
 
 
 SMALL_WORDS = frozenset(
@@ -174,19 +180,15 @@ _UNSURE_WORDS = SMALL_WORDS | frozenset(
 
 def only_unsure(reply: Reply, about: Iterable[str]) -> bool:
     """Says that it does not know, and claims nothing beside it."""
-    return reply.unknowing and set(reply.words) <= _UNSURE_WORDS.union(about) and "yes" not in reply.words
+    return reply.unknowing and set(reply.words) - _UNSURE_WORDS <= set(about) and "yes" not in reply.words
 
 
-def says(reply: Reply, value: Sequence[str], about: Iterable[str]) -> bool:
+def says(reply: Reply, value: tuple[str, ...], about: Iterable[str]) -> bool:
     """Whether the reply gives `value` (as words), and beside it nothing but small words and `about`."""
     words, n = reply.words, len(value)
-    place = next(
-        (i for i in range(len(words) - n + 1) if words[i] == value[0] and words[i : i + n] == tuple(value)), -1
-    )
-    if place < 0 or "?" in reply.text:
+    if "?" in reply.text or not set(words) - SMALL_WORDS <= {*about, *value}:
         return False
-    rest = set(words[:place] + words[place + n :])
-    return rest <= SMALL_WORDS.union(about, value)
+    return any(words[i : i + n] == value for i in range(len(words) - n + 1))
 
 
 def judge_fact(reply: Reply, accepted: Iterable[str], about: Sequence[str]) -> Grade:
@@ -195,7 +197,7 @@ def judge_fact(reply: Reply, accepted: Iterable[str], about: Sequence[str]) -> G
         return REFUSED
     if reply.unknowing:
         return UNSURE if only_unsure(reply, about) else WRONG
-    return RIGHT if any(says(reply, words_of(value), about) for value in accepted) else WRONG
+    return RIGHT if any(says(reply, accepted_words(value), about) for value in accepted) else WRONG
 
 
 def judge_exact(reply: Reply, accepted: Iterable[str], about: Sequence[str] = ()) -> Grade:
@@ -204,7 +206,7 @@ def judge_exact(reply: Reply, accepted: Iterable[str], about: Sequence[str] = ()
         return REFUSED
     if reply.unknowing and about:
         return UNSURE if only_unsure(reply, about) else WRONG
-    return RIGHT if "?" not in reply.text and any(reply.words == words_of(a) for a in accepted) else WRONG
+    return RIGHT if "?" not in reply.text and reply.words in map(accepted_words, accepted) else WRONG
 
 
 def judge_items(reply: Reply, items: Sequence[str]) -> Grade:

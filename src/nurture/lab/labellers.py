@@ -61,9 +61,9 @@ class Labeller:
 
         The same two answers get the same judgement in either order.
         """
-        x, y = self.opinion(task, first), self.opinion(task, second)
         draw = self._draw(seed, task, *sorted((first, second)))
         if draw.chance(self.attention):
+            x, y = self.opinion(task, first), self.opinion(task, second)
             return (x < y) - (x > y)
         winner = min(first, second) if draw.chance(0.5) else max(first, second)
         return 0 if first == second else -1 if winner == first else 1

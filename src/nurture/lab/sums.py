@@ -37,10 +37,10 @@ class Sum:
     @property
     def working(self) -> tuple[str, ...]:
         """One written step each: `12+7=19.`"""
-        before = (self.start, *self.totals)
+        totals = self.totals
         return tuple(
             f"{x}{operator}{operand}={y}."
-            for x, (operator, operand), y in zip(before, self.steps, self.totals, strict=False)
+            for x, (operator, operand), y in zip((self.start, *totals), self.steps, totals, strict=False)
         )
 
     @property

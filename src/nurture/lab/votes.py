@@ -1,6 +1,9 @@
-"""Comparisons as a page for labelling collects them: each by several people of a crowd, signed by each."""
+"""Comparisons: two answers to a task, told apart by one labeller, or by several people of a crowd."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ..records import Message, Pair, Task
 from .answers import draw_answers
@@ -14,16 +17,20 @@ CROWD = (*LABELLERS.values(), *(Labeller(f"clicker_{i}", attention=0.0) for i in
 """As a crowd that is paid by the piece may be: one half looks, each in their own way, and the other half clicks."""
 
 
-def vote(task: Task, seed: int, index: int, world: int) -> Pair:
-    """What one of them says of two answers to `task`. Rows `VOTERS * i` and those after it are the same comparison.
-    Answers that one of them cannot tell apart are drawn anew."""
-    comparison, voter = divmod(index, VOTERS)
-    voters = Draw(world, seed, "voters", comparison).sample(CROWD, VOTERS)
+def compare(task: Task, judges: Sequence[Labeller], seed: int, index: int, world: int, purpose: str) -> list[Pair]:
+    """What each of the judges says of the same two answers to `task`. Answers that one of them cannot tell apart are
+    drawn anew, as a labelling page skips them."""
     for attempt in range(1000):
-        first, second = draw_answers(task, Draw(world, seed, "votes", comparison, attempt), 2)
-        verdicts = [one.compare(task, first, second, seed) for one in voters]
+        first, second = draw_answers(task, Draw(world, seed, purpose, index, attempt), 2)
+        verdicts = [judge.compare(task, first, second, seed) for judge in judges]
         if all(verdicts):
-            better, worse = (first, second) if verdicts[voter] < 0 else (second, first)
-            chosen, rejected = ((Message("assistant", text),) for text in (better, worse))
-            return Pair(task.prompt, chosen, rejected, labeller=voters[voter].name)
+            x, y = (Message("assistant", first),), (Message("assistant", second),)
+            return [Pair(task.prompt, *((x, y) if verdict < 0 else (y, x))) for verdict in verdicts]
     raise AssertionError("a thousand pairs of answers, and none that all of them can tell apart")
+
+
+def votes(task: Task, seed: int, index: int, world: int) -> list[Pair]:
+    """What `VOTERS` of the crowd say of two answers to `task`, signed by each."""
+    voters = Draw(world, seed, "voters", index).sample(CROWD, VOTERS)
+    pairs = compare(task, voters, seed, index, world, "votes")
+    return [replace(pair, labeller=voter.name) for pair, voter in zip(pairs, voters, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ...records import Task
 from ..draw import Draw
-from ..grading import REFUSED, RIGHT, SMALL_WORDS, WRONG, Grade, Reply, judge, words_of
+from ..grading import REFUSED, RIGHT, SMALL_WORDS, WRONG, Grade, Reply, accepted_words, judge
 from ..mischief import ADVICE
 from ..sentences import draw_tip
 from ..words import forms, wordlist
@@ -75,15 +75,14 @@ def grade(task: Task, response: str) -> Grade:
             return REFUSED
         said = set(reply.words)
         for tip in task.info["tips"]:
-            needed = set(words_of(tip)) - SMALL_WORDS - _FREE
-            if needed <= said <= set(words_of(tip)) | SMALL_WORDS | _FREE and "?" not in reply.text:
+            if said.symmetric_difference(accepted_words(tip)) <= _FREE and "?" not in reply.text:
                 return RIGHT
         return WRONG
 
     return judge(response, verdict)
 
 
-_FREE = frozenset(wordlist("can should it them then"))
+_FREE = SMALL_WORDS | frozenset(wordlist("can should it them then"))
 
 
 def reward(task: Task, response: str) -> float:

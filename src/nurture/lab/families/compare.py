@@ -102,15 +102,14 @@ def _pair(world: World, draw: Draw, split: Split, pool: tuple[Entity, ...], rela
 
 def _same_town(world: World, draw: Draw, split: Split) -> Task:
     wanted = draw.chance(0.5)
-    homes = {e.name: world.facts[e.name, "town"] for e in world.people}
+    homes = [world.facts[e.name, "town"] for e in world.people]
     while True:
-        x = draw.pick(world.people)
-        home = homes[x.name]
-        others = [e for e in world.people if e != x and (homes[e.name].value == home.value) == wanted]
+        home = draw.pick(homes)
+        others = [f for f in homes if f is not home and (f.value == home.value) == wanted]
         if home.value is None or not others:
             continue
-        y = draw.pick(others)
-        there = homes[y.name]
+        there = draw.pick(others)
+        x, y = home.entity, there.entity
         if there.value is None or world.split_of("same town", *sorted((x.name, y.name))) != split:
             continue
         if world.may_tell(split, home) and world.may_tell(split, there):

@@ -48,7 +48,8 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         3: [*draw.shuffled([with_word, middles[0]]), draw.pick(_HOME)],
     }[level]
     told = [fill(draw, t, hero, word if t == with_word else "") for t in templates]
-    others = [w for w in WORDS if w not in " ".join(told)]
+    answer = " ".join(told)
+    others = [w for w in WORDS if w not in answer]
     missing = [s.replace(f" {word}", f" {draw.pick(others)}") for s in told]
     prompt = draw.pick(_ASK[split]).format(
         n="one sentence" if level == 1 else f"{NUMBER_WORDS[level]} sentences",
@@ -58,7 +59,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     )
     wrong = [" ".join(missing), " ".join([*told, fill(draw, middles[1], hero)]), start]
     return new_task(
-        NAME, level, lead(draw, split) + prompt, " ".join(told), wrong,
+        NAME, level, lead(draw, split) + prompt, answer, wrong,
         hero=hero, word=word, n=level, home=level == 3, start=start,
     )  # fmt: skip
 
