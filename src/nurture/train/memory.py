@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_NEVER = -1
 
 
 def keep_pages() -> bool:
@@ -28,7 +29,8 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return all(mallopt(option, size) for option, size in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 34)))
+    # mallopt takes C ints: a larger number would arrive as another one.
+    return all(mallopt(option, size) for option, size in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, _NEVER)))
 
 
 def peak_bytes(device: torch.device) -> int:
