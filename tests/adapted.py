@@ -7,7 +7,7 @@ import torch
 from engine import demonstrations
 
 from nurture.adapters import ADAPTERS
-from nurture.models.heads import output_head
+from nurture.models.heads import output_head, tables_of
 from nurture.models.layouts import LAY, hidden_states, layout_of, set_layout
 from nurture.models.load import attach_adapter, load_model
 from nurture.models.roles import LocalRoles
@@ -86,11 +86,13 @@ def adapted(base, case, dtype=torch.float32, steps=STEPS):
     return loaded
 
 
-def engine_of(loaded, layout="tree", steps=STEPS):
+def engine_of(loaded, layout="tree", steps=STEPS, optimizer=AdamW):
     model, adapter = loaded.model, loaded.adapter
     set_layout(model, layout)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = AdamW(trained.items(), rates=adapter.rates(trained))
+    tables = {id(table) for table in tables_of(model)}
+    names = {name for name, p in trained.items() if id(p) in tables}
+    optimizer = optimizer(trained.items(), rates=adapter.rates(trained), tables=names)
     companion = adapter.companion(model, optimizer, steps)
     return LocalRoles({"policy": model}, {"policy": layout}, optimizer, Processes(), companion=companion)
 

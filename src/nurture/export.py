@@ -14,8 +14,17 @@ from .adapters.attached import merge
 from .core.random import stream_key
 from .data.template import Template, ensure_chat
 from .errors import InputError
-from .models.heads import classifier, output_head, score_head
-from .models.layouts import hidden_states, is_seq2seq, lay_rows, lay_seq2seq, layout_of, relative_gap
+from .models.heads import classifier, has_score_head, is_encoder, output_head, score_head
+from .models.layouts import (
+    classify,
+    hidden_states,
+    is_decoder,
+    is_seq2seq,
+    lay_rows,
+    lay_seq2seq,
+    layout_of,
+    relative_gap,
+)
 from .models.load import LoadedModel, embed_new_tokens, load_model, resolve_model
 from .models.save import model_card, save_model
 from .types import Batch, Group, Response
@@ -46,13 +55,15 @@ def export(
     if out.exists():
         raise InputError(f"{out} exists already; name another folder.")
     loaded = load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)
-    if ensure_chat(loaded.tokenizer, plain=is_seq2seq(loaded.model)):
+    if ensure_chat(loaded.tokenizer, plain=not is_decoder(loaded.model)):
         embed_new_tokens(loaded.model, loaded.tokenizer)
     adapter = loaded.adapter
     if adapter is not None and not merged:
         raise InputError(f"{name} is an adapter ({adapter.name}) on {loaded.base}; --merge adds it to a copy of that.")
     if adapter is None and merged:
         raise InputError(f"{name} is a plain model: there is no adapter to merge; leave --merge out.")
+    if is_encoder(loaded.model) and not has_score_head(loaded.model):
+        raise InputError(f"{name} is an encoder that has not learnt to judge; train it with method reward first.")
     if adapter is not None and not adapter.mergeable:
         raise InputError(
             f"{name}: {adapter.name} cannot be merged, since no change of the weights does what it does; use the "
@@ -60,7 +71,7 @@ def export(
         )
     before = _logits(loaded)
     model = loaded.model if adapter is None else merge(loaded.model)
-    if hasattr(model, "score"):
+    if has_score_head(model):
         model.config.pad_token_id = loaded.tokenizer.pad_token_id
         model = classifier(model, loaded.criteria, loaded.reward or {})
     written = FORMATS[dtype] if dtype else loaded.saved_dtype
@@ -102,8 +113,10 @@ def _logits(loaded: LoadedModel) -> Tensor:
     laid = lay_seq2seq(batch) if is_seq2seq(model) else lay_rows(batch)
     model.eval()
     with torch.no_grad(), layout_of(model, "rows"):
+        if is_encoder(model):
+            return classify(model, laid)
         hidden = hidden_states(model, laid).index_select(0, laid.at)
-        return score_head(model)(hidden) if hasattr(model, "score") else output_head(model).logits(hidden)
+        return score_head(model)(hidden) if has_score_head(model) else output_head(model).logits(hidden)
 
 
 def _settings_of(folder: Path) -> str:

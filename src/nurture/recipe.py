@@ -384,9 +384,10 @@ class Stage(Section):
     """How the learning rate falls after the warm-up."""
     warmup: NotNegative = 0.03
     """Length of the linear warm-up: a share of all updates where below 1, else a number of updates."""
-    optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
-    """`adamw_8bit` keeps Adam's two averages in 8 bits through bitsandbytes: a quarter of their memory. `muon` makes
-    singular values of hidden updates equal, at AdamW's learning rates: fewer steps to train a whole model."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"] = "adamw"
+    """`adamw_8bit` keeps Adam's two averages in 8 bits through bitsandbytes: a quarter of their memory;
+    `paged_adamw_8bit` (CUDA) also moves them to main memory where the device has no room. `muon` makes singular values
+    of hidden updates equal, at AdamW's learning rates: fewer steps to train a whole model."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of AdamW, on matrices only."""
     beta1: Share = 0.9

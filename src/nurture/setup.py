@@ -32,8 +32,8 @@ from .errors import InputError
 from .evaluate.ready import make_ready
 from .methods import Online
 from .models.cast import Cast, assemble
-from .models.heads import add_score_head, score_head, start_critic
-from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
+from .models.heads import add_score_head, has_score_head, is_encoder, score_head, start_critic
+from .models.layouts import Choice, check_virtual, choose_layout, is_decoder, is_seq2seq, set_layout
 from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
@@ -142,7 +142,7 @@ def set_up(
     records, reports, rejected = _read(stage.data, stage, drawn)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
-    if stage.method.data != "text" and ensure_chat(tokenizer, plain=is_seq2seq(loaded.model)):
+    if stage.method.data != "text" and ensure_chat(tokenizer, plain=not is_decoder(loaded.model)):
         loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
     refuse_changed_tokenizer(loaded.model, tokenizer)
     if stage.method.trained == "reward":
@@ -396,6 +396,12 @@ def _load(
                 f"model: {stage.model} is an encoder-decoder, which method {stage.method.name!r} cannot train; use sft "
                 "or a method that learns from given answers."
             )
+        if is_encoder(loaded.model) and (stage.method.data == "steps" or getattr(stage.method, "lm_coef", 0)):
+            what = "reasoning steps as they come" if stage.method.data == "steps" else "answers it writes (lm_coef)"
+            raise InputError(
+                f"model: {stage.model} is an encoder, which gives one score to a whole text and knows no {what}; start "
+                "from a language model."
+            )
         return loaded
     tokenizer = stage.model.tokenizer
     if isinstance(tokenizer, str):
@@ -435,7 +441,7 @@ def _start_critic(
             "leave critic out, or train all weights (adapter: full)."
         )
     loaded = load_model(resolve_model(stage.critic, stages), dtype=dtype, device=device, seed=stage.seed, reward=True)
-    if not hasattr(loaded.model, "score"):
+    if not has_score_head(loaded.model):
         raise InputError(f"critic: {stage.critic} has no score head; a critic starts as a reward model.")
     if Template(loaded.tokenizer).hash != template.hash:
         raise InputError(f"critic: {stage.critic} has another chat template than the model; train both from one model.")
@@ -446,7 +452,7 @@ def _start_critic(
 def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> None:
     """The score head of a reward model: its own where it was one already, else a new one."""
     model = loaded.model
-    if not hasattr(model, "score"):
+    if not has_score_head(model):
         add_score_head(model, len(criteria))
         return
     if loaded.criteria != criteria:
@@ -660,7 +666,7 @@ def _micro_batch(
             tokens=tokens,
             checkpointing=stage.gradient_checkpointing,
             chunk_bytes=CHUNK_BYTES,
-            average_bytes=1 if stage.optimizer == "adamw_8bit" else 4,
+            average_bytes=1 if stage.optimizer.endswith("8bit") else 4,
         )
 
     if stage.tokens_per_micro is not None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from adapted import adapted, declared, load, make_base
+from adapted import adapted, declared, engine_of, load, make_base, save
 from engine import demonstrations
 
 from nurture.adapters.attached import active, adapter_parameters, attached, copy_adapter, train_on
@@ -130,6 +130,39 @@ def test_an_adapter_that_was_loaded_is_its_own_reference(base):
     stir(loaded.model, "policy", 6)
     assert torch.equal(roles.score(BATCH, {"ref": ("logp",)}).ref.logp, before.detach())
     assert not torch.equal(roles.score(BATCH, {"policy": ("logp",)}).policy.logp, before)
+
+
+def test_a_critic_beside_a_finished_adapter(base, tmp_path):
+    """It begins as the adapter that was loaded, and has values and gradients as on a model of its own."""
+    first = adapted(base, "lora")
+    stir(first.model, "policy", 4)
+    folder = save(first, engine_of(first), tmp_path / "adapter")
+    again, apart = load(folder), load(folder)
+    for one in (again, apart):
+        train_on(one.model)
+    cast = assemble(again, "tree", "policy", critic=True, ref=True, fresh=False)
+    assert cast.adapters == {"policy": "policy", "value": "value", "ref": "ref"}
+    add_score_head(apart.model, 1)
+    for head in (score_head(again.model, "value"), score_head(apart.model)):
+        head.weight.data.normal_(generator=torch.Generator().manual_seed(3))
+    set_layout(again.model, "tree")
+    set_layout(apart.model, "rows")
+    roles = LocalRoles(cast.models, cast.layouts, AdamW(cast.trained.items()), Processes(), adapters=cast.adapters)
+    scores = roles.score(BATCH, {"policy": ("logp",), "value": ("value",), "ref": ("logp",)})
+    assert torch.equal(scores.ref.logp, scores.policy.logp)
+    roles.backward(scores.value.value.square().sum())
+    found, names = roles.gradients(), {id(p): n for n, p in again.model.named_parameters()}
+
+    laid = lay_rows(BATCH)
+    expected = score_head(apart.model)(hidden_states(apart.model, laid).index_select(0, laid.at))[:, 0]
+    assert torch.allclose(scores.value.value, expected, atol=1e-5)
+    expected.square().sum().backward()
+    own = adapter_parameters(again.model, "value")
+    for name, parameter in adapter_parameters(apart.model, "policy").items():
+        gap = (found[names[id(own[name])]] - parameter.grad).norm()
+        assert gap <= 1e-5 * parameter.grad.norm() + 1e-7, name
+    head = apart.model.score.weight.grad
+    assert (found["value_score.weight"] - head).norm() <= 1e-5 * head.norm()
 
 
 @pytest.mark.parametrize("case", CASES)

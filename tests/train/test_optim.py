@@ -1,13 +1,18 @@
 """The optimiser against torch's own, the schedule against transformers', the clipping against torch's."""
 
+import re
+
 import pytest
 import torch
+from adapted import adapted, engine_of, make_base
 from engine import demonstrations, engine, one_step
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from nurture.errors import InputError
 from nurture.methods import SFT
+from nurture.models.heads import add_score_head, tables_of
 from nurture.train.loop import Budget, train
-from nurture.train.optim import AdamW, AdamW8bit, learning_rate
+from nurture.train.optim import AdamW, AdamW8bit, Muon, PagedAdamW8bit, learning_rate
 
 
 def parameters(dtype=torch.float32):
@@ -150,3 +155,163 @@ def test_eight_bits_go_on_exactly():
     for one in (first, again):
         one.step(wide(4), 1e-2)
     assert all(torch.equal(t, again.tensors()[name]) for name, t in first.tensors().items())
+
+
+def test_pages_need_cuda():
+    with pytest.raises(InputError, match=r"paged_adamw_8bit moves memory .* computes on cpu; use adamw_8bit"):
+        PagedAdamW8bit(parameters().items())
+
+
+@pytest.mark.gpu
+def test_paged_equals_that_of_bitsandbytes():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    shapes = {"paged": (400, 300), "small": (90, 70)}
+
+    def drawn(step):
+        g = torch.Generator().manual_seed(step)
+        return {n: torch.randn(s, generator=g).cuda() for n, s in shapes.items()}
+
+    ours, theirs = ({n: torch.nn.Parameter(p) for n, p in drawn(0).items()} for _ in range(2))
+    mine = PagedAdamW8bit(ours.items(), weight_decay=0.1)
+    peer = bitsandbytes.optim.PagedAdamW8bit(theirs.values(), lr=1e-2, weight_decay=0.1)
+    for step in range(1, 6):
+        mine.step(drawn(step), 1e-2)
+        for name, p in theirs.items():
+            p.grad = drawn(step)[name]
+        peer.step()
+    again = PagedAdamW8bit((n, torch.nn.Parameter(p)) for n, p in drawn(9).items())
+    again.load({name: t.clone() for name, t in mine.tensors().items()}, 5)
+    assert mine.exp_avg["paged"].is_paged and not hasattr(mine.exp_avg["small"], "is_paged")
+    for name, p in ours.items():
+        assert torch.equal(p, theirs[name]) and torch.equal(p, again.parameters[name]), name
+
+
+# --- Muon -------------------------------------------------------------------------------------------------------------
+
+TABLES = ("table",)
+
+
+def hidden(step):
+    """Wide, tall and square matrices, and what is none: a table of vectors, a single column, a vector."""
+    g = torch.Generator().manual_seed(step)
+    shapes = {"wide": (5, 12), "tall": (12, 5), "square": (6, 6), "table": (9, 4), "column": (7, 1), "bias": (5,)}
+    return {n: torch.randn(s, generator=g) for n, s in shapes.items()}
+
+
+def torchs(theirs, matrices, rate, weight_decay=0.0):
+    """torch's Muon for these, and its AdamW for the rest."""
+    rest = [(n, p) for n, p in theirs.items() if n not in matrices]
+    groups = [
+        {"params": [p for _, p in rest if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    peers: list[torch.optim.Optimizer] = []
+    if rest:
+        peers.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=rate))
+    if matrices:
+        peers.append(torch.optim.Muon(
+            [theirs[n] for n in matrices], lr=rate, weight_decay=weight_decay, momentum=0.95, nesterov=True,
+            adjust_lr_fn="match_rms_adamw",
+        ))  # fmt: skip
+    return peers
+
+
+def follow(theirs, both, gradients):
+    for name, p in theirs.items():
+        p.grad = gradients[name].clone() if name in gradients else None
+    for one in both:
+        one.step()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_muon_equals_torch(weight_decay, scale):
+    ours, theirs = ({n: torch.nn.Parameter(p) for n, p in hidden(0).items()} for _ in range(2))
+    mine = Muon(ours.items(), weight_decay=weight_decay, tables=TABLES)
+    assert mine.matrices == {"wide", "tall", "square"}
+    both = torchs(theirs, sorted(mine.matrices), 1e-2, weight_decay)
+    for step in range(1, 6):
+        mine.step(hidden(step), 1e-2, scale)
+        follow(theirs, both, {n: g * scale for n, g in hidden(step).items()})
+    for name, p in ours.items():
+        torch.testing.assert_close(p, theirs[name], rtol=1e-6, atol=1e-7)
+
+
+def test_muon_goes_on_exactly_and_keeps_no_squares_of_matrices():
+    first = Muon(((n, torch.nn.Parameter(p)) for n, p in hidden(0).items()), tables=TABLES)
+    for step in range(1, 4):
+        first.step(hidden(step), 1e-2, 0.5)
+    saved = {name: t.clone() for name, t in first.tensors().items()}
+    assert "exp_avg_sq.table" in saved and "exp_avg_sq.wide" not in saved
+    again = Muon(((n, torch.nn.Parameter(p)) for n, p in hidden(9).items()), tables=TABLES)
+    again.load(saved, 3)
+    for one in (first, again):
+        one.step(hidden(4), 1e-2)
+    assert all(torch.equal(t, again.tensors()[name]) for name, t in first.tensors().items())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_base(tmp_path_factory.mktemp("base") / "model")
+
+
+def muon_on(base, case):
+    return engine_of(adapted(base, case), optimizer=Muon)
+
+
+def steps_of(roles, n):
+    return list(train(roles, SFT(), [demonstrations()] * n, learning_rate=lambda n: 1e-2, budget=Budget(1 << 30)))
+
+
+MATRICES = {
+    "lora": r".*\.lora_[AB]\..*", "lora-dora": r".*\.lora_[AB]\..*", "lora-plus": r".*\.lora_[AB]\..*",
+    "qlora": r".*\.lora_[AB]\..*", "adalora": r".*\.lora_[AB]\..*", "ia3": None, "ptuning_v2": None,
+    "bottleneck": r".*\.bottleneck_(down|up)\.policy\.weight", "freeze": r".*_proj\.weight",
+}  # fmt: skip
+"""What is a matrix of each adapter: not DoRA's lengths, AdaLoRA's lambdas, factors, biases and virtual tokens."""
+
+
+@pytest.mark.parametrize("case", MATRICES)
+def test_muon_beside_adapters(base, case):
+    """Its updates are torch's, and half-way it goes on bit for bit."""
+    roles = muon_on(base, case)
+    mine, taken = roles.optimizer, []
+    matrices = {n for n in mine.parameters if MATRICES[case] and re.fullmatch(MATRICES[case], n)}
+    assert mine.matrices == matrices
+    first = {n: p.detach().clone() for n, p in mine.parameters.items()}
+    plain = mine.step
+    mine.step = lambda gradients, rate, scale: (
+        taken.append({n: g.float() * scale for n, g in gradients.items()}), plain(gradients, rate, scale)
+    )  # fmt: skip
+    steps_of(roles, 2)
+    state = {n: x.clone() for n, x in mine.tensors().items()}
+    more = {n: x.clone() for n, x in roles.companion.tensors().items()} if roles.companion else {}
+    if not mine.rates and not roles.companion:  # (one learning rate for all, and nobody else changes the masters)
+        theirs = {n: torch.nn.Parameter(p) for n, p in first.items()}
+        both = torchs(theirs, sorted(matrices), 1e-2)
+        for gradients in taken:
+            follow(theirs, both, gradients)
+        for name, p in theirs.items():
+            torch.testing.assert_close(mine.master[name], p.data, rtol=1e-5, atol=1e-6)
+
+    steps_of(roles, 2)
+    again = muon_on(base, case)
+    again.optimizer.load(state, 2)
+    if again.companion:
+        again.companion.load(more, 2)
+    steps_of(again, 2)
+    assert all(torch.equal(x, again.optimizer.tensors()[n]) for n, x in mine.tensors().items())
+    assert all(x.isfinite().all() for x in mine.master.values())
+    same = [n for n, p in mine.parameters.items() if torch.equal(p, first[n])]
+    assert not [n for n in same if ".lora_E." not in n], "all of it learns (but lambdas that lost their rank)"
+
+
+def test_heads_and_new_tokens_are_tables(base):
+    """Each of their rows is a vector of its own, so Muon leaves them to AdamW."""
+    model = adapted(base, "lora").model
+    add_score_head(model, 3)
+    tables = {id(p) for p in tables_of(model)}
+    named = {n for n, p in model.named_parameters() if id(p) in tables}
+    assert named == {"model.embed_tokens.weight", "lm_head.weight", "score.weight"}

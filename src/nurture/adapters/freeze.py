@@ -15,8 +15,9 @@ from .adapter import Adapter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SCORE = "score."
-"""The head of a reward model. It is new, so it always learns."""
+HEAD = re.compile(r"(score|classifier|pre_classifier|pooler)\.|.*\.pooler\.")
+"""The head of a reward model; on an encoder, which has more than a matrix there, all that stands on the layers. It is
+new, so it always learns."""
 RANGE = re.compile(r"(-?\d+)(?:-(\d+))?")
 
 
@@ -54,7 +55,7 @@ class Freeze(Adapter):
     def select(self, model: PreTrainedModel) -> None:
         chosen = {name for word in self.train for name in _named(word, model)}
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in chosen or name.startswith(SCORE))
+            parameter.requires_grad_(name in chosen or HEAD.match(name) is not None)
 
 
 def _named(word: str, model: PreTrainedModel) -> set[str]:
@@ -93,7 +94,7 @@ def _layers(model: PreTrainedModel) -> tuple[str, int]:
 
 
 def _head(model: PreTrainedModel) -> set[str]:
-    if scores := {name for name, _ in model.named_parameters() if name.startswith(SCORE)}:
+    if scores := {name for name, _ in model.named_parameters() if HEAD.match(name)}:
         return scores
     head: Any = model.get_output_embeddings()
     inputs: Any = model.get_input_embeddings()

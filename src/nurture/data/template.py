@@ -10,9 +10,11 @@ white space behind it is not.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -75,6 +77,18 @@ PLAIN = """\
 """
 """Ours for encoder-decoders: what is read and what is written, each with the end token behind it."""
 
+PAIRED = """\
+{%%- for message in messages %%}
+{{- %s if loop.first else %s }}
+{%%- if message['role'] == 'assistant' %%}
+{%%- generation %%}{{- message['content'] + (%s if loop.last else '') }}{%%- endgeneration %%}
+{%%- else %%}
+{{- message['content'] + (%s if loop.last else '') }}
+{%%- endif %%}
+{%%- endfor %%}
+"""
+"""Ours for encoders: the tokenizer's own marks before, between and behind two texts."""
+
 
 def ensure_chat(tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> list[str]:
     """Gives a tokenizer without a chat template the ChatML one, with its control tokens; returns the tokens that are
@@ -82,12 +96,12 @@ def ensure_chat(tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> list
 
     An end-of-text token it has stays what it is, so documents still end with it. Padding gets a token of its own where
     it has none or shares one with an end: whoever masks padding would otherwise unlearn to stop. With `plain` (of an
-    encoder-decoder) no turns are marked.
+    encoder-decoder, or of an encoder) no turns are marked.
     """
     if tokenizer.chat_template:
         return []
     if plain:
-        tokenizer.chat_template = PLAIN
+        tokenizer.chat_template = PLAIN if tokenizer.cls_token is None else _paired(tokenizer)
         return []
     before = set(tokenizer.get_vocab())
     tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, TURN_END]}, False)
@@ -97,6 +111,19 @@ def ensure_chat(tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> list
         tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.chat_template = CHATML
     return [token for token in (TURN_START, TURN_END, PAD) if token in tokenizer.get_vocab() and token not in before]
+
+
+def _paired(tokenizer: PreTrainedTokenizerBase) -> str:
+    """`PAIRED` with what the tokenizer puts around two texts: `[CLS] a [SEP] b [SEP]`."""
+    marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    ids: list[int] = tokenizer("a", "b")["input_ids"]  # pyright: ignore[reportAssignmentType]
+    runs = [list(run) for special, run in groupby(ids, marks.__contains__) if special]
+    if len(runs) != 3:
+        raise InputError(
+            f"{type(tokenizer).__name__} does not mark where a text begins and ends; give it a chat_template."
+        )
+    before, between, behind = (json.dumps("".join(tokenizer.convert_ids_to_tokens(run))) for run in runs)
+    return PAIRED % (before, between, behind, behind)
 
 
 class Template:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from ..data.template import Template
 from ..errors import DataError, InputError
 from ..methods import METHODS, Method
-from ..models.heads import ScoreHead, score_head
+from ..models.heads import ScoreHead, has_score_head, score_head
 from ..models.layouts import Layout, choose_layout, set_layout
 from ..models.load import LoadedModel, join, load_model, resolve_model
 from ..models.roles import LocalRoles
@@ -68,7 +68,7 @@ def load_reward_model(name: str | Path, *, device: str = "auto", precision: str 
     dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
     loaded = load_model(resolve_model(str(name), {}), dtype=dtype, device=where, seed=0, reward=True)
     model = loaded.model.requires_grad_(False)
-    if not hasattr(model, "score"):
+    if not has_score_head(model):
         raise InputError(f"{name} is a language model without a score head; train one with method reward.")
     layout = choose_layout(model, _positions(model)).layout
     set_layout(model, layout)

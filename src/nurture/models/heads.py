@@ -1,4 +1,4 @@
-"""What stands on a decoder's last layer: its vocabulary, or a few numbers that say how good a text is."""
+"""What stands on a model's last layer: its vocabulary, or a few numbers that say how good a text is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..core.logp import Head
 from ..errors import InputError
+from .vet import ENCODERS
 
 MULTIPLIES_BY_LOGITS_SCALING = ("hyperclovax",)
 """Families whose `logits_scaling` multiplies; Granite's, the older use of the name, divides."""
@@ -45,32 +46,42 @@ def output_head(model: PreTrainedModel) -> Head:
 
 
 def tables_of(model: nn.Module) -> list[Tensor]:
-    """The matrices that hold a vector for each token or position, not a map from one space to another."""
+    """The matrices that hold a vector for each token, position or criterion, not a map from one space to another."""
     head: Any = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    tables: list[Any] = [m for m in model.modules() if isinstance(m, nn.Embedding)] + [
-        m for m in (head,) if m is not None
-    ]
-    return [table.weight for table in tables if hasattr(table, "weight")]
+    tables: list[Any] = [m for m in model.modules() if m is head or isinstance(m, (nn.Embedding, ScoreHead))]
+    new_tokens = [p for name, p in model.named_parameters() if ".trainable_tokens_delta." in name]
+    return [table.weight for table in tables if hasattr(table, "weight")] + new_tokens
 
 
 class ScoreHead(nn.Linear):
-    """One number per criterion from a hidden state, without a bias, as transformers' sequence classifiers have it.
+    """One number per criterion from a hidden state, as transformers' sequence classifiers have it: on a decoder without
+    a bias, on an encoder with one.
 
     Computed in fp32 at least, whatever format the trunk has: scores are compared with each other, and bf16 has 8 bits
     to tell them apart. It starts at zero, so at first all answers are equally good.
     """
 
-    def __init__(self, hidden_size: int, criteria: int, device: torch.device | None = None):
-        super().__init__(hidden_size, criteria, bias=False, device=device, dtype=torch.float32)
-        nn.init.zeros_(self.weight)
+    def __init__(self, hidden_size: int, criteria: int, device: torch.device | None = None, bias: bool = False):
+        super().__init__(hidden_size, criteria, bias=bias, device=device, dtype=torch.float32)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.linear(input.to(self.weight.dtype), self.weight)
+        return nn.functional.linear(input.to(self.weight.dtype), self.weight, self.bias)
+
+
+def is_encoder(model: PreTrainedModel) -> bool:
+    """Whether the model is an encoder's sequence classifier, which reads a text as a whole and says nothing."""
+    return model.config.model_type in ENCODERS and hasattr(model, "classifier")
 
 
 def add_score_head(model: PreTrainedModel, criteria: int, adapter: str | None = None) -> None:
     """Give the model a `score` head beside what it has; its parameters are the model's own from here on. Where several
-    roles share the model, each has a head of its own, beside its adapter."""
+    roles share the model, each has a head of its own, beside its adapter. An encoder's is its `classifier`."""
+    if is_encoder(model):
+        last: Any = model.classifier
+        model.classifier = ScoreHead(last.in_features, criteria, model.device, bias=True)
+        return
     name = f"{adapter}_score" if adapter else "score"
     setattr(model, name, ScoreHead(model.config.get_text_config().hidden_size, criteria, model.device))
 
@@ -90,9 +101,15 @@ def start_critic(critic: PreTrainedModel, judge: PreTrainedModel, source: str) -
             own[name].copy_(parameter)
 
 
+def has_score_head(model: PreTrainedModel) -> bool:
+    """Whether the model itself judges texts."""
+    return isinstance(getattr(model, "classifier" if is_encoder(model) else "score", None), ScoreHead)
+
+
 def score_head(model: PreTrainedModel, adapter: str | None = None) -> ScoreHead:
     """The head that belongs to an adapter, or else the model's only one."""
-    head = getattr(model, f"{adapter}_score", None) or getattr(model, "score", None)
+    own = getattr(model, "classifier" if is_encoder(model) else "score", None)
+    head = getattr(model, f"{adapter}_score", None) or own
     assert isinstance(head, ScoreHead), "this model has no score head; add_score_head gives it one"
     return head
 
@@ -110,6 +127,9 @@ def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapp
     config.num_labels = len(criteria)
     config.id2label, config.label2id = dict(enumerate(criteria)), {c: i for i, c in enumerate(criteria)}
     config.reward = dict(settings)
+    if is_encoder(model):
+        model.config = config
+        return model
     try:
         with torch.device("meta"):
             found = AutoModelForSequenceClassification.from_config(config)
@@ -127,7 +147,11 @@ def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapp
 
 def read_score_head(model: PreTrainedModel, weight: Tensor | None = None, adapter: str | None = None) -> None:
     """The head of a loaded sequence classifier (or this weight) as one of ours."""
-    found: Tensor = model.score.weight if weight is None else weight  # pyright: ignore
+    last: Any = getattr(model, "classifier" if is_encoder(model) else "score", None)
+    found: Tensor = last.weight if weight is None else weight
     add_score_head(model, found.shape[0], adapter)
+    head = score_head(model, adapter)
     with torch.no_grad():
-        score_head(model, adapter).weight.copy_(found)
+        head.weight.copy_(found)
+        if head.bias is not None:
+            head.bias.copy_(last.bias)

@@ -3,7 +3,8 @@
 The tree lays all groups of a batch end to end in one row without padding. Each group is its prompt followed by its
 responses; a response attends to its prompt and to itself, and its positions go on where the prompt's end. A group with
 a single response is a chain: prompt and response are one causal segment. The rows layout repeats the prompt for every
-response and pads; any decoder can run it. Of an encoder-decoder, the encoder reads the prompts (`seq2seq`).
+response and pads; any decoder can run it, and so can an encoder that judges. Of an encoder-decoder, the encoder reads
+the prompts (`seq2seq`).
 
 `choose_layout` decides from the configuration first and then by a numeric probe, because a wrong tree would train in
 silence. `check_head` compares the output head, which both layouts share.
@@ -27,7 +28,7 @@ from ..adapters.attached import num_virtual, virtual_cache, virtual_embeddings
 from ..errors import InputError
 from ..types import Batch, Group, Response
 from . import attention, segments
-from .heads import output_head
+from .heads import has_score_head, is_encoder, output_head
 
 Layout = Literal["tree", "rows", "seq2seq"]
 
@@ -42,6 +43,8 @@ class Laid:
     at: Tensor
     ends: Tensor
     attention_mask: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    """What encoders are told of a row: 0 in its prompt, 1 in its response."""
     plan: TreePlan | None = None
     decoder_ids: Tensor | None = None
     """Of an encoder-decoder, which reads `input_ids` with its encoder; -1 is the token that a decoder starts with."""
@@ -171,13 +174,14 @@ def lay_rows(batch: Batch) -> Laid:
     rows = [(g.prompt, r.ids) for g in batch.groups for r in g.responses]
     width = max(len(p) + len(r) for p, r in rows)
     ids = np.zeros((len(rows), width), dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
     at: list[np.ndarray] = []
     ends: list[np.ndarray] = []
     for i, (prompt, response) in enumerate(rows):
         size = len(prompt) + len(response)
         ids[i, :size] = np.concatenate([prompt, response])
         mask[i, :size] = 1
+        types[i, len(prompt) : size] = 1
         at.append(i * width + len(prompt) + batch.owned[i] - 1)
         ends.append(i * width + len(prompt) + batch.ends[i])
 
@@ -186,7 +190,7 @@ def lay_rows(batch: Batch) -> Laid:
 
     positions = tensor(np.broadcast_to(np.arange(width), ids.shape).copy())
     where = tensor(np.concatenate(at)), tensor(np.concatenate(ends))
-    return Laid(tensor(ids), positions, *where, attention_mask=tensor(mask))
+    return Laid(tensor(ids), positions, *where, attention_mask=tensor(mask), token_type_ids=tensor(types))
 
 
 def lay_seq2seq(batch: Batch) -> Laid:
@@ -227,6 +231,14 @@ def hidden_states(model: PreTrainedModel, laid: Laid) -> Tensor:
     extra: dict[str, Any] = {"attention_mask": laid.attention_mask} if laid.plan is None else {"plan": laid.plan}
     out = body(model)(input_ids=laid.input_ids, position_ids=laid.position_ids, use_cache=False, **extra)
     return out.last_hidden_state.flatten(0, 1)
+
+
+def classify(model: PreTrainedModel, laid: Laid) -> Tensor:
+    """`[rows, criteria]` the scores of an encoder, which reads every row as a whole."""
+    assert laid.attention_mask is not None
+    two_kinds = (getattr(model.config, "type_vocab_size", None) or 0) > 1
+    types = {"token_type_ids": laid.token_type_ids} if two_kinds else {}
+    return model(input_ids=laid.input_ids, attention_mask=laid.attention_mask, **types).logits
 
 
 def _encode_decode(model: PreTrainedModel, laid: Laid) -> Tensor:
@@ -375,10 +387,18 @@ def is_seq2seq(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
+def is_decoder(model: PreTrainedModel) -> bool:
+    return not is_seq2seq(model) and not is_encoder(model)
+
+
 def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto", "tree", "rows"] = "auto") -> Choice:
     """`tree` where it is exact for sequences up to `max_length`, else `rows`, and why. InputError for a model whose
     output head neither layout could serve. (A reward model that was loaded for scoring has none.)"""
-    if model.get_output_embeddings() is not None or not hasattr(model, "score"):
+    if is_encoder(model):
+        if wanted == "tree":
+            raise InputError("layout: tree is for decoders, and this is an encoder; use layout: auto.")
+        return Choice("rows", "an encoder, which reads every text as a whole")
+    if model.get_output_embeddings() is not None or not has_score_head(model):
         check_head(model)
     if is_seq2seq(model):
         if wanted != "auto":

@@ -16,9 +16,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from ..adapters import Adapter
 from ..adapters.attached import attach, attached
+from ..adapters.freeze import HEAD
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
-from .heads import read_score_head, score_head
+from .heads import is_encoder, read_score_head, score_head
 from .vet import SEQ2SEQ, has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
@@ -263,6 +264,11 @@ def attach_adapter(loaded: LoadedModel, adapter: Adapter, *, steps: int, seed: i
             f"adapter: {adapter.name} is saved without its base, and a fresh model exists in this run alone; train all "
             "weights (adapter: full), or start from a saved model."
         )
+    if adapter.peft_type and is_encoder(loaded.model):
+        raise InputError(
+            f"adapter: {adapter.name} is not known on an encoder, whose new head would have to be saved with it; use "
+            "freeze or full."
+        )
     with _seeded(seed), _without_head(loaded.model) if adapter.peft_type else nullcontext():
         attach(loaded.model, adapter, loaded.tokenizer, steps=steps, new_tokens=loaded.new_tokens)
     return replace(loaded, adapter=adapter, base_digest=loaded.digest)
@@ -327,7 +333,8 @@ def _from_folder(
             )
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         raise InputError(f"{folder} could not be loaded as {vetted.architecture}: {_one_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
+    new_head = vetted.architecture not in (vetted.config.get("architectures") or [vetted.architecture])
+    if missing := sorted(name for name in report["missing_keys"] if not (new_head and HEAD.match(name))):
         raise InputError(
             f"{folder} lacks {len(missing)} weights that a {vetted.architecture} has ({_some(missing)}): "
             "the checkpoint is incomplete or of another architecture."
@@ -340,7 +347,7 @@ def _from_folder(
         # the first pass without gradient: the base would not stay what it was.
         module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue]
     unexpected = tuple(sorted(report["unexpected_keys"]))
-    if reward and kind is AutoModelForSequenceClassification:
+    if reward and kind is AutoModelForSequenceClassification and not new_head:
         read_score_head(model)
     elif reward and "score.weight" in unexpected:
         read_score_head(model, _tensor(vetted.weights, "score.weight"))

@@ -22,8 +22,8 @@ from ..adapters.attached import active, adapter_parameters
 from ..core.logp import selected_logp
 from ..core.reduce import global_norm
 from ..types import Asks, Batch, Piece, Quantity, RoleScores, Scores
-from .heads import output_head, score_head
-from .layouts import LAY, Layout, hidden_states
+from .heads import is_encoder, output_head, score_head
+from .layouts import LAY, Layout, classify, hidden_states
 
 
 class Optimizer(Protocol):
@@ -145,6 +145,9 @@ class LocalRoles:
     def _quantities(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
         laid = LAY[self.layouts[role]](batch)
         model, adapter = self.models[role], self.adapters.get(role)
+        if is_encoder(model):
+            assert set(quantities) == {"score"}, "an encoder has nothing else to say"
+            return RoleScores(score=classify(model, laid))
         everywhere = hidden_states(model, laid)
         out = RoleScores()
         if "score" in quantities:

@@ -46,6 +46,9 @@ RUNS_CODE = {
 SEQ2SEQ = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
 """Encoder-decoders that can be fine-tuned (mT0 is an `mt5`)."""
 
+ENCODERS = ("bert", "distilbert", "albert", "deberta-v2", "modernbert")
+"""Encoders that can be trained to judge: the last matrix of their sequence classifiers is `classifier`."""
+
 HARMLESS: Mapping[str, type] = {
     "_name_or_path": str,
     "_from_model_config": bool,
@@ -87,8 +90,8 @@ Allowed = Literal["causal", "reward", "trunk"]
 
 def vet(folder: Path, *, allow: Allowed = "causal") -> Vetted:
     """Read a model folder and refuse it unless it is a causal language model that cannot run code of its own; with
-    `reward`, a sequence classifier on such a model's trunk is welcome, too; with `trunk`, whatever `AutoModel` knows,
-    encoders among them."""
+    `reward`, a sequence classifier on such a model's trunk is welcome, too, and so are encoders; with `trunk`, whatever
+    `AutoModel` knows."""
     folder, names = _listing(folder)
     if "adapter_config.json" in names:
         _refuse_adapter(folder)
@@ -269,6 +272,15 @@ def _architecture(path: Path, config: Mapping[str, Any], allow: Allowed) -> tupl
         raise VetError(path, "ARCHITECTURE", "has no model_type, so nobody can tell which model this is.")
     if allow == "trunk" and isinstance(trunk := TRUNKS.get(model_type), str):
         return model_type, trunk
+    decoder = CAUSAL.get(model_type)
+    declared = config.get("architectures") or [decoder]
+    if model_type in ENCODERS and isinstance(declared, list) and (decoder is None or decoder not in declared):
+        if allow == "reward":
+            return model_type, str(CLASSIFIERS[model_type])
+        raise VetError(
+            path, "ARCHITECTURE", "is an encoder, which reads texts and cannot write any: train it with method reward, "
+            "or use a language model.",
+        )  # fmt: skip
     if model_type not in CAUSAL:
         raise VetError(
             path,
@@ -278,7 +290,6 @@ def _architecture(path: Path, config: Mapping[str, Any], allow: Allowed) -> tupl
         )
     architecture = CAUSAL[model_type]
     assert isinstance(architecture, str)
-    declared = config.get("architectures") or [architecture]
     classifier = CLASSIFIERS.get(model_type)
     if isinstance(declared, list) and isinstance(classifier, str) and classifier in declared:
         if allow == "reward":

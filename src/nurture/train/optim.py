@@ -120,7 +120,7 @@ class AdamW8bit(AdamW):
     32 bits, as in bitsandbytes, whose kernels these are.
     """
 
-    BLOCK, SMALLEST = 256, 4096
+    NAME, BLOCK, SMALLEST = "adamw_8bit", 256, 4096
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], **settings: Any):
         try:
@@ -129,7 +129,7 @@ class AdamW8bit(AdamW):
             )
         except ImportError:
             raise InputError(
-                "optimizer: adamw_8bit needs bitsandbytes, which is not installed; pip install "
+                f"optimizer: {self.NAME} needs bitsandbytes, which is not installed; pip install "
                 "'nurture-llm[quantized]', or use adamw."
             ) from None
         super().__init__(parameters, **settings)
@@ -167,6 +167,51 @@ class AdamW8bit(AdamW):
         return super().tensors() | {f"{kind}.{name}": t for kind, ts in scales.items() for name, t in ts.items()}
 
 
+class PagedAdamW8bit(AdamW8bit):
+    """AdamW8bit whose averages the CUDA driver moves to main memory, page by page, while the device has no room for
+    them. Dettmers et al. 2023, arXiv:2305.14314, section 3.
+
+    Averages of fewer than 100,000 numbers stay on the device, as in bitsandbytes, whose memory this is.
+    """
+
+    NAME, SMALLEST_PAGED = "paged_adamw_8bit", 100_000
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], **settings: Any):
+        named = dict(parameters)
+        if others := {p.device.type for p in named.values()} - {"cuda"}:
+            raise InputError(
+                f"optimizer: {self.NAME} moves memory between a CUDA device and the machine, and this run computes on "
+                f"{others.pop()}; use adamw_8bit."
+            )
+        super().__init__(named.items(), **settings)
+
+    def _average(self, master: Tensor) -> Tensor:
+        if master.numel() < self.SMALLEST_PAGED:
+            return super()._average(master)
+        from bitsandbytes.functional import (
+            fill,  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+            get_paged,  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+        )
+
+        average: Tensor = get_paged(*master.shape, dtype=torch.uint8, device=master.device)
+        fill(average, 0)
+        return average
+
+    def _update(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
+        from bitsandbytes.functional import (
+            prefetch_tensor,  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+        )
+
+        for average in (self.exp_avg[name], self.exp_avg_sq[name]):
+            if getattr(average, "is_paged", False):
+                prefetch_tensor(average)
+        super()._update(name, gradient, learning_rate, decay, scale)
+
+    def step(self, gradients: Mapping[str, Tensor], learning_rate: float, scale: float = 1.0) -> None:
+        super().step(gradients, learning_rate, scale)
+        torch.cuda.synchronize()  # pages move on their own time, and a checkpoint reads them next
+
+
 class Muon(AdamW):
     """Momentum whose directions all get the same weight. Jordan et al. 2024, and Liu et al. 2025, arXiv:2502.16982.
 
@@ -194,4 +239,6 @@ class Muon(AdamW):
         )  # fmt: skip
 
 
-OPTIMIZERS: dict[str, type[AdamW]] = {"adamw": AdamW, "adamw_8bit": AdamW8bit, "muon": Muon}
+OPTIMIZERS: dict[str, type[AdamW]] = {
+    "adamw": AdamW, "adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit, "muon": Muon,
+}  # fmt: skip
