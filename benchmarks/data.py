@@ -37,21 +37,28 @@ print(usage.ru_utime + usage.ru_stime, time.perf_counter() - start, peak * 1024)
 """
 
 
-def write_alpaca(path: Path, size: int | None = None, rows: int | None = None) -> int:
-    """Rows of random words until there are enough of them or of bytes."""
+def write_alpaca(path: Path, rows: int) -> None:
+    """Rows of random words."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(5000)]
-    written = made = 0
     with path.open("w") as file:
-        while (rows is None or made < rows) and (size is None or written < size):
+        for made in range(rows):
             row = {
                 "instruction": " ".join(draw.choices(words, k=12)),
                 "input": " ".join(draw.choices(words, k=8)) if made % 2 else "",
                 "output": " ".join(draw.choices(words, k=40)),
             }
-            written += file.write(json.dumps(row) + "\n")
-            made += 1
-    return made
+            file.write(json.dumps(row) + "\n")
+
+
+def write_again(path: Path, out: Path, size: int) -> int:
+    """The rows of a file over and over, until there are enough bytes; how often. (No reader remembers a row.)"""
+    rows = path.read_bytes()
+    times = -(-size // len(rows))
+    with out.open("wb") as file:
+        for _ in range(times):
+            file.write(rows)
+    return times
 
 
 def measured(verb: str, path: Path) -> tuple[float, float, float]:
@@ -68,13 +75,14 @@ def table(folder: Path, rows: int, stream: int) -> None:
     print(f"{rows:,} Alpaca rows, {path.stat().st_size / 1e6:.0f} MB")
     for verb in VERBS:
         cpu, wall, memory = measured(verb, path)
-        print(f"  {verb:<8} {cpu:6.1f} CPU s  {wall:6.1f} s  {memory / 1e6:6.0f} MB")
+        print(f"  {verb:<8} {cpu:6.1f} CPU s  {wall:6.1f} s  {memory / 1e6:6.0f} MB", flush=True)
     if stream:
-        made = write_alpaca(path, size=stream)
-        print(f"{made:,} rows, {path.stat().st_size / 1e6:.0f} MB")
+        long = folder / "stream.jsonl"
+        made = rows * write_again(path, long, stream)
+        print(f"{made:,} rows, {long.stat().st_size / 1e6:.0f} MB")
         for verb in STREAMED:
-            cpu, wall, memory = measured(verb, path)
-            print(f"  {verb:<8} {cpu:6.1f} CPU s  {wall:6.1f} s  {memory / 1e6:6.0f} MB")
+            cpu, wall, memory = measured(verb, long)
+            print(f"  {verb:<8} {cpu:6.1f} CPU s  {wall:6.1f} s  {memory / 1e6:6.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
@@ -82,6 +90,6 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--stream", type=int, default=1_000_000_000, help="bytes of the streamed file; 0 for none")
     chosen = parser.parse_args()
-    print(f"machine: {measure.machine()}\n")
+    print(f"machine: {measure.machine()}\n", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         table(Path(temporary), chosen.rows, chosen.stream)
