@@ -1,7 +1,7 @@
 """How long data files take and how much memory: `python -m benchmarks.data`.
 
-A file of Alpaca rows is read, checked and converted; a larger one is streamed. CPU seconds are what our own process
-used, so that they mean the same beside other work; memory is the most it ever held.
+A file of Alpaca rows is read, checked, converted and measured; a larger one is streamed. CPU seconds are what our own
+process used, so that they mean the same beside other work; memory is the most it ever held.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ VERBS = {
     "load": "from nurture.data.load import load_records; load_records(path, wants='conversation')",
     "check": "from nurture.api_data import check; check(path)",
     "convert": "from nurture.api_data import convert; convert(path, path + '.out.jsonl', 'openai')",
+    "stats": "from nurture.api_data import read\nfrom nurture.data.quality.stats import measure\n"
+    "measure({'rows': list(read(path))})",
 }
 
 STREAMED = ("check", "convert")
@@ -37,8 +39,8 @@ print(usage.ru_utime + usage.ru_stime, time.perf_counter() - start, peak * 1024)
 """
 
 
-def write_alpaca(path: Path, rows: int) -> None:
-    """Rows of random words."""
+def write_alpaca(path: Path, rows: int, answer: int = 40) -> None:
+    """Rows of random words, `answer` of them in each answer."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(5000)]
     with path.open("w") as file:
@@ -46,7 +48,7 @@ def write_alpaca(path: Path, rows: int) -> None:
             row = {
                 "instruction": " ".join(draw.choices(words, k=12)),
                 "input": " ".join(draw.choices(words, k=8)) if made % 2 else "",
-                "output": " ".join(draw.choices(words, k=40)),
+                "output": " ".join(draw.choices(words, k=answer)),
             }
             file.write(json.dumps(row) + "\n")
 
@@ -69,9 +71,9 @@ def measured(verb: str, path: Path) -> tuple[float, float, float]:
     return cpu, wall, memory
 
 
-def table(folder: Path, rows: int, stream: int) -> None:
+def table(folder: Path, rows: int, answer: int, stream: int) -> None:
     path = folder / "alpaca.jsonl"
-    write_alpaca(path, rows=rows)
+    write_alpaca(path, rows, answer)
     print(f"{rows:,} Alpaca rows, {path.stat().st_size / 1e6:.0f} MB")
     for verb in VERBS:
         cpu, wall, memory = measured(verb, path)
@@ -88,8 +90,9 @@ def table(folder: Path, rows: int, stream: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--answer", type=int, default=40, help="words of an answer; more make fewer rows of a file")
     parser.add_argument("--stream", type=int, default=1_000_000_000, help="bytes of the streamed file; 0 for none")
     chosen = parser.parse_args()
     print(f"machine: {measure.machine()}\n", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        table(Path(temporary), chosen.rows, chosen.stream)
+        table(Path(temporary), chosen.rows, chosen.answer, chosen.stream)

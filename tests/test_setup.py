@@ -185,9 +185,7 @@ def test_sources_are_levelled_by_a_temperature(tmp_path, stage):
 
 def test_tasks_of_a_source_are_balanced(tmp_path, stage):
     names = ["sum"] * 30 + ["sort"] * 6 + [7] * 4
-    rows = [
-        {"instruction": f"Do {i}.", "output": f"It is {i + 1}.", "category": name} for i, name in enumerate(names)
-    ]
+    rows = [{"instruction": f"Do {i}.", "output": f"It is {i + 1}.", "category": name} for i, name in enumerate(names)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = f"data={{path: {path}, task_column: category, cap: 5}}"
