@@ -115,7 +115,7 @@ def test_selection_keeps_the_rows_that_a_reward_model_likes_best(folder, tmp_pat
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "out.jsonl"
-    done = CliRunner().invoke(app, ["data", "select", str(path), str(out), "rules", f"best=2:{folder}"])
+    done = CliRunner().invoke(app, ["data", "select", str(path), str(out), f"best=2:{folder}"])
     assert done.exit_code == 0, done.output
     assert "removed: not among the 2 best" in done.output
     written = [json.loads(line) for line in out.read_text().splitlines()]
