@@ -314,10 +314,11 @@ OTHER_VALUES = {
     "device": "cpu", "precision": "fp32", "layout": "rows", "tokens_per_micro": "7", "gradient_checkpointing": "true",
     "processes": "2", "seed": "7", "nonfinite": "raise", "checkpoint": "{every: 7}", "eval": "{share: 0.5}",
     "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
-    "reward": "number", "optimizer": "adamw_8bit",
+    "reward": "number", "optimizer": "adamw_8bit", "mix_temperature": "2.0",
     "oracle": "number", "alarms": "{window: 7}", "critic": "other", "ptx_data": "other",
 }  # fmt: skip
 KNOWN = {
+    "mix_temperature": ("sft", ["data=[x,y]"]),
     "reward": ("grpo", ["data=x", "reward=exact"]), "oracle": ("grpo", ["data=x", "reward=exact"]),
     "critic": ("ppo", ["data=x", "reward=exact"]),
     "ptx_data": ("ppo", ["data=x", "reward=exact", "ptx_coef=1", "ptx_data=y"]),

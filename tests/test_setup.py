@@ -174,6 +174,47 @@ def test_sources_are_mixed_by_weight_and_cap(tmp_path, stage):
     assert "75.0% of an epoch, 15 of its 10 rows" in setting_up.describe(mixed)["mixture"]
 
 
+def test_sources_are_levelled_by_a_temperature(tmp_path, stage):
+    a, b = rows_file(tmp_path / "a.jsonl", 40), rows_file(tmp_path / "b.jsonl", 10)
+    mixed = set_up(stage(*FRESH, f"data=[{a},{b}]", "mix_temperature=2.0"), Processes())
+    # Rates √40 and √10, which is 2 to 1, share the 50 places of an epoch.
+    assert Counter(group.key.partition(":")[0] for group in mixed.train) == {"a.jsonl": 33, "b.jsonl": 17}
+    with pytest.raises(InputError, match="data is one source"):
+        stage(*FRESH, f"data={a}", "mix_temperature=2.0")
+
+
+def test_tasks_of_a_source_are_balanced(tmp_path, stage):
+    names = ["sum"] * 30 + ["sort"] * 6 + [7] * 4
+    rows = [{"instruction": f"Do {i}.", "output": f"It is {i + 1}.", "category": name} for i, name in enumerate(names)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"data={{path: {path}, task_column: category, cap: 5}}"
+    mixed = set_up(stage(*FRESH, source), Processes())
+    tasks = Counter(names[int(group.key.partition(":")[2]) - 1] for group in mixed.train)
+    assert tasks == {"sum": 5, "sort": 5, 7: 4}
+    told = setting_up.describe(mixed)
+    assert f"1. {path}, sum: 35.7% of an epoch, 5 of its 30 rows" in told["mixture"] and "ignored" not in told["data"]
+    equal = set_up(stage(*FRESH, source, "mix_temperature=1e9"), Processes())
+    counted = Counter(names[int(group.key.partition(":")[2]) - 1] for group in equal.train)
+    assert sorted(counted.values()) == [4, 5, 5]
+    again = set_up(stage(*FRESH, source), Processes())
+    assert [group.key for group in again.train] == [group.key for group in mixed.train]
+
+
+def test_tasks_of_prompts_are_balanced_and_a_row_without_one_is_named(tmp_path, stage):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1), "family": "ab"[i < 6]} for i in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [*FRESH, "reward=exact", "batch_size=2", "max_completion_length=8"]
+    source = f"{{path: {path}, task_column: family, cap: 2}}"
+    mixed = set_up(stage(*words, f"data={source}", method="grpo"), Processes())
+    assert Counter(prompt.task.family for prompt in mixed.prompts) == {"a": 2, "b": 2}
+    del rows[3]["family"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"rows\.jsonl:4 MISSING_FIELD has no 'family', the task_column"):
+        set_up(stage(*words, f"data={source}", method="grpo"), Processes())
+
+
 def test_evaluation_rows_are_not_mixed(tmp_path, stage):
     a = rows_file(tmp_path / "a.jsonl", 4)
     with pytest.raises(InputError, match="evaluation uses every row once"):

@@ -1,4 +1,5 @@
-"""Data files and the lab's data sets from Python: check, show, convert and instruct, the verbs of `nurture data`.
+"""Data files and the lab's data sets from Python: check, show, convert, clean, split and instruct, the verbs of
+`nurture data`.
 
 from nurture import api_data
 problems, report = api_data.check("rows.jsonl")
@@ -8,7 +9,8 @@ api_data.convert("rows.jsonl", "pairs.jsonl", to="trl", wants="pair")
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .data.convert import Form
+    from .data.dialogues import Cleaned
     from .data.formats import Kind
     from .data.instruct import Built
     from .data.mix import Mixture
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from .data.sources import Opened
     from .data.template import Template, TrainOn
     from .data.views import Shown
-    from .records import Record
+    from .records import Message, Record
 
 
 def check(
@@ -94,6 +97,64 @@ def instruct(
         for conversation in mix({name: made.conversations for name, made in built.items()}, mixture):
             put(as_nurture(conversation))
     return mixture, built
+
+
+def clean(source: str | Path, out: str | Path) -> Cleaned:
+    """Write what is left of a dump of dialogues in ShareGPT's form once it is cleaned (`data/dialogues.py`)."""
+    from .data.convert import as_nurture, whole_file
+    from .data.dialogues import clean_sharegpt
+
+    cleaned = clean_sharegpt(_plain_rows(source))
+    if not cleaned.conversations:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in cleaned.dropped.items())
+        raise InputError(f"{source}: no dialogue is left ({reasons}); nothing was written. Is it of ShareGPT's form?")
+    with whole_file(Path(out)) as put:
+        for conversation in cleaned.conversations:
+            put(as_nurture(conversation))
+    return cleaned
+
+
+def split(
+    source: str | Path,
+    out: str | Path,
+    longest: int,
+    *,
+    model: str | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, int]:
+    """Write dialogues with those longer than `longest` words (or tokens of `model`, its chat template with them) cut
+    before turns of the user. Returns how many there were of everything; a question without an answer is left out, since
+    alone it teaches nothing. Memory does not grow with the file."""
+    from .data.convert import as_nurture, whole_file
+    from .data.dialogues import split_long
+    from .data.quality.words import words
+    from .records import Conversation
+
+    if longest < 1:
+        raise InputError(f"longest is {longest}; it must be at least 1.")
+    template = load_template(model) if model else None
+    counts = {"dialogues": 0, "split": 0, "pieces": 0, "too_long": 0, "unanswered": 0}
+    with whole_file(Path(out)) as put:
+        for record in read(source, wants="conversation", format=format, columns=columns):
+            if not isinstance(record, Conversation):
+                raise InputError(f"{record.origin} is raw text without turns, so there is no place to split it.")
+
+            def length(messages: Sequence[Message], whole: Conversation = record) -> int:
+                if template is None:
+                    return sum(len(words(message.content)) for message in messages)
+                return template.encode(replace(whole, messages=tuple(messages))).length
+
+            pieces = split_long(record, longest, length)
+            answered = [p for p in pieces if any(m.role == "assistant" for m in p.messages)]
+            counts["dialogues"] += 1
+            counts["split"] += len(pieces) > 1
+            counts["pieces"] += len(answered)
+            counts["too_long"] += sum(length(p.messages) > longest for p in answered)
+            counts["unanswered"] += len(pieces) - len(answered)
+            for piece in answered:
+                put(as_nurture(piece))
+    return counts
 
 
 def _plain_rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,9 @@ import typer
 
 from .errors import InputError, NurtureError
 
-data = typer.Typer(help="Data files: check, show, convert, instruct, stats, select.", no_args_is_help=True)
+data = typer.Typer(
+    help="Data files: check, show, convert, clean, split, instruct, stats, select.", no_args_is_help=True
+)
 
 Files = Annotated[
     list[str], typer.Argument(help="Files, folders, patterns, hub names or lab/<name>.", metavar="FILE...")
@@ -124,6 +126,45 @@ def convert(
     )
     for line in report.lines():
         print(printable(line), file=sys.stderr)
+    print(out)
+
+
+@data.command()
+def clean(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .json file.", metavar="OUT")],
+) -> None:
+    """Clean a dump of dialogues in ShareGPT's form: HTML to Markdown, turns without a partner, repetitions."""
+    from . import api_data
+    from .show import printable
+
+    cleaned = api_data.clean(file, out)
+    print(f"{cleaned.rows:,} dialogues, {len(cleaned.conversations):,} kept", file=sys.stderr)
+    for what, reasons in (("dropped", cleaned.dropped), ("mended", cleaned.mended)):
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+            print(printable(f"  {count:,} {what}: {reason}"), file=sys.stderr)
+    print(out)
+
+
+@data.command()
+def split(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="A .jsonl, .jsonl.gz or .json file.", metavar="OUT")],
+    longest: Annotated[int, typer.Option(min=1, help="The most words of a dialogue; tokens with --model.")],
+    model: Annotated[str | None, typer.Option(help="Count in its template: a folder, 'lab' or a hub name.")] = None,
+    format: Format = None,
+    column: Columns = None,
+) -> None:
+    """Split long dialogues before turns of the user: no question is parted from its answer, none is lost."""
+    from . import api_data
+
+    done = api_data.split(file, out, longest, model=model, format=format, columns=columns_of(column))
+    unit = f"tokens of {model}" if model else "words"
+    print(f"{done['dialogues']:,} dialogues, {done['split']:,} of them split: {done['pieces']:,} rows", file=sys.stderr)
+    if done["too_long"]:
+        print(f"{done['too_long']:,} rows are one round of more than {longest:,} {unit}", file=sys.stderr)
+    if done["unanswered"]:
+        print(f"{done['unanswered']:,} last questions without an answer were left out", file=sys.stderr)
     print(out)
 
 

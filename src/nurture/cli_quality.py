@@ -34,6 +34,7 @@ STEPS = {
     "rules": "rules",
     "longest": "longest=1000",
     "diverse": "diverse=1000",
+    "best": "best=1000:REWARD_MODEL, a folder or a hub name",
     "screen": "screen=0.4",
 }
 
@@ -185,6 +186,13 @@ def step_from(word: str, unit: Unit | None = None) -> SelectStep:
             raise InputError(f"{word!r}: write {STEPS[name]}.")
         ends = _whole(word, shortest or "0"), _whole(word, longest) if longest else None
         return made.Length(*ends, unit) if unit else made.Length(*ends)
+    if name == "best":
+        from .evaluate.scoring import scorer
+
+        number, _, model = value.partition(":")
+        if not model:
+            raise InputError(f"{word!r}: write {STEPS[name]}.")
+        return made.Best(_whole(word, number), scorer(model))
     n = _whole(word, value)
     return made.Longest(n) if name == "longest" else made.Diverse(n)
 

@@ -173,6 +173,9 @@ class Source(Section):
     """How often rows of this source are taken in comparison with the other sources' rows."""
     cap: Count | None = None
     """A source of more rows counts as one of so many."""
+    task_column: Text | None = None
+    """The column that says of which task a row is. Each task is then mixed as a source of its own, with this weight and
+    this cap."""
     kind: Data | None = None
     """Read its rows as this kind of record, such as the pairs of a ranking; by default as the kind they are, where the
     method learns from that."""
@@ -189,6 +192,17 @@ class Source(Section):
                 raise ValueError("draw: reward is missing; say what the answers are worth, such as reward: number")
             object.__setattr__(self, "draw", self.draw.model_copy(update={"reward": reward_from("lab")}))
         return self
+
+    @model_validator(mode="after")
+    def _has_its_columns(self) -> Source:
+        if self.task_column and self.draw is not None and self.draw.keep != "tasks":
+            raise ValueError("task_column: what a model drew has no such column; leave draw or task_column out")
+        return self
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its rows are not simply all taken."""
+        return self.weight != 1 or self.cap is not None or self.task_column is not None
 
 
 class Checkpoint(Section):
@@ -231,8 +245,8 @@ class Eval(Section):
             raise ValueError("data and share are both set; keep the one that says what to evaluate on")
         if self.every and not self.data and not self.share:
             raise ValueError("every is set but there is nothing to evaluate on; set data, or share to hold rows out")
-        if any(source.weight != 1 or source.cap for source in self.data or ()):
-            raise ValueError("data: weight and cap mix training data; evaluation uses every row once")
+        if any(source.mixes for source in self.data or ()):
+            raise ValueError("data: weight, cap and task_column mix training data; evaluation uses every row once")
         if any(source.draw for source in self.data or ()):
             raise ValueError("data: draw makes training data; evaluate on rows that nobody drew")
         return self
@@ -345,6 +359,9 @@ class Stage(Section):
     data: Sources
     """What to learn from: a file, `lab/<name>` or `bundled/<name>`; a list of these; or `{path, format, columns}`. With
     `model: lab` the method's own data set of the lab is the default."""
+    mix_temperature: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
+    """Above 1, small sources (and tasks, where a source has a `task_column`) are taken more often than in proportion to
+    their size; a large one makes all equal."""
     reward: AnyReward = Field(default_factory=_own_reward)
     """What answers are worth to a method that learns from its own: the name of a reward, or `{name: ..., fields}`. By
     default `lab`, where all data are the lab's."""
@@ -490,6 +507,14 @@ class Stage(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_something_to_mix(self) -> Stage:
+        if self.mix_temperature != 1 and len(self.data) == 1 and self.data[0].task_column is None:
+            raise ValueError(
+                "mix_temperature is set, but data is one source; give several, or name the task_column of this one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _watches_its_own_answers(self) -> Stage:
         if self.oracle is not None and not isinstance(self.method, Online):
             raise ValueError(f"oracle is set, but method {self.method.name!r} draws no answers to watch; take it out")
@@ -497,6 +522,8 @@ class Stage(Section):
             raise ValueError(f"critic is set, but method {self.method.name!r} has no critic; take it out")
         if (self.ptx_data is not None) != bool(getattr(self.method, "ptx_coef", 0)):
             raise ValueError("ptx_data and ptx_coef belong together; ppo takes both, or neither")
+        if any(source.mixes or source.draw for source in self.ptx_data or ()):
+            raise ValueError("ptx_data: weight, cap, task_column and draw belong to data; here every row is taken")
         return self
 
     @property

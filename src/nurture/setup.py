@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,18 +17,21 @@ from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
 from .data.cache import token_cache
+from .data.convert import as_nurture
 from .data.formats import Fault, Kind
+from .data.formats.format import kind_of
 from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
 from .data.labellers import screen
-from .data.load import OnBadRow, load_records, numbered, set_aside
-from .data.mix import Mixture, Part, mix
+from .data.load import OnBadRow, load_records, numbered, row_of, set_aside
+from .data.mix import Mixture, Part, by_task, mix
 from .data.prepare import prepare, show_example, split_eval
 from .data.prepared import Prepared
-from .data.read import BadRow
+from .data.read import BadRow, Row
 from .data.report import DataReport
+from .data.sources import open_source
 from .data.template import Template, ensure_chat
-from .errors import InputError
+from .errors import DataError, InputError
 from .evaluate.ready import make_ready
 from .methods import Online
 from .models.cast import Cast, assemble
@@ -153,16 +156,14 @@ def set_up(
     mixed_in: list[Group] = []
     if isinstance(stage.method, Online):
         asked, reports = _prompts(stage, loaded, template, records, reports, drawn or {})
-        mixture = _mixture(stage, asked)
-        prompts = _mixed(asked, mixture)
+        mixture, prompts = _mixed(stage, asked, lambda prompt: prompt.task.origin)
         train = [Group(p.ids, (), p.key) for p in prompts]
         mixed_in, more = _ptx(stage, loaded, template)
         reports += more
     else:
         parts, reports, unusable = _prepare(stage, stage.data, loaded, template, records, reports)
         rejected += unusable
-        mixture = _mixture(stage, parts)
-        train = _mixed(parts, mixture)
+        mixture, train = _mixed(stage, parts, lambda group: group.key)
     held_out: list[Group] = []
     eval_reports: list[DataReport] = []
     if stage.eval.data:
@@ -170,7 +171,7 @@ def set_up(
         rejected += eval_rejected
         parts, eval_reports, unusable = _prepare(stage, stage.eval.data, loaded, template, eval_records, eval_reports)
         rejected += unusable
-        held_out = _mixed(parts, None)
+        held_out = [group for groups in parts for group in groups]
     elif stage.eval.share:
         train, held_out = split_eval(train, stage.eval.share, stage.seed)
     if stage.method.unrelated:
@@ -310,12 +311,14 @@ def _read(
     for place, source in enumerate(sources):
         if source.draw is not None and source.draw.keep != "tasks":
             assert drawn is not None, "what a model has to answer first is drawn before the set-up"
-            made = Source(path=str(drawn[place]), weight=source.weight, cap=source.cap)
+            made = Source(path=str(drawn[place]))
             found, report, bad = read_source(made, (stage.method.data,), stage.on_bad_row)
             report = replace(report, source=f"{source.path} answered by {source.draw.model}")
         else:
             kinds = (stage.method.data, *stage.method.accepts)
             found, report, bad = read_source(source, kinds, stage.on_bad_row, learns)
+        if source.task_column in report.ignored:
+            report = replace(report, ignored={c: n for c, n in report.ignored.items() if c != source.task_column})
         records.append(found)
         reports.append(report)
         rejected += bad
@@ -627,25 +630,49 @@ def _prompts(
 T = TypeVar("T")
 
 
-def _mixture(stage: Stage, parts: Sequence[Sequence[Any]]) -> Mixture | None:
-    """How the sources are mixed, where any has a weight or a cap."""
-    if all(source.weight == 1 and source.cap is None for source in stage.data):
-        return None
-    named = [f"{i + 1}. {source.path}" for i, source in enumerate(stage.data)]
-    return Mixture(
-        tuple(
-            Part(name, len(groups), source.weight, source.cap)
-            for name, groups, source in zip(named, parts, stage.data, strict=True)
-        ),
-        seed=stage.seed,
-    )
+def _mixed(stage: Stage, parts: list[list[T]], origin: Callable[[T], str]) -> tuple[Mixture | None, list[T]]:
+    """The groups (or prompts) of an epoch: all of all sources, or what a mixture takes of them where any source has a
+    weight, a cap or tasks, or all of them a temperature."""
+    if stage.mix_temperature == 1 and not any(source.mixes for source in stage.data):
+        return None, [item for items in parts for item in items]
+    of: dict[str, list[T]] = {}
+    asked: list[Part] = []
+    for i, (source, items) in enumerate(zip(stage.data, parts, strict=True), start=1):
+        named = {f"{i}. {source.path}": items}
+        if source.task_column:
+            tasks = _tasks(source.path, source.task_column, [origin(item) for item in items])
+            named = {f"{i}. {source.path}, {task}": some for task, some in by_task(items, tasks).items()}
+        asked += [Part(name, len(some), source.weight, source.cap) for name, some in named.items()]
+        of |= named
+    mixture = Mixture(tuple(asked), stage.mix_temperature, seed=stage.seed)
+    return mixture, mix(of, mixture)
 
 
-def _mixed(parts: list[list[T]], mixture: Mixture | None) -> list[T]:
-    """The groups (or prompts) of an epoch: all of all sources, or what the mixture takes of them."""
-    if mixture is None:
-        return [group for groups in parts for group in groups]
-    return mix({part.name: groups for part, groups in zip(mixture.parts, parts, strict=True)}, mixture)
+def _tasks(path: str, column: str, origins: Sequence[str]) -> list[str]:
+    """What a column says in the row that each of these came from. (A row of several records, and a record of several
+    pieces, have numbered ones.)"""
+    said = dict(_column(path, column))
+    tasks: list[str] = []
+    for origin in origins:
+        row = next(name for name in (origin, row_of(origin), row_of(row_of(origin))) if name in said)
+        task = said[row]
+        if task is None or task == "":
+            raise DataError(row, "MISSING_FIELD", f"has no {column!r}, the task_column; add it, or leave that out.")
+        if isinstance(task, bool) or not isinstance(task, str | int):
+            must = f"the task in {column!r} must be a name or a number, found {kind_of(task)}."
+            raise DataError(row, "WRONG_TYPE", must)
+        tasks.append(str(task))
+    return tasks
+
+
+def _column(path: str, column: str) -> Iterator[tuple[str, Any]]:
+    if path.startswith("lab/"):
+        from .lab.datasets import open_dataset
+
+        yield from ((record.origin, as_nurture(record).get(column)) for record in open_dataset(path))
+    else:
+        opened = open_source(path)
+        yield from ((opened.origin(row), row.value.get(column)) for row in opened.scan() if isinstance(row, Row))
 
 
 def _micro_batch(

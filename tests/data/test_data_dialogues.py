@@ -5,10 +5,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nurture import api_data
 from nurture.data.dialogues import clean_sharegpt, looks_like_html, rounds, split_long, threads, to_markdown
+from nurture.errors import InputError
 from nurture.records import Conversation, Message
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -34,6 +36,8 @@ Q, A = ("human", "What is the capital of France?"), ("gpt", "It is Paris.")
         (dump(Q, ("gpt", " ")), "an empty turn"),
         (dump(Q, ("alien", "It is Paris.")), "a turn without a known speaker or text"),
         ({"text": "a"}, "has no conversations"),
+        (dump(Q, A, tools="[]"), "has tools"),
+        (dump(("system", "Be kind."), Q, A, system="Be brief."), "two system messages"),
     ],
 )
 def test_cleaning(row, dropped):
@@ -131,3 +135,80 @@ def test_threads_of_a_tree():
     assert [c.origin for c in threads(TREE, "f:3")] == ["f:3#0", "f:3#1"]
     assert threads({**TREE, "tree_state": "growing"}) == []
     assert threads({"prompt": node("prompter", "q")}) == []
+
+
+# ---- the commands ----
+
+
+def command(*words):
+    from typer.testing import CliRunner
+
+    from nurture.cli import app
+
+    return CliRunner().invoke(app, ["data", *map(str, words)])
+
+
+def test_a_dump_is_cleaned_to_a_file(tmp_path):
+    html = ("gpt", "<p>It is <b>Paris</b>.</p>")
+    rows = [dump(Q, html, Q, system="Be brief."), dump(Q, Q), dump(Q, ("gpt", "Regenerate response")), dump(Q, Q, A)]
+    source, out = tmp_path / "dump.json", tmp_path / "out.jsonl"
+    source.write_text(json.dumps(rows), encoding="utf-8")
+    done = command("clean", source, out)
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [
+        {"messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": Q[1]},
+            {"role": "assistant", "content": "It is **Paris**."},
+        ]}
+    ]  # fmt: skip
+    for line in ("4 dialogues, 1 kept", "1 dropped: blocked words", "1 mended: HTML to Markdown"):
+        assert line in done.output
+    source.write_text(json.dumps(rows[1:2]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"no dialogue is left \(1 no question with an answer\)"):
+        api_data.clean(source, tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=6), min_size=1,
+                max_size=4), st.integers(2, 12))  # fmt: skip
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_splitting_a_file_loses_no_pair(tmp_path, dialogues, longest):
+    """Each dialogue is questions and answers of so many words; an answer of none is missing, and only the last can."""
+    rows, pairs, number = [], [], 0
+    for rounds_of in dialogues:
+        turns = []
+        for place, (asked, said) in enumerate(rounds_of):
+            said = said or (1 if place == 0 or place + 1 < len(rounds_of) else 0)
+            number += 1
+            turns.append({"role": "user", "content": " ".join([f"q{number}"] * asked)})
+            if said:
+                turns.append({"role": "assistant", "content": " ".join([f"a{number}"] * said)})
+                pairs.append((turns[-2]["content"], turns[-1]["content"]))
+        rows.append({"messages": turns})
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = api_data.split(source, out, longest)
+    pieces = [json.loads(line)["messages"] for line in out.read_text().splitlines()]
+    found = [(a["content"], b["content"]) for p in pieces for a, b in pairwise(p)
+             if (a["role"], b["role"]) == ("user", "assistant")]  # fmt: skip
+    assert found == pairs
+    lengths = [sum(len(m["content"].split()) for m in piece) for piece in pieces]
+    long = [length for length, piece in zip(lengths, pieces, strict=True) if length > longest]
+    assert all(len(p) <= 2 for p, n in zip(pieces, lengths, strict=True) if n > longest)
+    assert (counts["dialogues"], counts["pieces"], counts["too_long"]) == (len(rows), len(pieces), len(long))
+
+
+def test_a_file_is_split_by_the_tokens_of_a_model(tmp_path):
+    turns = [{"role": role, "content": "Tell me of the sea."} for _ in range(4) for role in ("user", "assistant")]
+    rows = [{"messages": [{"role": "system", "content": "Be brief."}, *turns, turns[0]]}]
+    source, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = api_data.load_template("lab")
+    longest = template.encode(Conversation(tuple(Message(m["role"], m["content"]) for m in rows[0]["messages"][:5])),
+                              "assistant").length  # fmt: skip
+    done = command("split", source, out, "--longest", longest, "--model", "lab")
+    assert done.exit_code == 0, done.output
+    pieces = [json.loads(line)["messages"] for line in out.read_text().splitlines()]
+    assert [[m["role"][0] for m in piece] for piece in pieces] == [list("suaua")] * 2
+    assert "1 of them split: 2 rows" in done.output and "1 last questions without an answer" in done.output

@@ -115,7 +115,9 @@ def test_a_scorer_must_score_every_row():
         select([chat("a", "b")], [Best(1, lambda records: [])])
 
 
-@pytest.mark.parametrize("word", ["nearest", "near=2", "exact=1", "length=5", "diverse", "diverse=ten", "language"])
+@pytest.mark.parametrize(
+    "word", ["nearest", "near=2", "exact=1", "length=5", "diverse", "diverse=ten", "language", "best=5"]
+)
 def test_a_wrong_step_is_refused(word):
     with pytest.raises(InputError):
         step_from(word)

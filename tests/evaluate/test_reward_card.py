@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 import torch
 from engine import engine, pairs
+from typer.testing import CliRunner
 
+from nurture.cli import app
+from nurture.data.select import Best, select
 from nurture.data.template import Template, ensure_chat
 from nurture.errors import DataError, InputError
 from nurture.evaluate.reward_bench import reward_bench, tally_subsets
 from nurture.evaluate.reward_card import calibration, calibration_error, decide, pair_card, rating_table
-from nurture.evaluate.scoring import load_reward_model, score, score_groups
+from nurture.evaluate.scoring import load_reward_model, score, score_groups, scorer
 from nurture.evaluate.statistics import wilson
 from nurture.methods import Reward
 from nurture.models.heads import add_score_head, classifier
 from nurture.models.load import load_model
 from nurture.models.save import save_model
-from nurture.records import Conversation, Message
+from nurture.records import Conversation, Message, Pair, Text
 from nurture.types import Batch
 
 TINY = {
@@ -77,20 +80,46 @@ def test_scores_do_not_depend_on_layout_or_pass(layout):
     torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_transformers_sequence_classifier_gives_the_same_scores(folder):
+def by_transformers(folder, template, conversations):
     from transformers import AutoModelForSequenceClassification
 
-    ours = load_reward_model(folder, precision="fp32")
     theirs, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert theirs.config.num_labels == 2 and theirs.config.id2label == {0: "helpful", 1: "harmless"}
-    for conversation in CHATS:
-        (group,) = ours.template.encode_many([conversation], "last")
+    scores = []
+    for group in template.encode_many(conversations, "last"):
         end = int(Batch((group,)).ends[0][0])  # transformers reads at the last token it is given: the stop token
         ids = torch.as_tensor(np.concatenate([group.prompt, group.responses[0].ids[: end + 1]]))[None]
         with torch.no_grad():
             helpful, harmless = theirs(ids).logits[0].tolist()
-        assert score(ours, [conversation])[0] == pytest.approx(helpful + 2 * harmless, abs=1e-4)
+        scores.append(helpful + 2 * harmless)
+    return scores
+
+
+def test_transformers_sequence_classifier_gives_the_same_scores(folder):
+    ours = load_reward_model(folder, precision="fp32")
+    assert score(ours, CHATS) == pytest.approx(by_transformers(folder, ours.template, CHATS), abs=1e-4)
+
+
+def test_selection_keeps_the_rows_that_a_reward_model_likes_best(folder, tmp_path):
+    template = load_reward_model(folder, precision="fp32").template
+    theirs = by_transformers(folder, template, CHATS)
+    best = sorted(sorted(range(len(CHATS)), key=lambda i: -theirs[i])[:2])
+    pairs = [Pair(c.messages[:1], c.messages[1:], (Message("assistant", "it"),), origin=c.origin) for c in CHATS]
+    for records in (CHATS, pairs):
+        assert list(select(records, [Best(2, scorer(folder, precision="fp32"))]).kept) == best
+    with pytest.raises(DataError, match=r"RAW_TEXT"):
+        select([Text("four", "rows.txt:1")], [Best(1, scorer(folder))])
+    rows = [{"instruction": c.messages[0].content, "output": c.messages[1].content, "id": i}
+            for i, c in enumerate(CHATS)]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out.jsonl"
+    done = CliRunner().invoke(app, ["data", "select", str(path), str(out), f"best=2:{folder}"])
+    assert done.exit_code == 0, done.output
+    assert "removed: not among the 2 best" in done.output
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(written) == 2 and all(row in rows for row in written)
 
 
 def test_what_is_no_reward_model_or_cannot_be_scored_is_refused(folder, tmp_path):

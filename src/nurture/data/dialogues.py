@@ -42,7 +42,7 @@ class Cleaned:
 
 
 def clean_sharegpt(rows: Iterable[tuple[str, Mapping[str, Any]]], blocked: Sequence[str] = BLOCKED) -> Cleaned:
-    """ShareGPT rows (`conversations` of `from` and `value`, with an optional `id`), each with its origin.
+    """ShareGPT rows (`conversations` of `from` and `value`, with an optional `id` and `system`), each with its origin.
 
     HTML becomes Markdown. Turns before the first of a person and after the last answer are cut. What is left must
     alternate, say at least 16 characters, hold no blocked words, and be new: by its id, and by its first two turns.
@@ -74,6 +74,8 @@ def _clean(origin: str, row: Mapping[str, Any], blocked: Sequence[str]) -> tuple
     turns = row.get("conversations")
     if not isinstance(turns, list):
         return "has no conversations"
+    if row.get("tools"):
+        return "has tools"  # what is said to them is no dialogue of two
     messages: list[Message] = []
     repairs: list[str] = []
     for turn in turns:
@@ -86,6 +88,10 @@ def _clean(origin: str, row: Mapping[str, Any], blocked: Sequence[str]) -> tuple
         messages.append(Message(role, plain.strip()))
     system = [m for m in messages[:1] if m.role == "system"]
     spoken = messages[len(system) :]
+    if beside := str(row.get("system") or "").strip():
+        if system:
+            return "two system messages"
+        system = [Message("system", beside)]
     while spoken and spoken[0].role != "user":
         spoken, repairs = spoken[1:], [*repairs, "cut what precedes the first question"]
     while spoken and spoken[-1].role != "assistant":

@@ -7,7 +7,7 @@ rows has the rate weight · min(n, cap)^(1/temperature), and its share is its ra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -130,11 +130,17 @@ def mix(sources: Mapping[str, Sequence[T]], mixture: Mixture, epoch: int = 0) ->
     return [items[source][row] for source, row in mixture.epoch(epoch).tolist()]
 
 
+def by_task(items: Iterable[T], tasks: Iterable[str]) -> dict[str, list[T]]:
+    """The items of each task, in the order in which the tasks first come."""
+    of: dict[str, list[T]] = {}
+    for item, task in zip(items, tasks, strict=True):
+        of.setdefault(task, []).append(item)
+    return of
+
+
 def balanced(tasks: Sequence[str], *, cap: int | None = None, temperature: float = 1.0, seed: int = 0) -> list[int]:
     """Places of rows such that tasks are mixed by the rule of sources, each task being one: with a `cap`, a frequent
     task counts as one of so many rows; a high temperature makes all equal. One epoch's places."""
-    of: dict[str, list[int]] = {}
-    for place, task in enumerate(tasks):
-        of.setdefault(task, []).append(place)
+    of = by_task(range(len(tasks)), tasks)
     parts = tuple(Part(task, len(places), cap=cap) for task, places in of.items())
     return mix(of, Mixture(parts, temperature, seed=seed))

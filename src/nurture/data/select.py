@@ -252,7 +252,8 @@ class Longest:
 
 @dataclass(frozen=True)
 class Best:
-    """Keeps the `n` rows that a scorer likes best; of equals, the earlier ones."""
+    """Keeps the `n` rows that a scorer likes best; of equals, the earlier ones. (A reward model as a scorer:
+    `evaluate.scoring.scorer(folder)`.)"""
 
     n: int
     scorer: Scorer

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..data.quality.view import chat_of
 from ..data.template import Template
 from ..errors import DataError, InputError
 from ..methods import METHODS, Method
@@ -26,7 +27,7 @@ from ..models.layouts import Layout, choose_layout, set_layout
 from ..models.load import LoadedModel, join, load_model, resolve_model
 from ..models.roles import LocalRoles
 from ..protocols import Roles
-from ..records import Conversation
+from ..records import Conversation, Record, Text
 from ..train.optim import AdamW
 from ..train.precision import choose_device, choose_precision
 from ..train.processes import Processes
@@ -112,6 +113,21 @@ def _criteria(model: PreTrainedModel, head: ScoreHead) -> list[str]:
 def score(model: RewardModel, conversations: Sequence[Conversation]) -> list[float]:
     """One number for the last answer of each conversation."""
     return [float(x) for x in judge(model, conversations)[0]]
+
+
+def scorer(
+    name: str | Path, *, device: str = "auto", precision: str = "auto"
+) -> Callable[[Sequence[Record]], list[float]]:
+    """A reward model as `data.select.Best` asks it: its score of each record's last answer, which is the best one where
+    there are several. It is loaded when it is first asked."""
+
+    def scores(records: Sequence[Record]) -> list[float]:
+        for record in records:
+            if isinstance(record, Text):
+                raise DataError(record.origin, "RAW_TEXT", "is raw text without turns, so there is no answer to score.")
+        return score(load_reward_model(name, device=device, precision=precision), [chat_of(r) for r in records])
+
+    return scores
 
 
 def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -293,9 +293,10 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
 
 
 def _tasks(records: Sequence[Record]) -> tuple[str, Counter[str]]:
-    """Families where the records name them, else the words that instructions open with."""
-    families = Counter(record.family for record in records if isinstance(record, Task) and record.family)
-    if families:
+    """Families where any record names one (the others then have the empty one), else the words that instructions open
+    with."""
+    families = Counter(record.family if isinstance(record, Task) else "" for record in records)
+    if any(families):
         return "families", families
     openings = (words(instruction_of(record)) for record in records)
     return "opening words", Counter(said[0] if said else "" for said in openings)

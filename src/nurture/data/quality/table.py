@@ -64,7 +64,7 @@ ROWS: tuple[tuple[str, str, Callable[[Stats], str]], ...] = (
     (
         "tasks",
         "families where known, else the words that instructions open with",
-        lambda s: f"{len(s.tasks):,} {s.task_kind}: {shares(s.tasks)}",
+        lambda s: f"{_number(s.tasks, s.task_kind)}: {shares(s.tasks)}",
     ),
     ("task balance", "entropy over its greatest value", lambda s: _maybe(s.task_evenness, "{:.2f}", "one kind")),
     ("form of answers", "", lambda s: shares(s.forms) or "no answers"),
@@ -113,6 +113,11 @@ def _lengths(lengths: Lengths) -> str:
 
 def _maybe(value: float | None, form: str, without: str) -> str:
     return without if value is None else form.format(value)
+
+
+def _number(tasks: Mapping[str, int], kind: str) -> str:
+    number = sum(name != "" for name in tasks)
+    return f"{number:,} {kind}" if number != 1 else {"families": "1 family", "opening words": "1 opening word"}[kind]
 
 
 def _near(near: Near) -> str:

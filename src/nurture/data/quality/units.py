@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from ...records import Conversation, Message, Record
-from .view import turns_of
+from ...records import Conversation, Record
+from .view import chat_of, turns_of
 from .words import words
 
 if TYPE_CHECKING:
@@ -66,16 +66,10 @@ class Tokens:
                 (length,) = self.lengths([turns[0][1]])
                 own, everything = own + length + 1, everything + length + 1  # with the end-of-text token
             else:
-                chats.append(_chat(record))
+                chats.append(chat_of(record))
         rest = iter(chats)
         while some := list(islice(rest, CHUNK)):
             for group in self.template.encode_many(some):
                 everything += group.num_tokens
                 own += sum(int(r.mask.sum()) for r in group.responses)
         return own, everything
-
-
-def _chat(record: Record) -> Conversation:
-    if isinstance(record, Conversation):
-        return record
-    return Conversation(tuple(Message(role, text) for role, text in turns_of(record)), origin=record.origin)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ...records import (
     Completion,
@@ -21,29 +21,34 @@ Turn = tuple[str, str]
 """(role, text). The role of a document's text is `text`."""
 
 
-def turns_of(record: Record) -> tuple[Turn, ...]:
+def messages_of(record: Record) -> tuple[Message, ...]:
     """The dialogue of a record, its best answer where it has several; a task has a prompt and no answer."""
     match record:
         case Conversation(messages):
-            return _turns(messages)
+            return messages
         case Completion(prompt, completion):
-            return (("user", prompt), ("assistant", completion))
+            return (Message("user", prompt), Message("assistant", completion))
         case Text(text):
-            return (("text", text),)
+            return (Message("text", text),)
         case Pair(prompt, chosen):
-            return _turns((*prompt, *chosen))
+            return (*prompt, *chosen)
         case Ranking(prompt, responses, ranks):
-            return _turns((*prompt, *responses[ranks.index(min(ranks))]))
+            return (*prompt, *responses[ranks.index(min(ranks))])
         case Rating(prompt, response):
-            return _turns((*prompt, *response))
+            return (*prompt, *response)
         case Steps(prompt, steps):
-            return (*_turns(prompt), ("assistant", "\n".join(steps)))
+            return (*prompt, Message("assistant", "\n".join(steps)))
         case Task(prompt):
-            return _turns(prompt)
+            return prompt
 
 
-def _turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
-    return tuple((m.role, m.content) for m in messages)
+def turns_of(record: Record) -> tuple[Turn, ...]:
+    return tuple((m.role, m.content) for m in messages_of(record))
+
+
+def chat_of(record: Record) -> Conversation:
+    """Any record but a text as a conversation."""
+    return record if isinstance(record, Conversation) else Conversation(messages_of(record), origin=record.origin)
 
 
 def instruction_of(record: Record) -> str:
