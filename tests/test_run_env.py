@@ -61,7 +61,7 @@ def start(tmp_path_factory):
             ("assistant", result),
         ]
         shown.append({"messages": [{"role": role, "content": content} for role, content in turns]})
-        asked.append({"question": question, "answer": result})
+        asked.append({"question": question, "answer": f"#### {result}"})
     for name, rows in {"shown": shown, "asked": asked}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [TINY, f"data={folder / 'shown.jsonl'}", *FIELDS[:2], "batch_size=4", "samples.count=0", "steps=120"]
