@@ -131,7 +131,7 @@ def test_a_method_of_ones_own_joins_by_its_name(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text(to_yaml(stage))
     assert load_stage(tmp_path / "config.yaml") == stage
     for name, fault in [
-        ("mine_for_recipe_test:Nine", "has no such class. Did you mean 'Mine'?"),
+        ("mine_for_recipe_test:Nine", "has no 'Nine'. Did you mean 'Mine'?"),
         ("mine_for_recipe_test:Other", "names no subclass of nurture.methods.Method"),
         ("mine_for_recipe_test:Clashing", "its field 'steps' is also a field of every stage"),
         ("not_there_at_all:Mine", "no module named 'not_there_at_all'"),

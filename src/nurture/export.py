@@ -12,20 +12,12 @@ from torch import Tensor
 
 from .adapters.attached import merge
 from .core.random import stream_key
-from .data.template import Template, ensure_chat
+from .data.template import Template
 from .errors import InputError
+from .evaluate.answers import with_chat
 from .models.heads import classifier, has_score_head, is_encoder, output_head, score_head
-from .models.layouts import (
-    classify,
-    hidden_states,
-    is_decoder,
-    is_seq2seq,
-    lay_rows,
-    lay_seq2seq,
-    layout_of,
-    relative_gap,
-)
-from .models.load import LoadedModel, embed_new_tokens, load_model, resolve_model
+from .models.layouts import classify, hidden_states, is_seq2seq, lay_rows, lay_seq2seq, layout_of, relative_gap
+from .models.load import LoadedModel, load_model, resolve_model
 from .models.save import model_card, save_model
 from .types import Batch, Group, Response
 
@@ -54,9 +46,9 @@ def export(
     """
     if out.exists():
         raise InputError(f"{out} exists already; name another folder.")
-    loaded = load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)
-    if ensure_chat(loaded.tokenizer, plain=not is_decoder(loaded.model)):
-        embed_new_tokens(loaded.model, loaded.tokenizer)
+    loaded = with_chat(
+        load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)
+    )
     adapter = loaded.adapter
     if adapter is not None and not merged:
         raise InputError(f"{name} is an adapter ({adapter.name}) on {loaded.base}; --merge adds it to a copy of that.")

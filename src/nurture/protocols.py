@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,10 @@ class Request:
     prompt: Ids
     n: int = 1
     key: str = ""
+    max_tokens: int | None = None
+    """Where there is less room than the sampling gives to all."""
+    task: Task | None = None
+    """What the prompt was made of, for an environment that has to know."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,10 +93,40 @@ class Sampler(Protocol):
         ...
 
 
+Action = TypeVar("Action", contravariant=True)
+Observation = TypeVar("Observation")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn(Generic[Observation]):
+    """What the world answers to an action: what is to be seen now, and how good the action was.
+
+    `done`: the episode is over. `truncated`: a limit of time ended it, and the state itself is none to end in.
+    """
+
+    observation: Observation
+    reward: float = 0.0
+    done: bool = False
+    truncated: bool = False
+
+
+class Env(Protocol[Action, Observation]):
+    """The world a policy acts in. CartPole: an action is a push, an observation four numbers. A conversation: an action
+    is a turn of the model, an observation the turn of the user or tool that answers it."""
+
+    def reset(self, seed: int) -> Observation:
+        """Begin an episode; equal seeds begin equal ones."""
+        ...
+
+    def step(self, action: Action) -> Turn[Observation]:
+        """Do it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is rewarded: a response to a task, as text without its stop token. `messages` are its turns where it has
-    several (tool calls and what they gave), `tokens` its length."""
+    """What is rewarded: a response to a task, as text without its stop token; of several turns the text of the last,
+    and all of them in `messages` (calls of a tool and what it gave). `tokens` is how many the model wrote."""
 
     task: Task
     text: str

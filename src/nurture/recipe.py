@@ -7,11 +7,8 @@ The classes below are the only declaration; YAML keys, overrides, the JSON schem
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast
@@ -36,9 +33,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from .adapters import ADAPTERS, Adapter
+from .envs import speaker
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
 from .methods.method import Data
+from .named import named_object
 from .rewards import Reward, reward_from, reward_name
 from .rewards.model import models_in
 from .yaml12 import Dumper, Tree, read_yaml
@@ -252,6 +251,29 @@ class Eval(Section):
         return self
 
 
+class Environment(Section):
+    """Who answers the model between its turns."""
+
+    name: Text
+    """`calculator` (a turn that ends in `<calc>12*7</calc>` is answered with 84), or `package.module:Class` for one of
+    your own."""
+    max_turns: Annotated[int, Field(strict=True, ge=2)] = 4
+    """The most turns of the model in one response."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_one(cls, name: str) -> str:
+        try:
+            speaker(name)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+
+def _env(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 Alarm = Literal["kl", "hacking", "no_signal", "length", "entropy", "sampler_gap"]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -368,6 +390,9 @@ class Stage(Section):
     oracle: AnyReward = Field(default_factory=_own_oracle)
     """A second judge of the same answers that nothing is learnt from; where it falls while the reward rises, the reward
     is being exploited. By default `lab`, where all data are the lab's and the reward asks a model."""
+    env: Annotated[Environment | None, BeforeValidator(_env, json_schema_input_type=str | Environment | None)] = None
+    """A tool or a user who answers the model between its turns, in a method that learns from its own answers: its name,
+    or `{name: calculator, max_turns: 6}`. What it says is no part of what is learnt."""
     alarms: Alarms = Alarms()
     """When to warn that learning from one's own answers goes wrong, and when to stop."""
     ptx_data: Sources | None = None
@@ -518,6 +543,8 @@ class Stage(Section):
     def _watches_its_own_answers(self) -> Stage:
         if self.oracle is not None and not isinstance(self.method, Online):
             raise ValueError(f"oracle is set, but method {self.method.name!r} draws no answers to watch; take it out")
+        if self.env is not None and not isinstance(self.method, Online):
+            raise ValueError(f"env is set, but method {self.method.name!r} draws no answers of its own; take it out")
         if self.critic is not None and "value" not in self.method.asks:
             raise ValueError(f"critic is set, but method {self.method.name!r} has no critic; take it out")
         if (self.ptx_data is not None) != bool(getattr(self.method, "ptx_coef", 0)):
@@ -554,6 +581,8 @@ class Stage(Section):
         flat["eval"]["data"] = _sources_written(self.eval.data) if self.eval.data else None
         if self.steps is not None:
             del flat["epochs"]
+        if self.env is None:
+            del flat["env"]
         flat["ptx_data"] = _sources_written(self.ptx_data) if self.ptx_data else None
         for key, reward in (("reward", self.reward), ("oracle", self.oracle)):
             flat = _with_reward_name(flat, key, reward)
@@ -650,19 +679,11 @@ def method_class(name: str) -> type[Method]:
     """`sft`, or `package.module:Class` for a method of one's own (also from the current folder)."""
     if name in METHODS:
         return METHODS[name]
-    module_name, colon, class_name = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise InputError(f"{name!r} is not a method.{did_you_mean(name, METHODS)} Known are {', '.join(METHODS)}.")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"method {name!r}: no module named {error.name!r} can be found from here.") from error
-    found = getattr(module, class_name, None)
+    found = named_object("method", name)
     if not (isinstance(found, type) and issubclass(found, Method)):
-        fault = "has no such class" if found is None else "names no subclass of nurture.methods.Method"
-        raise InputError(f"method {name!r}: {module_name} {fault}.{did_you_mean(class_name, vars(module))}")
+        raise InputError(f"method {name!r} names no subclass of nurture.methods.Method.")
     if clash := [key for key in own_fields(found) if key in Stage.model_fields]:
         raise InputError(f"method {name!r}: its field {clash[0]!r} is also a field of every stage; rename it.")
     return found
@@ -804,6 +825,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "eval": Eval,
     "samples": Samples,
     "alarms": Alarms,
+    "env": Environment,
     "draw": Draw,
     "model": FreshModel,
     "tokenizer": NewTokenizer,

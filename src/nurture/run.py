@@ -33,6 +33,7 @@ from .core.random import stream_key
 from .data.batches import apart, batches, rank_share
 from .data.load import write_rejected
 from .draw import Drawing
+from .envs import speaker
 from .errors import Alarmed, InputError, Interrupted, NumericsError, NurtureError
 from .evaluate.exam import Exam
 from .evaluate.held_out import evaluate_loss
@@ -51,7 +52,8 @@ from .records import Message
 from .report import write_report
 from .rewards import Reward, score_all
 from .rollout.alarms import ringing
-from .rollout.loop import Rollouts, single_turn
+from .rollout.conversation import several_turns
+from .rollout.loop import Draw, Rollouts, single_turn
 from .runs import rows_of
 from .setup import Setup, config_json, describe, example, set_up
 from .show import Progress, header, printable
@@ -480,8 +482,14 @@ class _Run:
             heartbeat("reward", self.done)
             return score_all(reward, answers)
 
+        draw: Draw = self._draw
+        if (env := stage.env) is not None:
+            world = speaker(env.name)
+            draw = several_turns(
+                draw, lambda request: world(request.task), decode, setup.template.encode_turn, env.max_turns
+            )
         return Rollouts(
-            setup.prompts, self._draw, partial(judge, reward), self.roles, method, decode, stage.batch_size, stage.seed,
+            setup.prompts, draw, partial(judge, reward), self.roles, method, decode, stage.batch_size, stage.seed,
             stop_ids=setup.template.stop_ids, oracle=partial(judge, stage.oracle) if stage.oracle else None,
             mixed=self._mixed, tokens=setup.tokens_per_micro, device=setup.device, processes=self.processes,
         )  # fmt: skip

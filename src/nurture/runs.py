@@ -36,6 +36,7 @@ METRICS: Mapping[str, str] = {
     "rollout/part/NAME": "mean of the part NAME of a combined reward",
     "rollout/score_std": "standard deviation of the scores over the rollout",
     "rollout/length": "mean number of tokens the policy wrote per response",
+    "rollout/turns": "mean number of the policy's turns per response, where an env answers between them",
     "rollout/truncated": "share of responses cut off at max_completion_length",
     "rollout/no_signal": "share of groups whose scores are all equal, so that comparing within them teaches nothing",
     "rollout/explained_variance": "1 - Var(return - value) / Var(return): 1 for a critic that knows the returns, 0 for "

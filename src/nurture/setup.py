@@ -30,14 +30,16 @@ from .data.prepared import Prepared
 from .data.read import BadRow, Row
 from .data.report import DataReport
 from .data.sources import open_source
-from .data.template import Template, ensure_chat
+from .data.template import Template
+from .envs import speaker
 from .errors import DataError, InputError
+from .evaluate.answers import with_chat
 from .evaluate.ready import make_ready
 from .methods import Online
 from .models.cast import Cast, assemble
 from .models.heads import add_score_head, has_score_head, is_encoder, score_head, start_critic
-from .models.layouts import Choice, check_virtual, choose_layout, is_decoder, is_seq2seq, set_layout
-from .models.load import LoadedModel, attach_adapter, embed_new_tokens, load_model, parameter_count, resolve_model
+from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
+from .models.load import LoadedModel, attach_adapter, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Conversation, Message, Record, Task, Text
@@ -145,12 +147,14 @@ def set_up(
     records, reports, rejected = _read(stage.data, stage, drawn)
     loaded = _load(stage, stages, records, dtype, device)
     tokenizer = loaded.tokenizer
-    if stage.method.data != "text" and ensure_chat(tokenizer, plain=not is_decoder(loaded.model)):
-        loaded = replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, tokenizer)))
+    if stage.method.data != "text":
+        loaded = with_chat(loaded)
     refuse_changed_tokenizer(loaded.model, tokenizer)
     if stage.method.trained == "reward":
         _give_head(loaded, getattr(stage.method, "criteria", ("overall",)), stage)
     template = Template(tokenizer)
+    if stage.env is not None:
+        template.refuse_lost_turns(speaker(stage.env.name).role)
 
     prompts: list[Prompt] = []
     mixed_in: list[Group] = []
@@ -277,6 +281,7 @@ def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
         f"of at most {setup.tokens_per_micro:,} tokens",
         "steps": f"{setup.steps:,} updates, {rollouts:,} rollouts = {rollouts * size / prompts:.2f} passes over "
         f"{prompts:,} prompts",
+        **({"env": f"{env.name}, at most {env.max_turns} turns of the model"} if (env := setup.stage.env) else {}),
         "reward": reward_name(setup.stage.reward) + joined,
         **({"critic": f"{how}, trained along"} if "value" in method.asks else {}),
     }
@@ -421,9 +426,7 @@ def _load_ref(
 ) -> LoadedModel:
     """Another model as the reference. It must read the same tokens: their log-probs are subtracted one by one."""
     assert stage.ref is not None
-    ref = load_model(resolve_model(stage.ref, stages), dtype=dtype, device=device, seed=stage.seed)
-    if ensure_chat(ref.tokenizer, plain=is_seq2seq(ref.model)):
-        embed_new_tokens(ref.model, ref.tokenizer)
+    ref = with_chat(load_model(resolve_model(stage.ref, stages), dtype=dtype, device=device, seed=stage.seed))
     if ref.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise InputError(
             f"ref: {stage.ref} has another vocabulary than the model; a reference must read the same tokens."

@@ -158,6 +158,30 @@ def test_the_sampler_is_given_what_training_saw_before_the_answer(templates, sty
         assert template.encode_prompt(conversation.messages[:-1]).tolist() == seen.tolist()
 
 
+@pytest.mark.parametrize("style", STYLE_NAMES)
+def test_a_turn_between_two_answers_is_what_transformers_writes_between_them(templates, style):
+    """Also one that holds control tokens, which stay text."""
+    template, stop = templates[style]
+    stop_id = template.tokenizer.convert_tokens_to_ids(stop)
+    talk = [Message("user", "a b"), Message("assistant", "c d"), Message("user", f"e {stop} f")]
+    whole = theirs(template, talk, add_generation_prompt=True)
+    places = [i for i, token in enumerate(whole) if token == stop_id]
+    of_answer = places[0] if style.startswith("mistral") else places[1]
+    assert template.encode_turn(talk[-1]).tolist() == whole[of_answer + 1 :]
+
+
+def test_a_turn_of_a_tool_is_written_or_refused(make_tokenizer):
+    tokenizer = make_tokenizer(*CHATML_TOKENS, eos_token=TURN_END)
+    tokenizer.chat_template = PLAIN_CHATML
+    template = Template(tokenizer)
+    template.refuse_lost_turns("tool")
+    heard = tokenizer.decode(template.encode_turn(Message("tool", "84")).tolist())
+    assert heard == "\n<|im_start|>tool\n84<|im_end|>\n<|im_start|>assistant\n"
+    for_none = PLAIN_CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'tool' %}")
+    with pytest.raises(InputError, match="does not write what the tool says; use another template"):
+        Template(tokenizer, for_none).refuse_lost_turns("tool")
+
+
 def test_the_mask_between_markers_is_transformers_own(templates):
     template, _ = templates["chatml-ours"]
     for conversation in TALKS[:3]:  # transformers cannot mark and sanitise at once

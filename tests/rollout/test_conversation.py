@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from engine import online_engine
 
+from nurture.envs import Calculator
 from nurture.methods import GRPO
-from nurture.protocols import Request, Sampling, Scored
+from nurture.protocols import Request, Sampling, Scored, Turn
 from nurture.records import Task
-from nurture.rollout.conversation import Calculator, several_turns
-from nurture.rollout.env import Turn
-from nurture.rollout.loop import Prompt, Rollouts
+from nurture.rollout.conversation import several_turns
+from nurture.rollout.loop import Prompt, Rollouts, single_turn
 from nurture.rollout.sampler import LocalSampler
 
 STOPS = tuple(range(0, 199, 8))
@@ -32,6 +32,8 @@ def test_calculator(said, heard):
 class Parrot:
     """Repeats the last token twice, and ends the talk after a turn of an odd number of tokens."""
 
+    role = "tool"
+
     def reset(self, seed):
         return ""
 
@@ -44,13 +46,14 @@ def decode(ids):
     return " ".join(map(str, ids))
 
 
-def encode(text):
-    return [int(w) for w in text.split()]
+def encode(message):
+    assert message.role == "tool"
+    return [int(w) for w in message.content.split()]
 
 
 def talks(seed=0, max_tokens=30):
     roles = online_engine()
-    draw = several_turns(LocalSampler(roles.models["policy"]), lambda request: Parrot(), decode, encode)
+    draw = several_turns(single_turn(LocalSampler(roles.models["policy"])), lambda request: Parrot(), decode, encode)
     prompts = [np.random.default_rng(i).integers(8, 199, 5) for i in range(3)]
     requests = [Request(p, 6, f"prompt {i}") for i, p in enumerate(prompts)]
     return roles, prompts, draw(requests, Sampling(max_tokens=max_tokens, stop_ids=STOPS, seed=seed))
@@ -69,13 +72,17 @@ def test_the_world_speaks_with_mask_0_and_the_model_answers_it():
                 "what was said to it, token for token"
             )
         assert len(response.logp_sampler) == response.mask.sum() and len(response.ids) <= 30
+        said = [[int(w) for w in turn.content.split()] for turn in response.turns]
+        assert [turn.role for turn in response.turns] == ["assistant", "tool"] * (len(own) - 1) + ["assistant"]
+        for ids, turn in zip(turns, said, strict=True):
+            assert [i for i in response.ids[ids].tolist() if i not in STOPS or i in turn] == turn
     assert several >= 3
 
 
 def test_the_trainer_agrees_with_every_turn():
     """Log-probabilities of all turns equal those of one teacher-forced pass: no token was tokenised again."""
     roles, prompts, _drawn = talks()
-    draw = several_turns(LocalSampler(roles.models["policy"]), lambda request: Parrot(), decode, encode)
+    draw = several_turns(single_turn(LocalSampler(roles.models["policy"])), lambda request: Parrot(), decode, encode)
     tasks = [Prompt(Task(()), p, f"prompt {i}") for i, p in enumerate(prompts)]
 
     def judge(answers):

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ..errors import InputError, did_you_mean
-from ..rollout.env import Turn
+from ..protocols import Turn
 
 State = NDArray[np.float32]
 

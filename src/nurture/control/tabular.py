@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.random import numpy_generator, stream_key
-from ..rollout.env import Env
+from ..protocols import Env
 from .sampler import SEEDS
 
 Floats = NDArray[np.float64]

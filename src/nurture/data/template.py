@@ -209,6 +209,28 @@ class Template:
         text, _ = self._render(messages, tools, generation_prompt=True)
         return next(iter(self._tokenize([text])))[0]
 
+    def encode_turn(self, message: Message) -> Ids:
+        """A turn between two of the assistant's, and the header of the second: what follows the stop token of the
+        first, in tokens of its own."""
+        text, end = self._turn(message)
+        ids, offsets = next(iter(self._tokenize([text])))
+        return ids[~within(offsets, 0, end)]
+
+    def refuse_lost_turns(self, role: str) -> None:
+        """An error where what `role` says after an answer is not written. (How it is written is the template's own
+        affair: results of tools are often quoted as JSON.)"""
+        said = _PROBE[2][1]
+        text, end = self._turn(Message(role, said))
+        if said not in text[end:]:
+            raise InputError(f"The chat template does not write what the {role} says; use another template.")
+
+    def _turn(self, message: Message) -> tuple[str, int]:
+        """The text of a question, an answer and this turn, and where in it the answer ends."""
+        before = [Message(role, content) for role, content in _PROBE[:2]]
+        text, _ = self._render([*before, message], generation_prompt=True)
+        start = text.index(_PROBE[1][1])
+        return text, self._with_stop(text, start, start + len(_PROBE[1][1]))[1]
+
     def _tokenize(self, texts: Sequence[str]) -> Iterable[tuple[Ids, Any]]:
         marked = [MARK_OPEN in text or MARK_CLOSE in text for text in texts]
         plain = tokenize(self.tokenizer, [text for text, m in zip(texts, marked, strict=True) if not m])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from ..data.template import Template, ensure_chat
 from ..errors import InputError
 from ..lab.grading import declines
 from ..lab.oracle import grade
-from ..models.layouts import choose_layout
+from ..models.layouts import choose_layout, is_decoder
 from ..models.load import LoadedModel, embed_new_tokens, load_model, resolve_model
 from ..protocols import Request, Sample, Sampling
 from ..records import Task
@@ -58,10 +58,15 @@ def open_to_talk(
     """A model with a chat template (ours where it has none), ready to answer."""
     where = choose_device(device)  # pyright: ignore[reportArgumentType]
     dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
-    loaded = load_model(resolve_model(model, stages or {}), dtype=dtype, device=where, seed=seed)
-    if ensure_chat(loaded.tokenizer):
-        embed_new_tokens(loaded.model, loaded.tokenizer)
+    loaded = with_chat(load_model(resolve_model(model, stages or {}), dtype=dtype, device=where, seed=seed))
     return loaded, Template(loaded.tokenizer)
+
+
+def with_chat(loaded: LoadedModel) -> LoadedModel:
+    """The model with a chat template: its own, or ours with embeddings for what is new in it."""
+    if not ensure_chat(loaded.tokenizer, plain=not is_decoder(loaded.model)):
+        return loaded
+    return replace(loaded, new_tokens=(*loaded.new_tokens, *embed_new_tokens(loaded.model, loaded.tokenizer)))
 
 
 def draw_answers(

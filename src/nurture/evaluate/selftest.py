@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from ..core.logp import selected_logp
 from ..core.reduce import global_norm
-from ..data.template import Template, ensure_chat
+from ..data.template import Template
 from ..methods import SFT
 from ..models.heads import output_head
 from ..models.layouts import (
@@ -35,7 +35,7 @@ from ..models.layouts import (
     set_layout,
     small_copy,
 )
-from ..models.load import LoadedModel, embed_new_tokens, load_model, quiet, resolve_model
+from ..models.load import LoadedModel, load_model, quiet, resolve_model
 from ..models.roles import LocalRoles
 from ..models.save import save_model
 from ..protocols import Request, Sampling
@@ -46,6 +46,7 @@ from ..train.optim import AdamW
 from ..train.precision import choose_device, choose_precision, deterministic
 from ..train.processes import Processes
 from ..types import Batch, Group, Response
+from .answers import with_chat
 
 TINY = {
     "config": {
@@ -82,9 +83,7 @@ def run_checks(model: str = "tiny", device: str = "auto", precision: str = "fp32
     dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
     source = TINY if model == "tiny" else resolve_model(model, {})
     texts = ["The small test model of the self-test reads these words, counts 1 2 3, and says yes or no."] * 20
-    loaded = load_model(source, dtype=dtype, device=where, seed=seed, texts=texts)
-    if ensure_chat(loaded.tokenizer):
-        embed_new_tokens(loaded.model, loaded.tokenizer)
+    loaded = with_chat(load_model(source, dtype=dtype, device=where, seed=seed, texts=texts))
     if model == "tiny":
         scale_up(loaded.model)
     deterministic()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import PrivateAttr, model_validator
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
+from ..named import named_object
 from ..protocols import Answer, Outcome
 from .reward import Reward
 
@@ -31,7 +29,7 @@ class Function(Reward):
     @model_validator(mode="after")
     def _load(self) -> Function:
         try:
-            self._function = named_object(self.path)
+            self._function = named_object("reward", self.path)
         except InputError as error:
             raise ValueError(str(error)) from None
         if not callable(self._function):
@@ -40,21 +38,6 @@ class Function(Reward):
 
     def score(self, answers: Sequence[Answer]) -> Iterable[Outcome]:
         return self._function(answers)
-
-
-def named_object(path: str) -> Any:
-    """What `package.module:name` names."""
-    module_name, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"reward {path!r}: no module named {error.name!r} can be found from here.") from error
-    found = getattr(module, name, None)
-    if found is None:
-        raise InputError(f"reward {path!r}: {module_name} has no {name!r}.{did_you_mean(name, vars(module))}")
-    return found
 
 
 def is_reward_class(found: object) -> bool:

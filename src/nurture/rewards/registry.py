@@ -8,10 +8,11 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from ..errors import InputError, did_you_mean
+from ..named import named_object
 from .code import Code
 from .combine import Ensemble, Gate, Product, Sum
 from .form import Format, Language, Length, Overlong, Repetition
-from .function import Function, is_reward_class, named_object
+from .function import Function, is_reward_class
 from .judge import Judge
 from .local_judge import LocalJudge
 from .maths import Maths
@@ -52,7 +53,7 @@ def reward_class(name: str) -> type[Reward]:
     if ":" not in name and name not in ELSEWHERE:
         known = (*REWARDS, *ELSEWHERE)
         raise InputError(f"{name!r} is not a reward.{did_you_mean(name, known)} Known are {', '.join(known)}.")
-    found = named_object(ELSEWHERE.get(name, name))
+    found = named_object("reward", ELSEWHERE.get(name, name))
     if not is_reward_class(found):
         raise InputError(f"reward {name!r} takes no fields; only a subclass of nurture.rewards.Reward does.")
     return found
@@ -63,7 +64,7 @@ def reward_from(value: Any) -> Reward:
     if isinstance(value, Reward):
         return value
     if isinstance(value, str):
-        if ":" in value and not is_reward_class(named_object(value)):
+        if ":" in value and not is_reward_class(named_object("reward", value)):
             return _made(Function, {"path": value}, value)
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):

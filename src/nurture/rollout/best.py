@@ -4,7 +4,8 @@
     rows = [row for one in found for row in above(one, 0.8)]      # rejection sampling
 
 Any reward will do. What is kept are records: answers to imitate (best-of-n distillation, rejection sampling, the
-improve step of ReST), or comparisons to learn from (DPO on a model's own answers).
+improve step of ReST), or comparisons to learn from (DPO on a model's own answers). `nurture data best-of` and the
+`draw` of a stage both choose here.
 """
 
 from __future__ import annotations
@@ -25,13 +26,23 @@ Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The different answers to a task that could be scored, best first (of equals, the one drawn first)."""
+    """The different answers to a task that could be scored, best first (of equals, the one drawn first), without what
+    no data file may hold: an answer that is empty or has a NUL character in it."""
 
     task: Task
     texts: tuple[str, ...]
     scores: tuple[float, ...]
     drawn: int
-    """How many answers there were, equal ones and such as could not be scored included."""
+    """How many answers there were, equal ones and such as are left out included."""
+
+    @classmethod
+    def of(cls, task: Task, scored: Sequence[tuple[str, float]], drawn: int) -> Candidates:
+        """From answers with their scores, in the order they were drawn."""
+        different: dict[str, float] = {}
+        for text, score in sorted(scored, key=lambda one: -one[1]):  # stable: of equals the one drawn first
+            if text.strip() and "\0" not in text:
+                different.setdefault(text, score)
+        return cls(task, tuple(different), tuple(different.values()), drawn)
 
 
 def best_of(tasks: Sequence[Task], say: Say, judge: Judge, n: int) -> list[Candidates]:
@@ -45,8 +56,7 @@ def best_of(tasks: Sequence[Task], say: Say, judge: Judge, n: int) -> list[Candi
     for task, texts in zip(tasks, drawn, strict=True):
         told = [next(outcomes) for _ in dict.fromkeys(texts)]
         scored = [(answer.text, o.value) for answer, o in told if isinstance(o, Scored)]
-        scored.sort(key=lambda one: -one[1])  # stable: of equals the one drawn first
-        found.append(Candidates(task, tuple(t for t, _ in scored), tuple(s for _, s in scored), len(texts)))
+        found.append(Candidates.of(task, scored, len(texts)))
     return found
 
 
@@ -61,9 +71,10 @@ def above(found: Candidates, least: float, most: int | None = None) -> list[Conv
     return [Conversation((*found.task.prompt, *_answer(text)), origin=found.task.origin) for text in good]
 
 
-def pair(found: Candidates) -> list[Pair]:
-    """The best against the worst, where one is better; the margin is the difference of their scores."""
-    if len(found.scores) < 2 or found.scores[0] == found.scores[-1]:
+def pair(found: Candidates, least: float = -math.inf) -> list[Pair]:
+    """The best, where it is scored `least` or higher, against the worst, where that is worse; the margin is the
+    difference of their scores."""
+    if not found.scores or found.scores[0] == found.scores[-1] or found.scores[0] < least:
         return []
     margin = found.scores[0] - found.scores[-1]
     return [Pair(found.task.prompt, _answer(found.texts[0]), _answer(found.texts[-1]), margin, found.task.origin)]

@@ -8,18 +8,21 @@ bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..data.convert import as_nurture
 from ..errors import InputError
 from ..files import replace_synced
 from ..protocols import Answer, Request, Sampling, Scored
 from ..recipe import Draw as Wanted
-from ..records import Message
+from ..records import Message, Task
 from ..train.processes import Processes
+from .best import Candidates, above, best, pair
 from .loop import Draw, Judge, Prompt, spoken
 
 CHUNK = 64
@@ -93,30 +96,22 @@ def read_drawn(path: Path) -> list[Row]:
 
 
 def chosen(rows: Sequence[Row], wanted: Wanted) -> list[dict[str, Any]]:
-    """Rows of a data file: conversations, pairs, or tasks by their origin with their mean score.
-
-    Of equal scores the answer that was drawn first is the better one. What could not be scored is left out, and so is
-    what no data file may hold: an answer that is empty or has a NUL character in it.
-    """
+    """Rows of a data file: conversations, pairs, or tasks by their origin with their mean score. Kept is what scores
+    more than `above`."""
+    least = -math.inf if wanted.above is None else math.nextafter(wanted.above, math.inf)
+    below = math.inf if wanted.below is None else wanted.below
     kept: list[dict[str, Any]] = []
     for row in rows:
-        scored = [a for a in row["answers"] if "score" in a]
-        answers = sorted((a for a in scored if a["text"].strip() and "\0" not in a["text"]), key=lambda a: -a["score"])
-        if not answers:
-            continue
-        best, worst, mean = answers[0], answers[-1], sum(a["score"] for a in scored) / len(scored)
-        floor = float("-inf") if wanted.above is None else wanted.above
-        ceiling = float("inf") if wanted.below is None else wanted.below
+        scored = [(str(a["text"]), float(a["score"])) for a in row["answers"] if "score" in a]
+        found = Candidates.of(_task(row), scored, len(row["answers"]))
         match wanted.keep:
-            case "best" if best["score"] > floor:
-                kept.append(_conversation(row, best["text"]))
+            case "best":
+                kept += map(as_nurture, best(found, least))
             case "all":
-                texts = list(dict.fromkeys(a["text"] for a in answers if a["score"] > floor))
-                kept += [_conversation(row, text) for text in texts[: wanted.most]]
-            case "pairs" if best["score"] > floor and best["score"] > worst["score"]:
-                sides = {"chosen": _said(best["text"]), "rejected": _said(worst["text"])}
-                kept.append({"prompt": row["prompt"], **sides, "margin": best["score"] - worst["score"]})
-            case "tasks" if floor < mean < ceiling:
+                kept += map(as_nurture, above(found, least, wanted.most))
+            case "pairs":
+                kept += map(as_nurture, pair(found, least))
+            case "tasks" if found.texts and least <= (mean := sum(s for _, s in scored) / len(scored)) < below:
                 kept.append({"task": row["task"], "score": mean})
             case _:
                 pass
@@ -130,12 +125,8 @@ def chosen(rows: Sequence[Row], wanted: Wanted) -> list[dict[str, Any]]:
     return kept
 
 
-def _conversation(row: Row, text: str) -> dict[str, Any]:
-    return {"messages": [*row["prompt"], *_said(text)]}
-
-
-def _said(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
+def _task(row: Row) -> Task:
+    return Task(tuple(Message(**message) for message in row["prompt"]), origin=row["task"])
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..data.batches import sample_order
 from ..errors import InputError
 from ..methods import Online
 from ..protocols import Answer, Outcome, Request, Roles, Sample, Sampler, Sampling, Scored, Unscorable
-from ..records import Task
+from ..records import Message, Task
 from ..train.processes import Processes
 from ..types import CPU, Batch, Group, Ids, Response
 from .laps import Laps
@@ -200,15 +200,12 @@ class Rollouts:
         )  # fmt: skip
         # The place is part of the name: a prompt that comes twice in a rollout is answered anew.
         requests = [
-            Request(p.ids, method.num_generations, f"{p.key} {i}") for i, p in zip(places, prompts, strict=True)
+            Request(p.ids, method.num_generations, f"{p.key} {i}", task=p.task)
+            for i, p in zip(places, prompts, strict=True)
         ]
         drawn = self.draw(requests, sampling)
         self.laps.lap("sample")
-        answers = [
-            Answer(p.task, self.decode(spoken(r, self.stop_ids)), tokens=len(r.ids))
-            for p, responses in zip(prompts, drawn, strict=True)
-            for r in responses
-        ]
+        answers = [self._answer(p, r) for p, responses in zip(prompts, drawn, strict=True) for r in responses]
         outcomes = list(self.judge(answers))
         truths: Sequence[Outcome | None] = self.oracle(answers) if self.oracle else [None] * len(answers)
         self.laps.lap("reward")
@@ -218,6 +215,12 @@ class Rollouts:
             self._scene(p, [(r, *next(told)) for r in responses]) for p, responses in zip(prompts, drawn, strict=True)
         ]
 
+    def _answer(self, prompt: Prompt, response: Response) -> Answer:
+        tokens = int(response.mask.sum())
+        if isinstance(response, Dialogue):
+            return Answer(prompt.task, response.turns[-1].content, response.turns, tokens)
+        return Answer(prompt.task, self.decode(spoken(response, self.stop_ids)), tokens=tokens)
+
     def _scene(self, prompt: Prompt, told: list[tuple[Response, Answer, Outcome, Outcome | None]]) -> Scene:
         scored: list[Response] = []
         rows: list[dict[str, Any]] = []
@@ -225,10 +228,12 @@ class Rollouts:
         for response, answer, outcome, truth in told:
             row: dict[str, Any] = {
                 "prompt": text,
-                "response": answer.text,
-                "tokens": len(response.ids),
+                "response": self.decode(spoken(response, self.stop_ids)),
+                "tokens": answer.tokens,
                 "reason": outcome.reason,
             }
+            if answer.messages:
+                row["turns"] = sum(message.role == "assistant" for message in answer.messages)
             if isinstance(truth, Scored):
                 row["oracle"] = truth.value
             if parts := {name: part.value for name, part in outcome.parts.items() if isinstance(part, Scored)}:
@@ -240,6 +245,13 @@ class Rollouts:
                 row["unscored"] = "unscorable" if isinstance(outcome, Unscorable) else "failed"
             rows.append(row)
         return Scene(prompt, tuple(scored), tuple(rows))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dialogue(Response):
+    """A response of several turns, with what they say as text for rewards to read. The last one is the model's."""
+
+    turns: tuple[Message, ...] = ()
 
 
 def single_turn(sampler: Sampler, alive: Callable[[], None] = lambda: None) -> Draw:
@@ -271,13 +283,14 @@ def spoken(response: Response, stop_ids: Sequence[int]) -> list[int]:
 
 
 def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The means of what the oracle and the parts of a combined reward said."""
+    """The means of what the oracle and the parts of a combined reward said, and of how often the model spoke."""
     said: dict[str, list[float]] = {}
     for row in rows:
         if "score" in row:
             parts = {f"rollout/part/{name}": value for name, value in row.get("parts", {}).items()}
             oracle = {"rollout/oracle": row["oracle"]} if "oracle" in row else {}
-            for name, value in (parts | oracle).items():
+            turns = {"rollout/turns": row["turns"]} if "turns" in row else {}
+            for name, value in (parts | oracle | turns).items():
                 said.setdefault(name, []).append(value)
     return {name: float(np.mean(values)) for name, values in said.items()}
 

@@ -224,8 +224,8 @@ class LocalSampler:
     def _waiting(self, requests: list[Request], sampling: Sampling) -> deque[_Row]:
         stops = frozenset(sampling.stop_ids)
         return deque(
-            _Row(number, k, request.prompt, stream_key(sampling.seed, "sample", request.key, k), stops, sampling,
-                 self.decode)
+            _Row(number, k, request.prompt, stream_key(sampling.seed, "sample", request.key, k), stops,
+                 _room(request, sampling), sampling, self.decode)
             for number, request in enumerate(requests)
             for k in range(request.n)
         )  # fmt: skip
@@ -260,11 +260,18 @@ class LocalSampler:
                 raise InputError(f"{name} is empty: give it at least one token (a begin-of-text token will do).")
             if request.n < 1:
                 raise InputError(f"{name} asks for {request.n} responses: ask for at least 1.")
-            if limit is not None and size + sampling.max_tokens > limit:
+            if (room := _room(request, sampling)) < 1:
+                raise InputError(f"{name} leaves room for {room} tokens: it must be at least 1.")
+            if limit is not None and size + room > limit:
                 raise InputError(
-                    f"{name} has {size} tokens and max_tokens is {sampling.max_tokens}: together "
-                    f"{size + sampling.max_tokens}, but the model has {limit} positions; shorten one of them."
+                    f"{name} has {size} tokens and max_tokens is {room}: together {size + room}, but the model has "
+                    f"{limit} positions; shorten one of them."
                 )
+
+
+def _room(request: Request, sampling: Sampling) -> int:
+    """The most tokens of a response to this prompt."""
+    return sampling.max_tokens if request.max_tokens is None else min(request.max_tokens, sampling.max_tokens)
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -309,6 +316,7 @@ class _Row:
     prompt: np.ndarray
     stream: int
     stops: frozenset[int]
+    room: int
     sampling: Sampling
     decode: Decode | None
     ids: list[int] = field(default_factory=list[int])
@@ -334,7 +342,7 @@ class _Row:
             self.reason = "stop"
         elif any(s in tail for s in strings):
             self.reason = "string"
-        elif len(self.ids) >= self.sampling.max_tokens:
+        elif len(self.ids) >= self.room:
             self.reason = "length"
         self.undecided = tail.endswith("\ufffd") or any(tail.endswith(s[:n]) for s in strings for n in range(1, len(s)))
 
