@@ -104,7 +104,7 @@ def clean(source: str | Path, out: str | Path) -> Cleaned:
     from .data.convert import as_nurture, whole_file
     from .data.dialogues import clean_sharegpt
 
-    cleaned = clean_sharegpt(_plain_rows(source))
+    cleaned = clean_sharegpt(_plain_rows(str(source)))
     if not cleaned.conversations:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in cleaned.dropped.items())
         raise InputError(f"{source}: no dialogue is left ({reasons}); nothing was written. Is it of ShareGPT's form?")

@@ -115,7 +115,7 @@ def ensure_chat(tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> list
 
 def _paired(tokenizer: PreTrainedTokenizerBase) -> str:
     """`PAIRED` with what the tokenizer puts around two texts: `[CLS] a [SEP] b [SEP]`."""
-    marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    marks = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # pyright: ignore[reportUnhashable]
     ids: list[int] = tokenizer("a", "b")["input_ids"]  # pyright: ignore[reportAssignmentType]
     runs = [list(run) for special, run in groupby(ids, marks.__contains__) if special]
     if len(runs) != 3:
