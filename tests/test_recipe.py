@@ -315,12 +315,12 @@ OTHER_VALUES = {
     "processes": "2", "seed": "7", "nonfinite": "raise", "checkpoint": "{every: 7}", "eval": "{share: 0.5}",
     "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
     "reward": "number", "optimizer": "adamw_8bit", "mix_temperature": "2.0",
-    "oracle": "number", "alarms": "{window: 7}", "critic": "other", "ptx_data": "other",
+    "oracle": "number", "alarms": "{window: 7}", "critic": "other", "ptx_data": "other", "env": "calculator",
 }  # fmt: skip
 KNOWN = {
     "mix_temperature": ("sft", ["data=[x,y]"]),
     "reward": ("grpo", ["data=x", "reward=exact"]), "oracle": ("grpo", ["data=x", "reward=exact"]),
-    "critic": ("ppo", ["data=x", "reward=exact"]),
+    "critic": ("ppo", ["data=x", "reward=exact"]), "env": ("grpo", ["data=x", "reward=exact"]),
     "ptx_data": ("ppo", ["data=x", "reward=exact", "ptx_coef=1", "ptx_data=y"]),
 }  # fmt: skip
 """The methods and words that some fields need beside them."""
