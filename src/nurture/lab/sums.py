@@ -1,7 +1,7 @@
 """Arithmetic in several steps, with its working: shared by the corpus and the arithmetic family.
 
-Level 1 has two easy steps, 2 three easy steps, 3 two steps with larger numbers, 4 three, 5 four, 6 five. Levels 7, 8 and 9
-have three, four and five steps with numbers as large as fit; no document shows them.
+Level 1 has two easy steps, 2 three easy steps, 3 two steps with larger numbers, 4 three, 5 four, 6 five. Levels 7, 8
+and 9 have three, four and five steps with numbers as large as fit; no document shows them.
 """
 
 from __future__ import annotations
