@@ -5,6 +5,7 @@ from nurture.lab.corpus import MIXTURE, corpus
 from nurture.lab.draw import Draw
 from nurture.lab.families import FAMILIES
 from nurture.lab.grading import words_of
+from nurture.lab.relations import RELATIONS
 from nurture.lab.world import build_world
 
 
@@ -63,6 +64,7 @@ def test_nothing_is_in_the_form_of_an_assistant():
 def test_instructions_and_gold_answers_use_words_of_the_corpus():
     world = build_world(0)
     known = {word.removesuffix("'s") for document in corpus(0, 12_000) for word in words_of(document.text)}
+    known |= {word for relation in RELATIONS for value in world.values(relation) for word in words_of(value)}
     known |= {e.name.lower() for part in (*world.outside.values(), *world.newcomers.values()) for e in part}
     for name, family in FAMILIES.items():
         for split in ("train", "test"):

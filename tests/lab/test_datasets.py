@@ -17,15 +17,15 @@ from nurture.records import Conversation, Pair, Ranking, Rating, Steps, Task, Te
 
 ROWS = 280
 DIGESTS = {
-    "lab/corpus": "f59ac3cfa252ef45",
+    "lab/corpus": "54597e3e9645394a",
     "lab/demonstrations": "15b6ef695345a446",
     "lab/comparisons": "76d9982096418909",
     "lab/votes": "4f3c3ad13d7820ae",
     "lab/rankings": "5dfa6884077acfe3",
     "lab/ratings": "e4c5c01f22aa5e6b",
-    "lab/steps": "1da33dac604f8bef",
+    "lab/steps": "e565c3fa10efe2d8",
     "lab/prompts": "5d574c552c271f18",
-    "lab/reasoning": "b3c1d62ef3ec2233",
+    "lab/reasoning": "6c240e6d9938030a",
     "lab/test": "c7132e7b24003364",
 }
 KINDS = {

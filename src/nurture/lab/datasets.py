@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Record)
 Make = Callable[[int, int, int], Record]
 """(seed, index, world) -> record"""
 
-REASONING_LEVELS = (2, 3, 4)
+REASONING_LEVELS = (7, 8, 9)
 """The levels of arithmetic in `lab/reasoning`: chosen so that a fine-tuned base solves some and misses some."""
 
 RANKED = 4

@@ -1,6 +1,7 @@
 """Arithmetic in several steps, with its working: shared by the corpus and the arithmetic family.
 
-Level 1 has two easy steps, 2 three easy steps, 3 two steps with larger numbers, 4 three, 5 four, 6 five.
+Level 1 has two easy steps, 2 three easy steps, 3 two steps with larger numbers, 4 three, 5 four, 6 five. Levels 7, 8
+and 9 have three, four and five steps with numbers as large as fit; no document shows them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from .draw import Draw
 
 Operator = Literal["+", "-", "*"]
 LEVELS = (1, 2, 3, 4, 5, 6)
-_STEPS = {1: 2, 2: 3, 3: 2, 4: 3, 5: 4, 6: 5}
-_LARGEST = {1: 50, 2: 99, 3: 999, 4: 999, 5: 999, 6: 999}
+_STEPS = {1: 2, 2: 3, 3: 2, 4: 3, 5: 4, 6: 5, 7: 3, 8: 4, 9: 5}
+_LARGEST = {1: 50, 2: 99}
+"""No total is above it; 999 where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,9 @@ def apply(operator: Operator, x: int, y: int) -> int:
 
 def draw_sum(draw: Draw, level: int) -> Sum:
     """A sum whose totals all lie between 0 and the level's largest number."""
-    largest = _LARGEST[level]
+    largest = _LARGEST.get(level, 999)
     easy = level <= 2
+    most = 20 if easy else 300 if level <= 6 else largest
     total = start = draw.between(2, 20 if easy else 200)
     steps: list[tuple[Operator, int]] = []
     while len(steps) < _STEPS[level]:
@@ -72,9 +75,9 @@ def draw_sum(draw: Draw, level: int) -> Sum:
         if kind == 0 and total * 2 <= largest and total:
             step: tuple[Operator, int] = ("*", draw.between(2, min(3 if easy else 9, largest // total)))
         elif (kind in (1, 2) and total > 1) or total >= largest:
-            step = ("-", draw.between(1, min(total, 20 if easy else 300)))
+            step = ("-", draw.between(1, min(total, most)))
         else:
-            step = ("+", draw.between(1, min(largest - total, 20 if easy else 300)))
+            step = ("+", draw.between(1, min(largest - total, most)))
         steps.append(step)
         total = apply(step[0], total, step[1])
     return Sum(start, tuple(steps))
