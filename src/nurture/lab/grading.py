@@ -105,7 +105,8 @@ def read(response: str, tags: bool = False) -> Reply | str:
     by nature; their family reads an exact form)."""
     if len(response) > MAX_CHARACTERS:
         return "does not come to an end"
-    text = unicodedata.normalize("NFC", response).replace("’", "'").strip().removesuffix(END_OF_TURN).strip()
+    text = response if response.isascii() else unicodedata.normalize("NFC", response).replace("’", "'")
+    text = text.strip().removesuffix(END_OF_TURN).strip()
     if ("<" in text or "[" in text or ">" in text) and (fault := _marks(text, tags)):
         return fault
     if "_" in text or _STRANGE.search(text):
