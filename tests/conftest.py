@@ -2,9 +2,21 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # Before torch is imported: two test processes share the cores, and a thread waiting for a core stalls its whole team.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["NURTURE_CACHE"] = ""  # what an earlier test left behind must not stand in for the code
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Runs in processes of their own, each of which may be killed."""
+    from forks import Forks
+
+    forks = Forks()
+    yield forks
+    forks.close()

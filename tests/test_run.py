@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from forks import Forks
 
 from nurture.train.faults import FAILPOINTS
 
@@ -23,13 +22,6 @@ MODEL = [
     }.items()
 ] + ["model.tokenizer.vocab_size=400"]  # fmt: skip
 SAMPLES = ["samples.count=2", "samples.max_tokens=6", "samples.every=4"]
-
-
-@pytest.fixture(scope="module")
-def forks():
-    forks = Forks()
-    yield forks
-    forks.close()
 
 
 @pytest.fixture(scope="module")

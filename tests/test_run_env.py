@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from forks import Forks
 from rich.console import Console
 
 from nurture import api
@@ -38,13 +37,6 @@ CASES = {
     "ppo": ("num_generations=2", "num_iterations=1", "num_mini_batches=2"),
 }
 WORLDS = re.compile(r"<\|im_end\|>\n<\|im_start\|>tool\n(-?\d+)<\|im_end\|>\n<\|im_start\|>assistant\n")
-
-
-@pytest.fixture(scope="module")
-def forks():
-    forks = Forks()
-    yield forks
-    forks.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from forks import Forks
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -50,13 +49,6 @@ def few_rows(monkeypatch):
         monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=56))
     yield
     open_dataset.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def forks():
-    forks = Forks()
-    yield forks
-    forks.close()
 
 
 def words(method, out):

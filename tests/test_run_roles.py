@@ -1,7 +1,6 @@
 """Whole runs in which several roles share one base: PPO with an adapter, and a reward model that is one."""
 
 import json
-import shutil
 import warnings
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from adapted import CARD, CPU, SHAPE, load
 from families import scale_up
+from rewound import rewound
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
@@ -64,18 +64,6 @@ def judge(base, tmp_path_factory):
 
 def train(method, base, out, *words):
     return run_stage(stage_from(method, [f"model={base}", *SHORT, *words]), out, QUIET)
-
-
-def rewound(run, again, step):
-    """The folder of a run as it was after `step`."""
-    shutil.copytree(run, again)
-    for path in (again / "checkpoints").glob("step-*"):
-        if int(path.name[5:]) > step:
-            shutil.rmtree(path)
-    shutil.rmtree(again / "model")
-    (again / "finished.json").unlink()
-    (again / "checkpoints" / "latest").write_text(f"step-{step:08}\n")
-    return again
 
 
 @pytest.mark.parametrize("adapter", [LORA, "adapter={name: prefix, num_virtual_tokens: 3}"], ids=["lora", "prefix"])

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import ClassVar, Literal, Protocol, get_args
 
-from .errors import InputError, did_you_mean
-from .named import named_object
+from .errors import InputError
+from .named import listed_or_named
 from .protocols import Env, Turn
 from .records import Task
 
@@ -57,11 +57,7 @@ ENVS: dict[str, type[Speaker]] = {"calculator": Calculator}
 
 def speaker(name: str) -> type[Speaker]:
     """`calculator`, or `package.module:Class` for one of your own (also from the current folder)."""
-    if name in ENVS:
-        return ENVS[name]
-    if ":" not in name:
-        raise InputError(f"{name!r} is not an environment.{did_you_mean(name, ENVS)} Known are {', '.join(ENVS)}.")
-    found = named_object("environment", name)
+    found = listed_or_named("environment", name, ENVS)
     if not (isinstance(found, type) and getattr(found, "role", None) in ROLES):
         raise InputError(f"environment {name!r} is no class with a role, which is {' or '.join(ROLES)}.")
     return found

@@ -5,9 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from .errors import InputError, did_you_mean
+
+
+def listed_or_named(what: str, name: str, listed: Mapping[str, Any]) -> Any:
+    """What `listed` has under the name, or else `package.module:name`."""
+    if name in listed:
+        return listed[name]
+    if ":" not in name:
+        article = "an" if what[0] in "aeiou" else "a"
+        known = f"{did_you_mean(name, listed)} Known are {', '.join(listed)}."
+        raise InputError(f"{name!r} is not {article} {what}.{known}")
+    return named_object(what, name)
 
 
 def named_object(what: str, path: str) -> Any:

@@ -37,7 +37,7 @@ from .envs import speaker
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
 from .methods.method import Data
-from .named import named_object
+from .named import listed_or_named
 from .rewards import Reward, reward_from, reward_name
 from .rewards.model import models_in
 from .yaml12 import Dumper, Tree, read_yaml
@@ -677,11 +677,9 @@ def _references(stage: Stage) -> Iterator[tuple[str, str]]:
 
 def method_class(name: str) -> type[Method]:
     """`sft`, or `package.module:Class` for a method of one's own (also from the current folder)."""
+    found = listed_or_named("method", name, METHODS)
     if name in METHODS:
-        return METHODS[name]
-    if ":" not in name:
-        raise InputError(f"{name!r} is not a method.{did_you_mean(name, METHODS)} Known are {', '.join(METHODS)}.")
-    found = named_object("method", name)
+        return found
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InputError(f"method {name!r} names no subclass of nurture.methods.Method.")
     if clash := [key for key in own_fields(found) if key in Stage.model_fields]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from adapted import CPU, TEXTS, adapted, declared, gap, learn, load, logits, make_base, save
+from rewound import rewound
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
@@ -68,12 +69,7 @@ def words(base, rows, adapter, *more):
 def test_a_resumed_run_ends_bit_for_bit(base, rows, adapter, tmp_path):
     stage = stage_from("sft", words(base, rows, adapter, "steps=8", "checkpoint.every=4"))
     whole = run_stage(stage, tmp_path / "whole", QUIET)
-    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
-    again = tmp_path / "resumed"
-    shutil.rmtree(again / "checkpoints" / "step-00000008")
-    shutil.rmtree(again / "model")
-    (again / "finished.json").unlink()
-    (again / "checkpoints" / "latest").write_text("step-00000004\n")
+    again = rewound(tmp_path / "whole", tmp_path / "resumed", 4)
     resumed = run_stage(stage, again, QUIET)
     assert (again / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     for name in ("adapter_model.safetensors", "adapter_config.json"):

@@ -1,7 +1,6 @@
 """Encoders that judge: a BERT of twelve layers of which one learns (and its kin), as transformers' own classifiers."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import transformers as t
 from adapted import CARD, CPU
 from engine import one_step
 from families import scale_up
+from rewound import rewound
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -148,12 +148,7 @@ def test_one_layer_of_twelve_learns_and_goes_on_byte_for_byte(base, rows, tmp_pa
     losses = [row["loss"] for row in rows_of(tmp_path / "whole" / "metrics.jsonl")]
     assert min(losses[-8:]) < 0.25, "what always answering the mean would cost"
 
-    again = tmp_path / "again"
-    shutil.copytree(tmp_path / "whole", again)
-    shutil.rmtree(again / "checkpoints" / "step-00000048")
-    shutil.rmtree(again / "model")
-    (again / "finished.json").unlink()
-    (again / "checkpoints" / "latest").write_text("step-00000024\n")
+    again = rewound(tmp_path / "whole", tmp_path / "again", 24)
     resumed = load_file(train(base, rows, again, *words) / "model.safetensors")
     assert (again / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert resumed.keys() == after.keys() and all(torch.equal(x, resumed[n]) for n, x in after.items())

@@ -1,7 +1,6 @@
 """Encoder-decoders: a T5 (whose output is scaled) and an mT0 (an `mt5`) learn to answer, as transformers has them."""
 
 import json
-import shutil
 import warnings
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from adapted import CARD, CPU
 from families import scale_up
+from rewound import rewound
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, MT5Config, T5Config, T5Tokenizer
@@ -131,12 +131,7 @@ def test_lora_learns_and_its_folder_is_pefts(base, rows, tmp_path):
 
 def test_the_whole_model_learns_and_goes_on_byte_for_byte(base, rows, tmp_path):
     whole = train(base, rows, tmp_path / "whole", "steps=6", "checkpoint.every=3", "learning_rate=3e-3")
-    again = tmp_path / "again"
-    shutil.copytree(tmp_path / "whole", again)
-    shutil.rmtree(again / "checkpoints" / "step-00000006")
-    shutil.rmtree(again / "model")
-    (again / "finished.json").unlink()
-    (again / "checkpoints" / "latest").write_text("step-00000003\n")
+    again = rewound(tmp_path / "whole", tmp_path / "again", 3)
     resumed = train(base, rows, again, "steps=6", "checkpoint.every=3", "learning_rate=3e-3")
     assert (again / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     first, then = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")

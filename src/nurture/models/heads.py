@@ -101,15 +101,19 @@ def start_critic(critic: PreTrainedModel, judge: PreTrainedModel, source: str) -
             own[name].copy_(parameter)
 
 
+def _last(model: PreTrainedModel) -> Any:
+    """What a sequence classifier ends with, ours or not; nothing on a model that only writes."""
+    return getattr(model, "classifier" if is_encoder(model) else "score", None)
+
+
 def has_score_head(model: PreTrainedModel) -> bool:
     """Whether the model itself judges texts."""
-    return isinstance(getattr(model, "classifier" if is_encoder(model) else "score", None), ScoreHead)
+    return isinstance(_last(model), ScoreHead)
 
 
 def score_head(model: PreTrainedModel, adapter: str | None = None) -> ScoreHead:
     """The head that belongs to an adapter, or else the model's only one."""
-    own = getattr(model, "classifier" if is_encoder(model) else "score", None)
-    head = getattr(model, f"{adapter}_score", None) or own
+    head = getattr(model, f"{adapter}_score", None) or _last(model)
     assert isinstance(head, ScoreHead), "this model has no score head; add_score_head gives it one"
     return head
 
@@ -147,7 +151,7 @@ def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapp
 
 def read_score_head(model: PreTrainedModel, weight: Tensor | None = None, adapter: str | None = None) -> None:
     """The head of a loaded sequence classifier (or this weight) as one of ours."""
-    last: Any = getattr(model, "classifier" if is_encoder(model) else "score", None)
+    last = _last(model)
     found: Tensor = last.weight if weight is None else weight
     add_score_head(model, found.shape[0], adapter)
     head = score_head(model, adapter)
