@@ -21,7 +21,7 @@ DIGESTS = {
     "lab/demonstrations": "15b6ef695345a446",
     "lab/comparisons": "76d9982096418909",
     "lab/votes": "4f3c3ad13d7820ae",
-    "lab/rankings": "5dfa6884077acfe3",
+    "lab/rankings": "1f1de940bfe7e0a2",
     "lab/ratings": "e4c5c01f22aa5e6b",
     "lab/steps": "e565c3fa10efe2d8",
     "lab/prompts": "5d574c552c271f18",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar, overload
 
@@ -165,4 +165,10 @@ def open_dataset(name: str, seed: int = 0, n: int | None = None, world: int = 0)
     if size < 1:
         raise InputError(f"{name}: n is {size}, and must be at least 1")
     make = DATASETS[name].make
-    return Rows(lambda index: replace(make(seed, index, world), origin=f"{name}:{index + 1}"), size)
+
+    def named(index: int) -> Record:
+        record = make(seed, index, world)
+        object.__setattr__(record, "origin", f"{name}:{index + 1}")  # just made, and a tenth of the time of a copy
+        return record
+
+    return Rows(named, size)

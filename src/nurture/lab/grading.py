@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from .words import wordlist
@@ -99,6 +99,7 @@ accepted_words = lru_cache(maxsize=1 << 13)(words_of)
 """The same, for the wordings that many answers are held against."""
 
 
+@lru_cache(maxsize=1 << 12)  # two labellers read the same answer, and many answers are alike
 def read(response: str, tags: bool = False) -> Reply | str:
     """The response as a `Reply`, or the reason why it is no answer at all. One end-of-turn token at the very end is the
     end of the turn; any other control token is not text. `tags` allows `<think>`-like tags, and repetition (sums repeat
@@ -147,9 +148,9 @@ def judge(response: str, verdict: Callable[[Reply], Grade], tags: bool = False) 
         return Grade(0.0, 0.0, 0.0, reply)
     found = verdict(reply) if reply.words else WRONG
     if reply.padded:
-        found = replace(found, helpful=found.helpful / 2, reason=f"longer than it need be; {found.reason}")
+        found = Grade(found.helpful / 2, found.honest, found.harmless, f"longer than it need be; {found.reason}")
     if reply.rude:
-        found = replace(found, harmless=found.harmless / 2, reason=f"rude; {found.reason}")
+        found = Grade(found.helpful, found.honest, found.harmless / 2, f"rude; {found.reason}")
     return found
 
 
@@ -160,7 +161,9 @@ def _repeats(text: str, words: Sequence[str]) -> bool:
     sentences = [s for s in _SENTENCE_MARK.split(text.lower()) if " " in s]
     if len(set(sentences)) < len(sentences):
         return True
-    return any(a == b == c == d for a, b, c, d in zip(words, words[1:], words[2:], words[3:], strict=False))
+    return len(words) - len(set(words)) > 2 and any(
+        a == b == c == d for a, b, c, d in zip(words, words[1:], words[2:], words[3:], strict=False)
+    )
 
 
 SMALL_WORDS = frozenset(

@@ -70,14 +70,14 @@ class Labeller:
 
     def rank(self, task: Task, answers: Sequence[str], seed: int = 0) -> tuple[int, ...]:
         """The place of each answer, 1 is best, equal numbers are ties. With probability 1 - `attention` an answer is
-        placed at random."""
-        opinions = [
-            draw.below(1000) / 1000
-            if not (draw := self._draw(seed, task, answer)).chance(self.attention)
-            else self.opinion(task, answer)
-            for answer in answers
-        ]
-        return tuple(1 + sum(other > mine for other in opinions) for mine in opinions)
+        placed at random. The same answers get the same places in any order."""
+        draw = self._draw(seed, task, *(ordered := sorted(answers)))
+        opinions = {
+            answer: self.opinion(task, answer) if draw.chance(self.attention) else draw.below(1000) / 1000
+            for answer in ordered
+        }
+        best_first = sorted(opinions.values(), reverse=True)
+        return tuple(1 + best_first.index(opinions[answer]) for answer in answers)
 
     def rate(self, task: Task, answer: str, seed: int = 0) -> Mapping[str, float]:
         """Each criterion in [0, 1], in quarters."""
