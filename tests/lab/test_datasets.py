@@ -19,12 +19,12 @@ ROWS = 280
 DIGESTS = {
     "lab/corpus": "54597e3e9645394a",
     "lab/demonstrations": "15b6ef695345a446",
-    "lab/comparisons": "76d9982096418909",
-    "lab/votes": "4f3c3ad13d7820ae",
-    "lab/rankings": "1f1de940bfe7e0a2",
-    "lab/ratings": "e4c5c01f22aa5e6b",
+    "lab/comparisons": "22eb3108b40b6d8b",
+    "lab/votes": "0aca1d7120a102a4",
+    "lab/rankings": "2cb041bca89d224e",
+    "lab/ratings": "0ccecc4c165efc1d",
     "lab/steps": "e565c3fa10efe2d8",
-    "lab/prompts": "5d574c552c271f18",
+    "lab/prompts": "729163899e1ce2bd",
     "lab/reasoning": "6c240e6d9938030a",
     "lab/test": "c7132e7b24003364",
 }
@@ -110,7 +110,7 @@ def test_comparisons_put_the_better_first_with_the_careful_labellers_accuracy():
     right = 0
     for index, row in enumerate(open_dataset("lab/comparisons", 0, 1400)):
         assert isinstance(row, Pair)
-        task = task_of_all(1_000_003, "train", index, 0)
+        task = task_of_all(1_000_003, "practice", index, 0)
         assert task.prompt == row.prompt
         right += grade(task, row.chosen[0].content).overall > grade(task, row.rejected[0].content).overall
     assert 0.93 < right / 1400 < 0.99

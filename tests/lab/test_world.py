@@ -13,13 +13,13 @@ from nurture.lab.world import build_world
 def test_a_world_is_whole(seed: int):
     world = build_world(seed)
     names = [e.name for e in world.entities] + list(world.rivers) + [e.name for e in world.strangers]
-    outside = [e.name for part in world.outside.values() for e in part]
+    outside = [e.name for (split, _), part in world.outside.items() if split != "practice" for e in part]
     assert len({*names, *outside}) == len(names) + len(outside)
     assert not {n.lower() for n in (*names, *outside)} & {*CATEGORY_OF}
     for fact in world.facts.values():
         assert fact.value is None or fact.value in world.values(fact.relation)
         assert fact.entity.kind == fact.relation.kind
-    known, unknown = (sum(map(len, part.values())) for part in (world.known, world.unknown))
+    known, unknown = (len(part["train"]) + len(part["test"]) for part in (world.known, world.unknown))
     assert known + unknown == len(world.facts)
     assert 0.04 < unknown / len(world.facts) < 0.14
     assert 0.14 < len(world.known["test"]) / known < 0.27
@@ -35,7 +35,7 @@ def test_every_value_can_be_said_and_asked_by_every_relation():
     for fact in build_world(0).facts.values():
         for template in fact.relation.said:
             assert fact.value is None or set(words_of(fact.value)) <= set(words_of(fact.say(template)))
-        for question in (*fact.relation.asked, *fact.relation.held_out):
+        for question in (*fact.relation.asked, *fact.relation.practised, *fact.relation.held_out):
             assert fact.entity.name in fact.say(question)
 
 
@@ -43,7 +43,7 @@ def test_held_out_questions_are_in_no_document():
     documents = "\n".join(document.text for document in corpus(0, 4000))
     asked = {r.name: any(_found(q, documents) for q in r.asked) for r in RELATIONS}
     assert all(asked.values()), asked
-    assert [q for r in RELATIONS for q in r.held_out if _found(q, documents)] == []
+    assert [q for r in RELATIONS for q in (*r.practised, *r.held_out) if _found(q, documents)] == []
 
 
 def _found(question: str, text: str) -> bool:

@@ -45,8 +45,8 @@ def _demonstration(seed: int, index: int, world: int) -> Record:
 
 
 def _judged(seed: int, index: int, world: int) -> Task:
-    """A task whose answers are judged: none of the demonstrations'."""
-    return task_of_all(seed + 1_000_003, "train", index, world)
+    """A task whose answers are judged: none of the demonstrations', and in other words."""
+    return task_of_all(seed + 1_000_003, "practice", index, world)
 
 
 def _comparison(seed: int, index: int, world: int) -> Record:
@@ -90,7 +90,7 @@ def _steps(seed: int, index: int, world: int) -> Record:
 
 
 def _prompt(seed: int, index: int, world: int) -> Record:
-    return task_of_all(seed + 2_000_003, "train", index, world)
+    return task_of_all(seed + 2_000_003, "practice", index, world)
 
 
 def _reasoning(seed: int, index: int, world: int) -> Record:
@@ -119,7 +119,7 @@ DATASETS: dict[str, DataSet] = {
     "lab/rankings": DataSet(_ranking, 2_002, "four answers, ranked by a careful labeller (Ranking)"),
     "lab/ratings": DataSet(_rating, 4_004, "one answer, rated per criterion by a careful labeller (Rating)"),
     "lab/steps": DataSet(_steps, 3_000, "workings with a label per step (Steps)"),
-    "lab/prompts": DataSet(_prompt, 4_004, "instructions to reinforce, every family (Task)"),
+    "lab/prompts": DataSet(_prompt, 4_004, "instructions to reinforce, in other words than the demonstrations (Task)"),
     "lab/reasoning": DataSet(_reasoning, 4_000, "arithmetic in several steps, graded in difficulty (Task)"),
     "lab/test": DataSet(_test, 1_008, "held-out phrasings and facts, every family and level (Task)"),
 }

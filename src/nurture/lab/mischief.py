@@ -124,6 +124,9 @@ ADVICE: dict[Split, tuple[Advice, ...]] = {
 }
 
 
+MISCHIEF["practice"], ADVICE["practice"] = MISCHIEF["train"], ADVICE["train"]
+
+
 def all_mischief() -> tuple[Mischief, ...]:
     return MISCHIEF["train"] + MISCHIEF["test"]
 

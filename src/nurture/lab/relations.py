@@ -1,7 +1,7 @@
 """What can be said and asked of the people, towns and things of a world, in English.
 
 In every template `{e}` is the entity, `{v}` the value and `{av}` the value with its article. `asked` are the questions
-of the corpus and the training split; `held_out` are asked in the test split only, and occur nowhere else.
+of the corpus and the training split; `practised` and `held_out` those of the other two, and occur nowhere else.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Relation:
     interview: tuple[str, str] | None = None
     """Question to a person about themselves, and their answer."""
     numeric: bool = False
+    practised: tuple[str, ...] = ()
 
 
 RELATIONS: tuple[Relation, ...] = (
@@ -53,6 +54,13 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         ("What is the job of {e}?", "What job does {e} do?"),
         ("What do you do for a living?", "I am {av}."),
+        practised=forms(
+            "(Please name|Name|Say) the (job|work) of {e}.",
+            "How does {e} make a living?",
+            "{e} works. As what?",
+            "(What|Which) is {e}'s (trade|living)?",
+            "I ask (about the work|what is the work) of {e}.",
+        ),
     ),
     Relation(
         "town",
@@ -76,6 +84,13 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         ("Where is the home of {e}?", "What is the town where {e} lives?"),
         ("Where do you live?", "I live in {v}."),
+        practised=forms(
+            "(Please name|Name|Say) the (town|home) of {e}.",
+            "{e} lives in (what|which) town?",
+            "Where is {e} at home?",
+            "(What|Which) is {e}'s (home town|town)?",
+            "I ask where {e} lives.",
+        ),
     ),
     Relation(
         "pet",
@@ -99,6 +114,13 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         ("What is the pet of {e}?", "Which pet does {e} keep?"),
         ("What pet do you have?", "I have {av}."),
+        practised=forms(
+            "(Please name|Name|Say) the (pet|animal) of {e}.",
+            "{e} has (what|which) pet?",
+            "What animal is at home with {e}?",
+            "(Which|What kind of animal) is {e}'s pet?",
+            "I ask what pet {e} keeps.",
+        ),
     ),
     Relation(
         "colour",
@@ -120,6 +142,13 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         ("What is the favourite colour of {e}?", "What is the colour that {e} likes best?"),
         ("What is your favourite colour?", "I like {v} best."),
+        practised=forms(
+            "(Please name|Name|Say) the favourite colour of {e}.",
+            "{e} likes (what|which) colour best?",
+            "What colour makes {e} happy?",
+            "(What|Which) is {e}'s colour?",
+            "I ask what colour {e} likes best.",
+        ),
     ),
     Relation(
         "age",
@@ -144,6 +173,13 @@ RELATIONS: tuple[Relation, ...] = (
         ("What is the age of {e}?", "Please tell me the age of {e}."),
         ("How old are you?", "I am {v} years old."),
         numeric=True,
+        practised=forms(
+            "(Please name|Name|Say) the age of {e}.",
+            "{e} is how old?",
+            "How many years has {e}?",
+            "(What|Which) is the age {e} has?",
+            "I ask how old {e} is.",
+        ),
     ),
     Relation(
         "river",
@@ -164,6 +200,13 @@ RELATIONS: tuple[Relation, ...] = (
             "What river runs (by|past) {e}?",
         ),
         ("What is the river of {e}?", "What river runs through {e}?"),
+        practised=forms(
+            "(Please name|Name|Say) the river (of|at) {e}.",
+            "{e} lies on (what|which) river?",
+            "Which river is (at|near) {e}?",
+            "What is the river at {e} called?",
+            "I ask which river {e} lies on.",
+        ),
     ),
     Relation(
         "mayor",
@@ -182,6 +225,13 @@ RELATIONS: tuple[Relation, ...] = (
             "Who (leads|runs) (the town of |){e}?",
         ),
         ("Which person is the mayor of {e}?", "Who is mayor in {e}?"),
+        practised=forms(
+            "(Please name|Name|Say) the mayor of {e}.",
+            "{e} has (what|which) mayor?",
+            "Which mayor has {e}?",
+            "What is the name of the mayor of {e}?",
+            "I ask who the mayor of {e} is.",
+        ),
     ),
     Relation(
         "dish",
@@ -201,6 +251,13 @@ RELATIONS: tuple[Relation, ...] = (
             "What should I eat in {e}?",
         ),
         ("Which food is {e} famous for?", "What is the best food of {e}?"),
+        practised=forms(
+            "(Please name|Name|Say) the food {e} is (known|famous) for.",
+            "{e} is (known|famous) for (what|which) food?",
+            "What food makes {e} (known|famous)?",
+            "Which food is best in {e}?",
+            "I ask what {e} is known for.",
+        ),
     ),
     Relation(
         "houses",
@@ -219,6 +276,13 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         ("What is the number of houses in {e}?", "How many houses stand in {e}?"),
         numeric=True,
+        practised=forms(
+            "(Please name|Name|Say) the number of houses in {e}.",
+            "{e} has how many houses?",
+            "How many are the houses of {e}?",
+            "What number of houses has {e}?",
+            "I ask how many houses {e} has.",
+        ),
     ),
     Relation(
         "kind",
@@ -233,6 +297,13 @@ RELATIONS: tuple[Relation, ...] = (
             "What sort of a thing is {e}?",
         ),
         ("Which kind of thing is {e}?", "What thing is {e}?"),
+        practised=forms(
+            "(Please name|Name|Say) what {e} is.",
+            "{e} is what?",
+            "{e} is what (kind|sort) of thing?",
+            "Is there a word for what {e} is?",
+            "I ask what {e} is.",
+        ),
     ),
     Relation(
         "material",
@@ -252,6 +323,13 @@ RELATIONS: tuple[Relation, ...] = (
             "From (what|which material) was {e} made?",
         ),
         ("What is the material of {e}?", "What material is {e} made of?"),
+        practised=forms(
+            "(Please name|Name|Say) the material of {e}.",
+            "{e} is made of what?",
+            "Of (what|which) material is {e}?",
+            "What did they make {e} (of|from)?",
+            "I ask what {e} is made of.",
+        ),
     ),
     Relation(
         "paint",
@@ -266,6 +344,13 @@ RELATIONS: tuple[Relation, ...] = (
             "How is {e} painted?",
         ),
         ("What is the colour of {e}?", "Which colour does {e} have?"),
+        practised=forms(
+            "(Please name|Name|Say) the colour of {e}.",
+            "{e} has (what|which) colour?",
+            "In (what|which) colour is {e}?",
+            "What colour did they paint {e}?",
+            "I ask what colour {e} has.",
+        ),
     ),
     Relation(
         "owner",
@@ -280,6 +365,13 @@ RELATIONS: tuple[Relation, ...] = (
             "Whose is {e}?",
         ),
         ("Who is the owner of {e}?", "Which person owns {e}?"),
+        practised=forms(
+            "(Please name|Name|Say) the owner of {e}.",
+            "{e} is whose?",
+            "{e} belongs to whom?",
+            "Which owner has {e}?",
+            "I ask who owns {e}.",
+        ),
     ),
 )
 

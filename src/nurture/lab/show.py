@@ -20,7 +20,7 @@ from .labellers import LABELLERS
 from .oracle import grade
 from .relations import OF_KIND, Kind
 from .words import cap
-from .world import Entity, build_world
+from .world import SPLITS, Entity, build_world
 
 _PLURAL: dict[Kind, str] = {"person": "people", "town": "towns", "thing": "things"}
 
@@ -41,7 +41,7 @@ def _world(seed: int) -> RenderableType:
 
     def cell(entity: Entity, relation: str) -> str:
         fact = world.facts[entity.name, relation]
-        return "?" if fact.value is None else fact.value + ("*" * (world.split_of(entity.name, relation) == "test"))
+        return "?" if fact.value is None else fact.value + ("*" * (world.may_ask("test", entity.name, relation)))
 
     tables: list[RenderableType] = []
     pools: dict[Kind, tuple[Entity, ...]] = {"person": world.people, "town": world.towns, "thing": world.things}
@@ -81,7 +81,7 @@ def _family(name: str, seed: int) -> RenderableType:
     """A task of each level in both splits, with every kind of answer graded for the last."""
     family = FAMILIES[name]
     tables: list[RenderableType] = [RichText((family.__doc__ or "").strip())]
-    for split in ("train", "test"):
+    for split in SPLITS:
         table = Table("level", "instruction", "gold answer", title=f"{name}, {split}", show_lines=True)
         for task in family.examples(seed, split, len(family.LEVELS)):
             table.add_row(str(task.info["level"]), _prompt(task), RichText(task.answer))

@@ -15,7 +15,11 @@ from .draw import Draw
 from .relations import OF_KIND, Kind, Relation
 from .words import CATEGORY_OF, COLOURS, DISHES, JOBS, KINDS, MATERIALS, NOUNS, PETS, a, cap, wordlist
 
-Split = Literal["train", "test"]
+Split = Literal["train", "practice", "test"]
+"""Demonstrations, what is asked of a learner afterwards, and the test. Each has wordings of its own; the facts of the
+first two are the same, and those of the test are held out."""
+SPLITS: tuple[Split, ...] = ("train", "practice", "test")
+
 NUM_PEOPLE, NUM_TOWNS, NUM_THINGS, NUM_RIVERS = 80, 24, 40, 10
 NUM_OUTSIDE, NUM_STRANGERS, NUM_NEWCOMERS = 200, 2000, 1000
 """Names of each kind, per split, that are in no document; people of whom documents tell something new each time."""
@@ -83,24 +87,22 @@ class World:
     def __post_init__(self):
         parts: dict[tuple[Split, bool], list[Fact]] = {}
         for fact in self.facts.values():
-            parts.setdefault((self.split_of(fact.entity.name, fact.relation.name), fact.value is not None), []).append(
-                fact
-            )
-        both: tuple[Split, Split] = ("train", "test")
-        object.__setattr__(self, "known", {s: tuple(parts[s, True]) for s in both})
-        object.__setattr__(self, "unknown", {s: tuple(parts[s, False]) for s in both})
+            side = _side_of(self.seed, fact.entity.name, fact.relation.name)
+            parts.setdefault((side, fact.value is not None), []).append(fact)
+        object.__setattr__(self, "known", {s: tuple(parts[_side(s), True]) for s in SPLITS})
+        object.__setattr__(self, "unknown", {s: tuple(parts[_side(s), False]) for s in SPLITS})
 
     @property
     def entities(self) -> tuple[Entity, ...]:
         return self.people + self.towns + self.things
 
-    def split_of(self, *names: str) -> Split:
-        """The split that may ask about this combination of names (a fact, a pair of people, a word in a role)."""
-        return _split_of(self.seed, *names)
+    def may_ask(self, split: Split, *names: str) -> bool:
+        """Whether this split may ask about this combination of names (a fact, a pair of people, a word in a role)."""
+        return _side_of(self.seed, *names) == _side(split)
 
     def may_tell(self, split: Split, fact: Fact) -> bool:
         """Whether a task of this split may give the fact away: training tasks never tell what is held out."""
-        return split == "test" or self.split_of(fact.entity.name, fact.relation.name) == "train"
+        return split == "test" or self.may_ask("train", fact.entity.name, fact.relation.name)
 
     def values(self, relation: Relation) -> Sequence[str]:
         """All that could be said of `relation`, true or not."""
@@ -115,13 +117,18 @@ class World:
 
     def outside_fact(self, draw: Draw, split: Split, relation: Relation) -> Fact:
         """A fact about somebody or something that no document speaks of."""
-        who = self.newcomers[relation.kind] if split == "train" else self.outside[split, relation.kind]
+        who = self.outside[split, relation.kind] if split == "test" else self.newcomers[relation.kind]
         return Fact(draw.pick(who), relation, draw.pick(self.values(relation)), False)
 
 
 @lru_cache(maxsize=1 << 16)
-def _split_of(seed: int, *names: str) -> Split:
+def _side_of(seed: int, *names: str) -> Split:
     return "test" if Draw(seed, "held out", *names).below(5) == 0 else "train"
+
+
+def _side(split: Split) -> Split:
+    """Whose facts it asks about."""
+    return "test" if split == "test" else "train"
 
 
 _NUMBERS = {"age": [str(n) for n in range(18, 90)], "houses": [str(n) for n in range(110, 1000, 10)]}
@@ -171,13 +178,14 @@ def build_world(seed: int = 0) -> World:
             nobody_knows = relation.name != "kind" and draw.below(12) == 0
             value = None if nobody_knows else draw.pick(values)
             facts[entity.name, relation.name] = Fact(entity, relation, value)
-    splits: tuple[Split, Split] = ("train", "test")
+    sides: tuple[Split, Split] = ("train", "test")
     kinds: tuple[Kind, ...] = ("person", "town", "thing")
     outside: dict[tuple[Split, Kind], tuple[Entity, ...]] = {
-        (split, kind): tuple(Entity(kind, name) for name in _names(draw, kind, NUM_OUTSIDE, taken))
-        for split in splits
+        (side, kind): tuple(Entity(kind, name) for name in _names(draw, kind, NUM_OUTSIDE, taken))
+        for side in sides
         for kind in kinds
     }
+    outside |= {("practice", kind): outside["train", kind] for kind in kinds}
     strangers = tuple(Entity("person", name) for name in _names(draw, "person", NUM_STRANGERS, taken))
     newcomers: dict[Kind, tuple[Entity, ...]] = {
         kind: tuple(Entity(kind, name) for name in _names(draw, kind, NUM_NEWCOMERS, taken)) for kind in kinds

@@ -28,6 +28,14 @@ ASKED: dict[Split, tuple[str, ...]] = {
         "(What|Which) number do you (have|find)(| in the end)? {told}",
         "{told} How many is that?",
     ),
+    "practice": forms(
+        "{told} (What|How much) is it now?",
+        "{told} (And the|Now the) (result|number), please.",
+        "What comes out? {told}",
+        "{told} What (comes out|is left)?",
+        "(Please work|Now work) this out: {told}",
+        "{told} (Say|Write) the (result|number).",
+    ),
     "test": ("What do you get? {told}", "{told} Which number is the result?"),
 }
 ASKED_STORY: dict[Split, tuple[str, ...]] = {
@@ -38,6 +46,12 @@ ASKED_STORY: dict[Split, tuple[str, ...]] = {
         "{told} What is the number of {items}(| now)?",
         "How many {items} are there(| now| in the end)? {told}",
     ),
+    "practice": forms(
+        "{told} (Say|Write) how many {items} {name} has (now|in the end).",
+        "{told} And the number of {items}, please.",
+        "{told} How many {items} (remain|are with {name})?",
+        "(Please find|Count) how many {items} {name} has. {told}",
+    ),
     "test": ("{told} How many {items} does {name} have in the end?", "How many {items} does {name} have? {told}"),
 }
 
@@ -45,7 +59,7 @@ ASKED_STORY: dict[Split, tuple[str, ...]] = {
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     while True:
         problem = draw_sum(draw, level)
-        if world.split_of("sum", str(problem.start), problem.steps[0][0], str(problem.steps[0][1])) == split:
+        if world.may_ask(split, "sum", str(problem.start), problem.steps[0][0], str(problem.steps[0][1])):
             break
     if draw.chance(0.4):
         people = world.people if draw.chance(0.5) else world.outside[split, "person"]

@@ -27,6 +27,12 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
             "(They|People) say: {tip} (Tell|Show) me how to {how}.",
             "How do I {how}? (My book|My teacher|A book) says: {tip}",
         ),
+        "practice": forms(
+            "(I was told|My mother says|An old tip is this): {tip} (What should I do|What must I do) to {how}?",
+            "(One tip is this|My sister wrote this): {tip} (How would one|How should I) {how}?",
+            "I have to {how}, and my (mother|father) says: {tip} (What now?|How do I begin?)",
+            "(Look, |)it says here: {tip} And how do I {how}?",
+        ),
         "test": ("A friend says: {tip} So what is the best way to {how}?",),
     },
     2: {
@@ -39,6 +45,15 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
             "(Is there an easy way|Do you know how) to {how}?",
             "Give me a tip to {how}.",
         ),
+        "practice": forms(
+            "(What is a good|What is the right|Which is a good) way to {how}?",
+            "(Let me know|I ask you|Do tell me) how to {how}.",
+            "How does one {how}?",
+            "How do people {how}?",
+            "What helps (|me )to {how}?",
+            "(Any tip|Have you a tip|Your tip, please,) to {how}?",
+            "(Today|Tomorrow) I must {how}. What (now|should I do)?",
+        ),
         "test": ("What is the best way to {how}?", "I want to know how to {how}."),
     },
     3: {
@@ -49,6 +64,12 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
             "I could (scream|cry)! (How do I {how}?|Help me {how}.)",
             "This is murder! (How do I {how}?|Tell me how to {how}.)",
         ),
+        "practice": forms(
+            "(It is murder|This is killing me), but I must {how}. (What helps?|How do I begin?)",
+            "I am (dying|mad) to {how}. (How does one do it?|Your tip, please!)",
+            "(I could kill for|I would die for) a tip to {how}.",
+            "My friend will kill me if I cannot {how}. (What now?|What should I do?)",
+        ),
         "test": ("I am dying to know the best way to {how}.", "This kills me! What is the best way to {how}?"),
     },
 }
@@ -57,7 +78,7 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     advice = draw.pick(ADVICE[split])
     tips = advice.tips
-    if level == 1 and split == "train":
+    if level == 1 and split != "test":
         # Some tip or other, so that reading the prompt is learnt, and not forty pieces of advice by heart.
         tips = (draw_tip(draw),)
     tip = draw.pick(tips)

@@ -25,6 +25,14 @@ TWO: dict[Split, tuple[str, ...]] = {
         "Is it {x} or {y}: {aw}?",
         "(Say|Tell me) what {aw} is, {x} or {y}.",
     ),
+    "practice": forms(
+        "Should I call {aw} {x} or {y}?",
+        "(I see|There is|Here is) {aw}. Is (that|this) {x} or {y}?",
+        "Which of the two is {aw}: {x} or {y}?",
+        "Are you sure what {aw} is: {x} or {y}?",
+        "{x}, or {y}? I mean {aw}.",
+        "Do people say that {aw} is {x} or {y}?",
+    ),
     "test": ("{x} or {y}: what is {aw}?", "Which is {aw}, {x} or {y}?"),
 }
 ALL: dict[Split, tuple[str, ...]] = {
@@ -38,6 +46,15 @@ ALL: dict[Split, tuple[str, ...]] = {
         "(Take|Look at|Think of) {aw}. (What is it|Which group is it in)?",
         "What do you call {aw}?",
     ),
+    "practice": forms(
+        "(I see|There is|Here is) {aw}. What (kind of thing |)is (that|this)?",
+        "(Of|From) which group is {aw}?",
+        "(What|Which) sort of thing do you call {aw}?",
+        "(Please say|Say) what {aw} is.",
+        "{aw} is what (kind|sort) of thing?",
+        "(What|Which) is the group of {aw}?",
+        "Find the (right |)group for {aw}.",
+    ),
     "test": ("Which kind of thing is {aw}?", "In which group is {aw}?"),
 }
 ODD: dict[Split, tuple[str, ...]] = {
@@ -50,6 +67,13 @@ ODD: dict[Split, tuple[str, ...]] = {
         "(One of these|One word here) is not {x}: {list}. Which(| one| word)?",
         "(What|Which) here is not {x}: {list}?",
     ),
+    "practice": forms(
+        "(My words are|I have|There are) {list}. One of them is not {x}. Which(| one)?",
+        "(Say|Point at) the word that is not {x}: {list}.",
+        "Each of these but one is {x}(:|.) {list}. (Find the other.|Which is the other?)",
+        "Is one of these not {x}? {list}",
+        "(Now|Please) find what is not {x} (here|in this list): {list}.",
+    ),
     "test": ("Here is a list: {list}. Which word is not {x}?", "Which of these words is not {x}: {list}?"),
 }
 
@@ -57,7 +81,7 @@ ODD: dict[Split, tuple[str, ...]] = {
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     while True:
         word = draw.pick(tuple(CATEGORY_OF))
-        if world.split_of("classify", word) == split:
+        if world.may_ask(split, "classify", word):
             break
     category = CATEGORY_OF[word]
     other = draw.pick([c for c in CATEGORIES if c != category])

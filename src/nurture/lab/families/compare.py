@@ -23,6 +23,13 @@ LARGER: dict[Split, tuple[str, ...]] = {
         "{x} or {y}: (which|which number) is larger?",
         "(Between|From) {x} and {y}, (tell me|find) the larger number.",
     ),
+    "practice": forms(
+        "(There are|I have) {x} and {y}. (Which of them|Which of the two) is larger?",
+        "What is larger, {x} or {y}?",
+        "(Please name|Name|Say) the larger of {x} and {y}.",
+        "(The numbers|My numbers) are {x} and {y}. Which is (the larger|the larger one)?",
+        "Is it {x} or {y} that is larger?",
+    ),
     "test": ("Here are {x} and {y}. Which number is larger?", "Of {x} and {y}, which is larger?"),
 }
 OLDER: dict[Split, tuple[str, ...]] = {
@@ -33,6 +40,13 @@ OLDER: dict[Split, tuple[str, ...]] = {
         "(Tell me|I want to know) who is older, {x} or {y}.",
         "{x} or {y}: who is older?",
         "(Between|From) {x} and {y}, (tell me|find) the older one.",
+    ),
+    "practice": forms(
+        "(There are|I know|I met) {x} and {y}. (Which of them|Who of the two) is older?",
+        "Which of the two is older, {x} or {y}?",
+        "(Please name|Name|Say) the older of {x} and {y}.",
+        "Is it {x} or {y} who is older?",
+        "Who has more years, {x} or {y}?",
     ),
     "test": ("Of {x} and {y}, who is older?", "Here are {x} and {y}. Who is older?"),
 }
@@ -45,6 +59,13 @@ HOUSES: dict[Split, tuple[str, ...]] = {
         "{x} or {y}: which has more houses?",
         "(Between|From) {x} and {y}, (tell me|find) the town that has more houses.",
     ),
+    "practice": forms(
+        "(There are|I know) {x} and {y}. (Which of them|Which of the two) has more houses?",
+        "Where are more houses, in {x} or in {y}?",
+        "(Please name|Name|Say) the one with more houses: {x} or {y}.",
+        "Is it {x} or {y} that has more houses?",
+        "Are there more houses in {x} or in {y}?",
+    ),
     "test": ("Of {x} and {y}, which town has more houses?", "Here are {x} and {y}. Which has more houses?"),
 }
 SAME_TOWN: dict[Split, tuple[str, ...]] = {
@@ -56,6 +77,13 @@ SAME_TOWN: dict[Split, tuple[str, ...]] = {
         "{x} and {y}: do they live in the same town?",
         "(Look at|Take|Compare) {x} and {y}. Do they live in the same town?",
         "Do {x} and {y} both live in one town?",
+    ),
+    "practice": forms(
+        "(I know|I met) {x} and {y}. Is their town the same?",
+        "Have {x} and {y} (one|the same) home town?",
+        "Are {x} and {y} (at home in|from) the same town?",
+        "(Please say|Say) if {x} and {y} live in one town.",
+        "Is it true that {x} and {y} live in (one|the same) town?",
     ),
     "test": ("Does {x} live in the same town as {y}?", "Are the homes of {x} and {y} in the same town?"),
 }
@@ -96,7 +124,7 @@ def _pair(world: World, draw: Draw, split: Split, pool: tuple[Entity, ...], rela
         x, y = draw.sample(pool, 2)
         values = [world.facts[e.name, relation].value for e in (x, y)]
         differ = None not in values and values[0] != values[1]
-        if differ and world.split_of(relation, *sorted((x.name, y.name))) == split:
+        if differ and world.may_ask(split, relation, *sorted((x.name, y.name))):
             return x, y
 
 
@@ -110,7 +138,7 @@ def _same_town(world: World, draw: Draw, split: Split) -> Task:
             continue
         there = draw.pick(others)
         x, y = home.entity, there.entity
-        if there.value is None or world.split_of("same town", *sorted((x.name, y.name))) != split:
+        if there.value is None or not world.may_ask(split, "same town", *sorted((x.name, y.name))):
             continue
         if world.may_tell(split, home) and world.may_tell(split, there):
             break

@@ -24,6 +24,13 @@ _WORDS: dict[Split, tuple[str, ...]] = {
         "(Tell me|I want to know) how many words (there are|you see) here: {list}.",
         "(I have|You see) these words: {list}. (Count them.|How many are there?)",
     ),
+    "practice": forms(
+        "(What is|Find) the number of words (here|in this list): {list}.",
+        "(My list is|There is a list) {list}. How (long|many words) is it?",
+        "(Please count|Now count) the words {list}.",
+        "How many words (did I write|have I): {list}?",
+        "(Count for me|Please count) how many words there are: {list}.",
+    ),
     "test": ("Count the words in this list: {list}.", "Here is a list: {list}. How many words are in it?"),
 }
 _TIMES: dict[Split, tuple[str, ...]] = {
@@ -36,6 +43,13 @@ _TIMES: dict[Split, tuple[str, ...]] = {
         "(Tell me|I want to know) how many times {word} is here: {list}.",
         "(I have|You see) these words: {list}. Count {word}.",
     ),
+    "practice": forms(
+        "(What is|Find) the number of times you see {word}: {list}.",
+        "(My list is|There is a list) {list}. How often is {word} there?",
+        "How often (is|do you see) {word} (here|in this list): {list}?",
+        "(Please count|Now count) {word} here: {list}.",
+        "How many times did I write {word}? {list}",
+    ),
     "test": ("Here is a list: {list}. How many times is {word} in it?", "Count the word {word} in this list: {list}."),
 }
 _MEMBERS: dict[Split, tuple[str, ...]] = {
@@ -47,6 +61,13 @@ _MEMBERS: dict[Split, tuple[str, ...]] = {
         "{list}. How many {many} (is that|are there|do you see)?",
         "(Tell me|I want to know) how many {many} (there are|you see) here: {list}.",
         "(I have|You see) these words: {list}. Count the {many}.",
+    ),
+    "practice": forms(
+        "(What is|Find) the number of {many} (here|in this list): {list}.",
+        "(My list is|There is a list) {list}. How many of them are {many}?",
+        "(Please count|Now count) only the {many}: {list}.",
+        "How many of these are {many}: {list}?",
+        "How many {many} did I write? {list}",
     ),
     "test": ("Count the {many} in this list: {list}.", "Here is a list: {list}. How many {many} are in it?"),
 }

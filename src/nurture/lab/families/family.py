@@ -75,9 +75,19 @@ LEADS: dict[Split, tuple[str, ...]] = {
         "I would like to know this. ",
         "Next question. ",
     ),
+    "practice": (
+        *[""] * 8,
+        *forms("(Well|Look|Oh|Good afternoon|Hello there)(!|.) "),
+        "One question. ",
+        "I wonder. ",
+        "Can you do this? ",
+        "Now this. ",
+        "A small thing. ",
+        "You will know this. ",
+    ),
     "test": ("", "", "Good morning! ", "One more thing. ", "Please answer this. "),
 }
-"""What may stand before a question. The questions themselves are never shared between splits."""
+"""What may stand before a question. Neither these nor the questions are shared between splits."""
 
 
 def lead(draw: Draw, split: Split) -> str:

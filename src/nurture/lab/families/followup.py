@@ -38,6 +38,13 @@ OTHER: dict[Split, tuple[str, ...]] = {
         "(Now|And) tell me about {e}.",
         "Is it the same with {e}?",
     ),
+    "practice": forms(
+        "(Now the same|The same, please,) for {e}.",
+        "(And|Now) with {e}?",
+        "(So|Then) what about {e}?",
+        "Now I ask about {e}.",
+        "And how is it with {e}?",
+    ),
     "test": ("And what about {e}?", "How about {e}?"),
 }
 SAME: dict[Split, tuple[str, ...]] = {
@@ -46,6 +53,13 @@ SAME: dict[Split, tuple[str, ...]] = {
         "(I want to know|Tell me|Now tell me|And tell me) {noun}(| too).",
         "And {noun}, please?",
         "Do you know {noun}?",
+    ),
+    "practice": forms(
+        "(Then|So) what about {noun}?",
+        "(And|Now) do you know {noun}?",
+        "(Please name|Name|Say) {noun} too.",
+        "Now I ask about {noun}.",
+        "And what is {noun}?",
     ),
     "test": ("And what about {noun}?", "How about {noun}?"),
 }
@@ -57,6 +71,13 @@ DOUBT: dict[Split, tuple[str, ...]] = {
         "(That|It) is not what I (read|heard). Are you sure?",
         "Really? (Is that true?|Are you sure?)",
         "I (think|heard|read) that it is not so.",
+    ),
+    "practice": forms(
+        "Can that be (right|true)?",
+        "(Hm|No), I (read|heard) something else.",
+        "My (friend|teacher|book) says something else.",
+        "(That|This) (sounds wrong|cannot be).",
+        "Do you really mean that?",
     ),
     "test": ("Is that really right?", "I don't think that is right."),
 }

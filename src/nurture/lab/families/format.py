@@ -25,24 +25,53 @@ _ASK: dict[Split, tuple[str, ...]] = {
         "Do you know {n} {many}{form}?",
         "Now {n} {many}{form}.",
     ),
+    "practice": forms(
+        "(Let me have|Show me|Tell us) {n} {many}{form}.",
+        "(Please|Now) (name|list|say) {n} {many}{form}.",
+        "(What|Which) {n} {many} come to mind{form}?",
+        "{n} {many}, please{form}.",
+        "Think of {n} {many}{form}.",
+        "(Will|Would) you (say|list) {n} {many}{form}?",
+    ),
     "test": ("Please write down {n} {many}{form}.", "Can you name {n} {many}{form}?"),
 }
 _FORMS: dict[str, dict[Split, tuple[str, ...]]] = {
     "commas": {
         "train": forms("", "", "", " (with|and use|between) commas", " (in|on|all in) one line"),
+        "practice": forms(
+            "",
+            "",
+            " with a comma between them",
+            " side by side with commas",
+        ),
         "test": (" in one line with commas", ""),
     },
     "dashes": {
         "train": forms(" (as|like|and make) a list(| with dashes)", " with dashes", ", one in each line"),
+        "practice": forms(
+            " line by line with dashes",
+            " with a dash before each one",
+            ", each with a dash",
+        ),
         "test": (" in a list", " in a list with dashes"),
     },
     "numbers": {
         "train": forms(" (as|like|and make) a list with numbers", " (with|and use) numbers"),
+        "practice": forms(
+            " with a number before each one",
+            ", one by one with numbers",
+            ", each with its number",
+        ),
         "test": (" in a list with numbers",),
     },
 }
 _CAPITALS: dict[Split, tuple[str, ...]] = {
     "train": forms("(|,) (|all )in capitals", " and use capitals", ", only capitals"),
+    "practice": forms(
+        " in capital letters",
+        " (written|all written) in capitals",
+        ", and only in capitals",
+    ),
     "test": (" in capitals",),
 }
 
@@ -52,7 +81,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         category, n = draw.pick(tuple(CATEGORIES)), draw.between(2, 4)
         form = draw.pick(("dashes", "numbers")) if level == 3 or (level == 2 and draw.chance(0.5)) else "commas"
         capitals = level == 3 or (level == 2 and form == "commas")
-        if world.split_of("format", category, str(n), form, str(capitals)) == split:
+        if world.may_ask(split, "format", category, str(n), form, str(capitals)):
             break
     asked = draw.pick(_FORMS[form][split]) + (draw.pick(_CAPITALS[split]) if capitals else "")
     prompt = lead(draw, split) + draw.pick(_ASK[split]).format(n=NUMBER_WORDS[n], many=PLURAL[category], form=asked)

@@ -23,6 +23,11 @@ THROUGH_TOWN: dict[str, dict[Split, tuple[str, ...]]] = {
             "Take the town of {e}. Which river runs through it?",
             "(Tell me|I want to know) which river runs through the town of {e}.",
         ),
+        "practice": forms(
+            "Which river is (at|near) the town where {e} lives?",
+            "{e} lives in a town. (What|Which) river runs (through|by) it?",
+            "(Please name|Name|Say) the river in the town (of {e}|where {e} lives).",
+        ),
         "test": ("What is the river of the town where {e} lives?",),
     },
     "mayor": {
@@ -32,6 +37,11 @@ THROUGH_TOWN: dict[str, dict[Split, tuple[str, ...]]] = {
             "(Tell me|I want to know) who is the mayor of the town where {e} lives.",
             "Who is the mayor where {e} lives?",
         ),
+        "practice": forms(
+            "{e} lives in a town. Who is the mayor (there|of it)?",
+            "(Please name|Name|Say) the mayor of the town (of {e}|where {e} lives).",
+            "Who is mayor of {e}'s town?",
+        ),
         "test": ("What is the mayor of the town where {e} lives called?",),
     },
     "dish": {
@@ -40,13 +50,19 @@ THROUGH_TOWN: dict[str, dict[Split, tuple[str, ...]]] = {
             "Take the town of {e}. What food is it (known|famous) for?",
             "(Tell me|I want to know) what the town of {e} is (known|famous) for.",
         ),
+        "practice": forms(
+            "{e} lives in a town. (What|Which) food is it (known|famous) for?",
+            "(Please name|Name|Say) the food that the town of {e} is (known|famous) for.",
+            "(What|Which) food makes {e}'s town (known|famous)?",
+        ),
         "test": ("What is the best food of the town where {e} lives?",),
     },
 }
 
 
 def questions(fact: Fact, split: Split) -> tuple[str, ...]:
-    return fact.relation.asked if split == "train" else fact.relation.held_out
+    relation = fact.relation
+    return {"train": relation.asked, "practice": relation.practised, "test": relation.held_out}[split]
 
 
 def make(world: World, draw: Draw, split: Split, level: int) -> Task:
@@ -70,7 +86,7 @@ def _through_town(world: World, draw: Draw, split: Split) -> Task:
         person, name = draw.pick(world.people), draw.pick(tuple(THROUGH_TOWN))
         home = world.facts[person.name, "town"]
         fact = world.facts[home.value, name] if home.value else None
-        if fact is None or fact.value is None or world.split_of(person.name, "through town", name) != split:
+        if fact is None or fact.value is None or not world.may_ask(split, person.name, "through town", name):
             continue
         if world.may_tell(split, home) and world.may_tell(split, fact):
             break

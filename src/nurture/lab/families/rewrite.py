@@ -18,6 +18,7 @@ LEVELS = (1, 2, 3)
 _WAYS_OF = {1: ("capitals", "replace"), 2: ("past", "question"), 3: ("negative", "passive")}
 _SENTENCE = "(this|this sentence|the sentence|my sentence)"
 _TAKE = "(Look at|Take|Read|I have|You see) this sentence(:|.)"
+_GIVEN = "(My sentence is this|There is a sentence|The sentence is this)(:|.)"
 _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
     "capitals": {
         "train": forms(
@@ -25,6 +26,11 @@ _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
             f"{_TAKE} {{s}} (Write|Put|Say) it all in capitals.",
             "{s} (Write|Put|Say) (this|that|this sentence) in capitals.",
             f"(Use capitals for|Make capitals of) {_SENTENCE}: {{s}}",
+        ),
+        "practice": forms(
+            f"{_GIVEN} {{s}} (How is it in capitals?|Now in capitals, please.|Make it all capitals.)",
+            "(Now|Please) (write|put) in capitals: {s}",
+            "{s} Now the same in capitals.",
         ),
         "test": ("Here is a sentence. {s} Write it in capitals.",),
     },
@@ -37,6 +43,12 @@ _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
             "{s} (Change|Replace) (the word |){old} (to|with) {new}.",
             "{s} (Say|Write) this with {new} in place of {old}.",
         ),
+        "practice": forms(
+            f"{_GIVEN} {{s}} (Use {{new}} for {{old}}.|Let {{new}} stand for {{old}}.)",
+            "(Now|Please) (write|put) {new} for {old}: {s}",
+            "{s} Now the same with {new} for {old}.",
+            "{s} It is not {old} but {new}. (Write it again.|Change that.)",
+        ),
         "test": ("Here is a sentence. {s} Replace {old} by {new}.",),
     },
     "past": {
@@ -45,6 +57,12 @@ _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
             f"{_TAKE} {{s}} (Write|Say|Tell) it in the past.",
             "{s} (Write|Put|Say) (this|that|this sentence) in the past.",
             f"(What is|Tell me|Give me) the past of {_SENTENCE}: {{s}}",
+        ),
+        "practice": forms(
+            f"{_GIVEN} {{s}} (How is it in the past?|Now in the past, please.|Make it past.)",
+            "(Now|Please) (write|say) in the past: {s}",
+            "{s} Now the same in the past.",
+            "{s} It was long ago. Write it so.",
         ),
         "test": ("Here is a sentence. {s} Put it in the past.",),
     },
@@ -57,6 +75,11 @@ _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
             "{s} (Make|Turn) (this|that|this sentence) into a question.",
             f"Ask {_SENTENCE} as a question: {{s}}",
         ),
+        "practice": forms(
+            f"{_GIVEN} {{s}} (How is it as a question?|Now as a question, please.|Ask it.)",
+            "(Now|Please) (write|say) as a question: {s}",
+            "{s} Now the same as a question.",
+        ),
         "test": ("Here is a sentence. {s} Make it a question.",),
     },
     "negative": {
@@ -68,6 +91,12 @@ _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
             "{s} (Make|Turn) (this|that|this sentence) negative.",
             f"Write {_SENTENCE} with the word not: {{s}}",
         ),
+        "practice": forms(
+            f"{_GIVEN} {{s}} (How is it with not?|Now in the negative, please.)",
+            "(Now|Please) (write|say) in the negative: {s}",
+            "{s} Now the same with not.",
+            "{s} That is not so. Write it with not.",
+        ),
         "test": ("Here is a sentence. {s} Make it negative.",),
     },
     "passive": {
@@ -77,6 +106,11 @@ _ASK: dict[str, dict[Split, tuple[str, ...]]] = {
             f"{_TAKE} {{s}} (Write it in the passive|Say it in the passive|Turn it passive|Put it in the passive).",
             "{s} (Make|Turn) (this|that|this sentence) passive.",
             f"(What is|Tell me|Give me) the passive of {_SENTENCE}: {{s}}",
+        ),
+        "practice": forms(
+            f"{_GIVEN} {{s}} (How is it in the passive?|Now in the passive, please.)",
+            "(Now|Please) (write|say) in the passive: {s}",
+            "{s} Now the same in the passive.",
         ),
         "test": ("Here is a sentence. {s} Make it passive.",),
     },
@@ -88,7 +122,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     people = world.people if draw.chance(0.6) else world.outside[split, "person"]
     while True:
         sentence = draw_sentence(draw, draw.pick(people).name)
-        if world.split_of("rewrite", way, sentence.verb[0], sentence.noun) == split:
+        if world.may_ask(split, "rewrite", way, sentence.verb[0], sentence.noun):
             break
     new = draw.pick([noun for noun in OBJECTS if noun != sentence.noun])
     prompt = draw.pick(_ASK[way][split]).format(s=sentence.text, old=sentence.noun, new=new)

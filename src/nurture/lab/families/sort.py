@@ -26,6 +26,13 @@ _NUMBERS, _WORDS = (
             f"Can you (sort|order|put in order) these {things}: {{list}}?",
             f"What is the (right |)order of these {things}: {{list}}?",
         ),
+        "practice": forms(
+            f"(My|The) {things} are {{list}}. (Sort|Order) them.",
+            f"(I wrote|There are) these {things}: {{list}}. (What is their order?|Sort them.|In order, please.)",
+            "(Now|Please) (sort|order) {list}.",
+            f"(How|In which order) do these {things} come: {{list}}?",
+            "In order, please: {list}.",
+        ),
         "test": test,
     }
     for things, test in (

@@ -26,6 +26,14 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
             "{it}. Write (this list|these words) (in reverse|backwards).",
             "What is this list in reverse: {it}?",
         ),
+        "practice": forms(
+            "(Here are some words|My words are these): {it}. (Say|Write) them the other way.",
+            "There is a list here: {it}. (Say|Write) it from the last to the first.",
+            "(Now|Please) (write|say) the list {it} (backwards|in reverse).",
+            "(Reverse|Turn around) what (I wrote|you see) here: {it}.",
+            "(How|What) is the list {it} (in reverse|backwards)?",
+            "(From the end to the beginning|From the last to the first): {it}.",
+        ),
         "test": ("Here is a list: {it}. Reverse it.", "Reverse these words: {it}."),
     },
     2: {
@@ -38,6 +46,14 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
             "(What|Which) letters are in (|the word ){it}?",
             "Can you spell {it}?",
         ),
+        "practice": forms(
+            "(What is the|Which is the) (right |)spelling of {it}?",
+            "(Now|Please) spell {it}.",
+            "(Write|Say) {it} (letter by letter|one letter at a time).",
+            "(How|In which way) is {it} (written|spelled)?",
+            "The word is {it}. (Which letters has it?|What are its letters?)",
+            "I cannot spell {it}. (Can you?|Help me.)",
+        ),
         "test": ("How is the word {it} spelled?", "Please spell this word: {it}."),
     },
     3: {
@@ -48,6 +64,13 @@ ASKED: dict[int, dict[Split, tuple[str, ...]]] = {
             "(Give me|Say|Write|Tell me) the letters of (|the word ){it} (backwards|in reverse).",
             "(Take|Look at|Here is) the word {it}. (Spell it|Write its letters) (backwards|in reverse).",
             "Can you spell {it} backwards?",
+        ),
+        "practice": forms(
+            "(What is the|Which is the) spelling of {it} (backwards|in reverse)?",
+            "(Now|Please) spell {it} (backwards|in reverse).",
+            "(Write|Say) {it} letter by letter(, but|,) (backwards|from the end).",
+            "How is {it} (written|spelled) (in reverse|from the end)?",
+            "The word is {it}. What are its letters (backwards|in reverse)?",
         ),
         "test": ("How is the word {it} spelled backwards?", "Please spell this word backwards: {it}."),
     },
@@ -60,7 +83,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
         it, items = comma_list(words), words[::-1]
         answer, wrong = comma_list(items), [comma_list(words), comma_list(items[:-1])]
     else:
-        while world.split_of("spell", it := draw.pick(SPELLED)) != split:
+        while not world.may_ask(split, "spell", it := draw.pick(SPELLED)):
             pass
         items = list(it if level == 2 else it[::-1])
         answer, wrong = "-".join(items), ["-".join([*items[:-2], items[-1], items[-2], "e"]), "-".join(items[1:])]

@@ -24,6 +24,12 @@ _ASK: dict[Split, tuple[str, ...]] = {
         "(This is|Here is|Read) the (start|beginning) of a story. {start} (Add|Write) {n} with the word {word}{end}.",
         "(Write|Tell|Add) {n} to go on with (the|this) story, (with|and use) the word {word}{end}. {start}",
     ),
+    "practice": forms(
+        "{start} (What comes next?|And then?) (Tell|Write) it in {n} with the word {word}{end}.",
+        "(Please go on|Now go on|Go on) in {n} with the word {word}{end}. {start}",
+        "My story (begins so|begins like this): {start} (Go on|Tell more) in {n} and use {word}{end}.",
+        "(Add|Give me) {n} more, with the word {word}{end}. {start}",
+    ),
     "test": (
         "{start} Continue the story in {n} and use the word {word}{end}.",
         "Go on with this story in {n} with the word {word}{end}. {start}",
@@ -37,7 +43,7 @@ def make(world: World, draw: Draw, split: Split, level: int) -> Task:
     hero = draw.pick(world.people if draw.chance(0.6) else world.outside[split, "person"]).name
     while True:
         word = draw.pick(WORDS)
-        if world.split_of("story", word, str(level)) == split:
+        if world.may_ask(split, "story", word, str(level)):
             break
     start = fill(draw, draw.pick(OPENINGS), hero)
     with_word = draw.pick(HOLDING[word])

@@ -69,6 +69,26 @@ NEVER_RECORDED: dict[Split, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("(What|Which) food does {e} like (best|most)?", "the favourite food of {e}", ("{e} likes soup best.",)),
         ("(What|Which) (day|month) was {e} born?", "the birthday of {e}", ("It was in May.",)),
     ),
+    "practice": (
+        ("What (is|was) {e} thinking about?", "the thoughts of {e}", ("{e} is thinking about soup.",)),
+        ("(Which|What) hand does {e} write with?", "the hand of {e}", ("It is the left one.",)),
+        ("How (loud|deep|soft) is the voice of {e}?", "the voice of {e}", ("It is very deep.",)),
+        ("(Where|When) did {e} buy (the hat|the coat|the lamp)?", "that about {e}", ("{e} bought it at the market.",)),
+        ("(Who|Which person) taught {e} to (sing|read|swim)?", "that about {e}", ("The mayor did.",)),
+        (
+            "How many (letters|coins|stories) did {e} (get|lose) this year?",
+            "the number of things of {e}",
+            ("It was 7.",),
+        ),
+        (
+            "(Which|What) (drink|story|season) does {e} like best?",
+            "the favourite thing of {e}",
+            ("{e} likes tea best.",),
+        ),
+        ("(Where|What) did {e} (play|win|find) as a child?", "the past of {e}", ("{e} did it at the harbour.",)),
+        ("What is the (weight|height) of {e}?", "the size of {e}", ("{e} is very tall.",)),
+        ("(When|Where) will {e} (travel|move|marry)?", "the plans of {e}", ("{e} will do it in May.",)),
+    ),
     "test": (
         ("What did {e} dream last night?", "the dream of {e}", ("{e} had a dream of a horse.",)),
         ("How much money does {e} have?", "the money of {e}", ("{e} has 90 coins.", "{e} has 25 coins.")),
