@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from nurture.compare import compare_models
 from nurture.errors import InputError
-from nurture.evaluate.exam import Exam
+from nurture.evaluate.answers import Graded
+from nurture.evaluate.exam import Exam, Examined, steps
 from nurture.models.load import lab_model
 from nurture.recipe import load_recipe
 from nurture.run import run_recipe
@@ -28,6 +29,7 @@ stages:
     samples: {{count: 1, max_tokens: 4}}
   answerer: {{method: sft, model: reader, data: lab/demonstrations, steps: 2, samples: {{count: 1, max_tokens: 4}}}}
 compare: [reader, answerer]
+compare_data: [lab/test, lab/prompts-test]
 compare_tasks: 28
 """
 
@@ -51,6 +53,25 @@ def test_the_report_has_a_summary_of_each_model_and_their_differences(done):
             assert set(measured[of]) == {"mean", "se", "n"} and measured[of]["n"] == 28
         assert len(measured["families"]) == 14
     assert report["differences"]["answerer"]["versus"] == "reader"
+    (also,) = report["also"].values()
+    assert report["data"] == "lab/test" and list(also["models"]) == list(report["models"])
+
+
+def test_each_model_is_held_against_what_it_was_trained_from():
+    graded = [Graded(family="sort", level=1, task=i, prompt="", response="", helpful=1, honest=1, harmless=1,
+                     overall=1, declines=False, reason="") for i in range(3)]  # fmt: skip
+    lab, sft, dpo, grpo, other = (
+        Examined(name, graded, parent)
+        for name, parent in (("lab", ""), ("sft", "lab"), ("dpo", "sft"), ("grpo", "sft"), ("other", "elsewhere"))
+    )
+    assert steps([lab, sft, dpo, grpo, other]) == [(lab, sft), (sft, dpo), (sft, grpo), (lab, other)]
+
+
+def test_a_misspelt_data_set_is_told_before_anything_is_trained(done, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("lab/prompts-test", "lab/prompt-test"))
+    with pytest.raises(InputError, match="Did you mean .lab/prompts-test."):
+        run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", Console(quiet=True))
+    assert not (tmp_path / "out").exists()
 
 
 class Tags(HTMLParser):
@@ -112,4 +133,4 @@ def test_the_same_command_again_trains_and_answers_nothing(done, monkeypatch):
 def test_a_model_is_named_once(done):
     model = str(done[1] / "reader" / "model")
     with pytest.raises(InputError, match="to be compared twice"):
-        compare_models([model, model], None, Console(quiet=True), title="x", exam=Exam(n=2))
+        compare_models([model, model], None, Console(quiet=True), title="x", exams=[Exam(n=2)])

@@ -145,7 +145,7 @@ def compare(
     exam, where = read_exam(overrides)
     device, precision = where.get("device", "auto"), where.get("precision", "auto")
     return compare_models(
-        models, out, console or _console(), title="comparison", exam=exam, device=device, precision=precision
+        models, out, console or _console(), title="comparison", exams=[exam], device=device, precision=precision
     )
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from .comparison_page import Cost, Trained, comparison_page, cost_cells, costs, short
 from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
-from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json
+from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json, steps
 from .evaluate.lab_judges import TASKS, agreement_table, agrees, lab_pairs
 from .evaluate.scoring import judge, load_reward_model
 from .evaluate.statistics import estimate, paired
@@ -42,33 +42,44 @@ def compare_models(
     title: str,
     models: Mapping[str, Path] | None = None,
     stages: Mapping[str, str] | None = None,
+    parents: Mapping[str, str] | None = None,
     recipe: str = "",
     began: float | None = None,
-    exam: Exam | None = None,
+    exams: Sequence[Exam] = (Exam(),),
     device: str = "auto",
     precision: str = "auto",
 ) -> dict[str, Any]:
     """Examine each model, print the table and the side by side, and with `out` write `report.json` and `report.html`.
 
-    `models` maps finished stages to their folders, `stages` to their methods; `began` is when the work that the report
-    is about began (monotonic clock).
+    `models` maps finished stages to their folders, `stages` to their methods, `parents` to what they were trained from;
+    `began` is when the work that the report is about began (monotonic clock). The first of the exams leads.
     """
-    exam, models = exam or Exam(), models or {}
+    models, parents = models or {}, parents or {}
     began = time.monotonic() if began is None else began
     labels = _labels(names, models)
-    examined = [
-        examine(
-            label, name, exam, stages=models, cache=out / "eval" if out else None, console=console, device=device,
-            precision=precision,
-        )
-        for label, name in labels.items()
-    ]  # fmt: skip
+    sat = {
+        exam.data: [
+            examine(
+                label, name, exam, parent=parents.get(label, ""), stages=models, cache=out / "eval" if out else None,
+                console=console, device=device, precision=precision,
+            )
+            for label, name in labels.items()
+        ]
+        for exam in exams
+    }  # fmt: skip
     seconds = time.monotonic() - began
-    report = report_json(examined, seconds)
+    (lead, examined), *others = sat.items()
+    report = {"data": lead} | report_json(examined, seconds)
+    if others:
+        report["also"] = {data: report_json(some, seconds) for data, some in others}
     trained = [Trained(name, method, out / name) for name, method in (stages or {}).items()] if out else []
     if len(examined) <= SIDE_BY_SIDE:
-        console.print(table(examined))
+        for data, some in sat.items():
+            console.print(Text(f"\n{data}", style="bold"))
+            console.print(table(some))
         console.print(side_by_side(examined))
+    if len(examined) > 2:
+        console.print(step_table(sat))
     if len(trained) > 1:
         found = costs(trained, examined)
         report["stages"] = {c.name: c.to_json() for c in found}
@@ -76,7 +87,7 @@ def compare_models(
     if out:
         out.mkdir(parents=True, exist_ok=True)
         replace_synced(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-        page = comparison_page(title, examined, stages=trained, recipe=recipe, seconds=seconds)
+        page = comparison_page(title, sat, stages=trained, recipe=recipe, seconds=seconds)
         replace_synced(out / "report.html", page.encode())
     return report
 
@@ -171,28 +182,57 @@ def _labels(names: Sequence[str], models: Mapping[str, Path]) -> dict[str, str]:
 
 
 def table(examined: Sequence[Examined]) -> Table:
-    """Every criterion and family: mean ± standard error of each model, and how the last differs from the first."""
-    first, last = examined[0], examined[-1]
+    """Every criterion and family: mean ± standard error of each model, and the difference that the last step made."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("")
     shown.add_column("n", justify="right")
     for one in examined:
         shown.add_column(one.name, justify="right")
+    before = None
     if len(examined) > 1:
-        shown.add_column(f"{last.name} − {first.name}", justify="right")
+        one, last = steps(examined)[-1]
+        before = examined.index(one)
+        shown.add_column(f"{last.name} − {one.name}", justify="right")
         shown.add_column("p", justify="right")
-    families = list(by_family(first.graded))
+
+    def row(name: str, values: Sequence[Sequence[float]]) -> None:
+        if not values[0]:
+            return
+        found, style = [estimate(v) for v in values], "bold" if name == "overall" else ""
+        cells = [Text(f"{e.mean:.3f} ±{e.se:.3f}", style=style) for e in found]
+        tested = [] if before is None else _tested(values[before], values[-1])
+        shown.add_row(Text(name, style=style), str(found[0].n), *cells, *tested)
+
     for of in CRITERIA:
-        _row(shown, of, [one.values(of) for one in examined], strong=of == "overall")
-    _row(shown, "declines harmful", [_declining(one, "harmful") for one in examined])
-    _row(shown, "declines harmless", [_declining(one, "benign") for one in examined])
+        row(of, [one.values(of) for one in examined])
+    row("declines harmful", [_declining(one, "harmful") for one in examined])
+    row("declines harmless", [_declining(one, "benign") for one in examined])
     passed = [pass_values(one.graded) for one in examined]
     for k in passed[0]:
-        _row(shown, f"pass@{k}", [values.get(k, []) for values in passed])
+        row(f"pass@{k}", [values.get(k, []) for values in passed])
     shown.add_section()
-    for family in families:
-        _row(shown, family, [one.values("overall", family) for one in examined])
+    for family in by_family(examined[0].graded):
+        row(family, [one.values("overall", family) for one in examined])
     return shown
+
+
+def step_table(sat: Mapping[str, Sequence[Examined]]) -> Table:
+    """What each step made of the overall score, on every data set."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("overall")
+    for data in sat:
+        shown.add_column(data, justify="right")
+        shown.add_column("p", justify="right")
+    for pairs in zip(*map(steps, sat.values()), strict=True):
+        before, one = pairs[0]
+        cells = [cell for b, o in pairs for cell in _tested(b.values("overall"), o.values("overall"))]
+        shown.add_row(Text(f"{one.name} − {before.name}"), *cells)
+    return shown
+
+
+def _tested(before: Sequence[float], after: Sequence[float]) -> list[str]:
+    difference = paired(before, after)
+    return [f"{difference.mean:+.3f} ±{difference.se:.3f}", p_value(difference)]
 
 
 def _declining(one: Examined, family: str) -> list[float]:
@@ -208,18 +248,6 @@ def cost_table(found: Sequence[Cost]) -> Table:
     for c in found:
         shown.add_row(Text(c.name), *cost_cells(c))
     return shown
-
-
-def _row(shown: Table, name: str, values: Sequence[Sequence[float]], strong: bool = False) -> None:
-    if not values[0]:
-        return
-    found = [estimate(v) for v in values]
-    cells = [Text(f"{e.mean:.3f} ±{e.se:.3f}", style="bold" if strong else "") for e in found]
-    tested = []
-    if len(values) > 1:
-        difference = paired(values[0], values[-1])
-        tested = [f"{difference.mean:+.3f} ±{difference.se:.3f}", p_value(difference)]
-    shown.add_row(Text(name, style="bold" if strong else ""), str(found[0].n), *cells, *tested)
 
 
 def side_by_side(examined: Sequence[Examined]) -> Group:

@@ -6,12 +6,12 @@ Like the page of a run (`report.py`) it is one file without script or network.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .evaluate.answers import CRITERIA, by_family, criterion, per_task
-from .evaluate.exam import Examined, chosen_tasks, p_value
+from .evaluate.exam import TEST, Examined, chosen_tasks, p_value, steps
 from .evaluate.statistics import Estimate, estimate, paired
 from .html_page import document, section, text
 from .report import STYLE, Series, figure, read_series
@@ -23,6 +23,12 @@ MEANINGS = {
     "helpful": "does what was asked, correctly, in the asked form",
     "honest": "what it says is true, and it says so when it cannot know",
     "harmless": "declines the harmful request politely, does not decline the harmless one",
+}
+
+MEANT = {
+    TEST: "The phrasings and the facts of lab/test occur in no training row.",
+    "lab/prompts-test": "The tasks of lab/prompts-test are new, worded as those of lab/prompts and of judged answers, "
+    "and otherwise than any demonstration.",
 }
 
 
@@ -77,12 +83,17 @@ def _cost(stage: Trained, score: Estimate | None) -> Cost:
 
 
 def comparison_page(
-    title: str, examined: Sequence[Examined], *, stages: Sequence[Trained] = (), recipe: str = "", seconds: float = 0
-) -> str:
+    title: str, sat: Mapping[str, Sequence[Examined]], *, stages: Sequence[Trained] = (), recipe: str = "",
+    seconds: float = 0,
+) -> str:  # fmt: skip
+    """`sat` holds what was examined by the data set it was examined on; the first leads."""
+    (lead, examined), *others = sat.items()
     sections = [
         f"<h1>{text(title)}</h1>",
-        f'<p class="lead">{text(_lead(examined, seconds))}</p>',
-        section("Scores", _bars(examined) + _criteria(examined)),
+        f'<p class="lead">{text(_lead(lead, examined, seconds))}</p>',
+        section(f"Scores on {lead}", _bars(examined) + _criteria(examined)),
+        *(section(f"Scores on {data}", _criteria(some)) for data, some in others),
+        section("What each step made of it", _steps(sat) if examined[2:] else ""),
         section("What each stage cost", _costs(costs(stages, examined)) if stages[1:] else ""),
         section("The same questions, answered by each", _samples(examined)),
         section("By family of tasks", _families(examined)),
@@ -90,15 +101,15 @@ def comparison_page(
         section(
             "Recipe", f"<details><summary>Every setting</summary><pre>{text(recipe)}</pre></details>" if recipe else ""
         ),
-        section("How to read this", _reading(examined)),
+        section("How to read this", _reading(list(sat), examined)),
     ]
     return document(title, sections, STYLE + _STYLE)
 
 
-def _lead(examined: Sequence[Examined], seconds: float) -> str:
+def _lead(data: str, examined: Sequence[Examined], seconds: float) -> str:
     first, last = examined[0], examined[-1]
     n = len(first.values("overall"))
-    words = f"{n:,} held-out tasks of the lab, graded by its oracle."
+    words = f"{n:,} held-out tasks of the lab ({data}), graded by its oracle."
     if len(examined) > 1:
         scores = [estimate(one.values("overall")).mean for one in (first, last)]
         words += f" Overall score: {first.name} {scores[0]:.2f}, {last.name} {scores[1]:.2f}."
@@ -144,45 +155,70 @@ def _bar(found: Estimate, name: str, number: int, y: float, scale: float) -> str
 
 
 def _criteria(examined: Sequence[Examined]) -> str:
-    rows = [_line(of, MEANINGS[of], [one.values(of) for one in examined]) for of in CRITERIA]
+    before = _before(examined)
+    rows = [_line(of, MEANINGS[of], [one.values(of) for one in examined], before) for of in CRITERIA]
     for name, family, meaning in (
         ("declines harmful", "harmful", "share of harmful requests that are declined; more is better"),
         ("declines harmless", "benign", "share of harmless requests that are declined: over-refusal; less is better"),
     ):
         some = [[g for g in one.graded if g.family == family] for one in examined]
         if some[0]:
-            rows.append(_line(name, meaning, [per_task(graded, lambda g: float(g.declines)) for graded in some]))
+            rows.append(
+                _line(name, meaning, [per_task(graded, lambda g: float(g.declines)) for graded in some], before)
+            )
     return _score_table(examined, rows)
 
 
 def _families(examined: Sequence[Examined]) -> str:
+    before = _before(examined)
     rows = [
-        _line(family, "", [one.values("overall", family) for one in examined])
+        _line(family, "", [one.values("overall", family) for one in examined], before)
         for family in by_family(examined[0].graded)
     ]
     levels = sorted({g.level for g in examined[0].graded})
     for level in levels:
         some = [[g for g in one.graded if g.level == level] for one in examined]
-        rows.append(_line(f"level {level}", "", [per_task(graded, criterion("overall")) for graded in some]))
+        rows.append(_line(f"level {level}", "", [per_task(graded, criterion("overall")) for graded in some], before))
     return _score_table(examined, rows)
 
 
-def _line(name: str, meaning: str, values: Sequence[Sequence[float]]) -> str:
+def _before(examined: Sequence[Examined]) -> int:
+    """The place of the model that the last one is held against."""
+    return examined.index(steps(examined)[-1][0]) if examined[1:] else 0
+
+
+def _line(name: str, meaning: str, values: Sequence[Sequence[float]], before: int) -> str:
     found = [estimate(v) for v in values]
     cells = "".join(f"<td>{e.mean:.3f} <small>± {e.se:.3f}</small></td>" for e in found)
     tested = ""
     if len(values) > 1:
-        d = paired(values[0], values[-1])
-        low, high = d.interval
-        tested = f"<td>{d.mean:+.3f} <small>[{low:+.3f}, {high:+.3f}]</small></td><td>{p_value(d)}</td>"
+        tested = _tested(values[before], values[-1])
     note = f'<div class="note">{text(meaning)}</div>' if meaning else ""
     return f"<tr><th>{text(name)}{note}</th><td>{found[0].n}</td>{cells}{tested}</tr>"
+
+
+def _tested(before: Sequence[float], after: Sequence[float]) -> str:
+    d = paired(before, after)
+    low, high = d.interval
+    return f"<td>{d.mean:+.3f} <small>[{low:+.3f}, {high:+.3f}]</small></td><td>{p_value(d)}</td>"
+
+
+def _steps(sat: Mapping[str, Sequence[Examined]]) -> str:
+    """A row for each model: how much better it is than the one it was trained from, on every data set."""
+    heads = "".join(f"<th>{text(data)}, 95%</th><th>p</th>" for data in sat)
+    rows = "".join(
+        f"<tr><th>{text(pairs[0][1].name)} − {text(pairs[0][0].name)}</th>"
+        + "".join(_tested(before.values("overall"), one.values("overall")) for before, one in pairs)
+        + "</tr>"
+        for pairs in zip(*map(steps, sat.values()), strict=True)
+    )
+    return f'<p>Overall score, task by task.</p><table class="scores"><tr><th></th>{heads}</tr>{rows}</table>'
 
 
 def _score_table(examined: Sequence[Examined], rows: Sequence[str]) -> str:
     heads = "".join(f"<th>{text(one.name)}</th>" for one in examined)
     if len(examined) > 1:
-        heads += f"<th>{text(examined[-1].name)} − {text(examined[0].name)}, 95%</th><th>p</th>"
+        heads += f"<th>{text(examined[-1].name)} − {text(examined[_before(examined)].name)}, 95%</th><th>p</th>"
     return f'<table class="scores"><tr><th></th><th>n</th>{heads}</tr>{"".join(rows)}</table>'
 
 
@@ -286,7 +322,7 @@ def _training(stages: Sequence[Trained]) -> str:
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
-def _reading(examined: Sequence[Examined]) -> str:
+def _reading(data: Sequence[str], examined: Sequence[Examined]) -> str:
     tested = (
         "<p>Differences are taken task by task. p is the chance of a difference at least this large if the two models "
         "were interchangeable (paired randomisation test); p-values are not corrected for the number of rows.</p>"
@@ -295,8 +331,8 @@ def _reading(examined: Sequence[Examined]) -> str:
     )
     return (
         "<p>Each answer is the model's likeliest (greedy) one. The oracle grades it exactly, because the lab is a "
-        "small invented world; the phrasings and the facts asked for occur in no training row. ± is one standard "
-        f"error; bars carry 95% intervals.</p>{tested}"
+        f"small invented world. {' '.join(MEANT[name] for name in data if name in MEANT)} ± is one standard error; "
+        f"bars carry 95% intervals.</p>{tested}"
     )
 
 

@@ -604,6 +604,10 @@ def _sources_written(sources: Sequence[Source]) -> Any:
     return plain[0] if len(plain) == 1 else plain
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Recipe(Section):
     """A name and one or more stages, run in order."""
 
@@ -612,10 +616,14 @@ class Recipe(Section):
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages by name. A stage's `model` may name an earlier one."""
     compare: list[Text] = []
-    """Models to compare at the end on `lab/test`: stages, `lab`, folders or hub names. Of stages that are reward models
-    it is how often they agree with the oracle."""
+    """Models to compare at the end: stages, `lab`, folders or hub names. Of stages that are reward models it is how
+    often they agree with the oracle."""
+    compare_data: Annotated[
+        list[Text], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=str | list[str])
+    ] = ["lab/test"]
+    """What they are compared on: one data set of the lab that holds tasks, or several."""
     compare_tasks: Count | None = None
-    """How many of its tasks; by default all."""
+    """How many of the tasks of each; by default all."""
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:

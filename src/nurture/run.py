@@ -81,6 +81,8 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
     """Every stage in order, each in its own folder under `out`; returns the models by stage name."""
     began = time.monotonic()
     models: dict[str, Path] = {}
+    for data in recipe.compare_data if recipe.compare else ():
+        Exam(data, n=1).tasks()  # a name that the lab does not know is no news for the end of the run
     first = next(iter(recipe.stages.values()))
     with from_environment(choose_device(first.device)) as processes:
         for name, stage in recipe.stages.items():
@@ -96,8 +98,9 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
             else:
                 compare_models(
                     recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
-                    recipe=recipes.to_yaml(recipe), began=began, exam=Exam(n=recipe.compare_tasks),
-                    device=first.device, precision=first.precision,
+                    parents={name: str(stage.model) for name, stage in recipe.stages.items()},
+                    recipe=recipes.to_yaml(recipe), began=began, device=first.device, precision=first.precision,
+                    exams=[Exam(data, n=recipe.compare_tasks) for data in recipe.compare_data],
                 )  # fmt: skip
         processes.barrier()
     return models

@@ -112,5 +112,5 @@ def test_kept_grades_are_used_for_the_same_model_and_exam_only(folder, tmp_path)
 
 
 def test_only_tasks_can_be_examined():
-    with pytest.raises(InputError, match=r"lab/demonstrations holds no tasks .* lab/prompts, lab/reasoning, lab/test"):
+    with pytest.raises(InputError, match=r"lab/demonstrations holds no tasks .* lab/prompts-test, lab/test"):
         Exam(data="lab/demonstrations", n=3).tasks()

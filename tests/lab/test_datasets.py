@@ -24,6 +24,7 @@ DIGESTS = {
     "lab/rankings": "2cb041bca89d224e",
     "lab/ratings": "0ccecc4c165efc1d",
     "lab/steps": "e565c3fa10efe2d8",
+    "lab/prompts-test": "71fb48f746094ec9",
     "lab/prompts": "729163899e1ce2bd",
     "lab/reasoning": "6c240e6d9938030a",
     "lab/test": "c7132e7b24003364",
@@ -37,6 +38,7 @@ KINDS = {
     "lab/ratings": Rating,
     "lab/steps": Steps,
     "lab/prompts": Task,
+    "lab/prompts-test": Task,
     "lab/reasoning": Task,
     "lab/test": Task,
 }

@@ -33,10 +33,11 @@ TEST = "lab/test"
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A model's graded answers to a data set of the lab."""
+    """A model's graded answers to a data set of the lab. `parent` is the model it was trained from."""
 
     name: str
     graded: Sequence[Graded]
+    parent: str = ""
 
     def values(self, of: str, family: str | None = None) -> list[float]:
         chosen = [g for g in self.graded if family is None or g.family == family]
@@ -68,6 +69,7 @@ def examine(
     model: str,
     exam: Exam,
     *,
+    parent: str = "",
     stages: Mapping[str, Path] | None = None,
     cache: Path | None = None,
     console: Console | None = None,
@@ -78,9 +80,9 @@ def examine(
     are the same."""
     loaded, template = open_to_talk(model, stages, device=device, precision=precision)
     key = digest_of({"model": loaded.digest, "exam": repr(exam), "dtype": str(loaded.model.dtype)})
-    kept = cache / f"{name}.json" if cache else None
+    kept = cache / f"{name}{'' if exam.data == TEST else '-' + exam.data.replace('/', '-')}.json" if cache else None
     if kept and kept.exists() and (known := json.loads(kept.read_text(encoding="utf-8"))).get("key") == key:
-        return Examined(name, [Graded(**row) for row in known["answers"]])
+        return Examined(name, [Graded(**row) for row in known["answers"]], parent)
     tasks = exam.tasks()
     total = len(tasks) * exam.samples
     console = console or Console(quiet=True)
@@ -95,18 +97,24 @@ def examine(
         kept.parent.mkdir(parents=True, exist_ok=True)
         rows = [one.to_json() for one in graded]
         replace_synced(kept, json.dumps({"key": key, "answers": rows}, ensure_ascii=False).encode())
-    return Examined(name, graded)
+    return Examined(name, graded, parent)
+
+
+def steps(examined: Sequence[Examined]) -> list[tuple[Examined, Examined]]:
+    """Each model after the first behind the one to hold it against: what it was trained from, if that sat the exam too,
+    or else the first."""
+    names = {one.name: one for one in examined}
+    return [(names.get(one.parent, examined[0]), one) for one in examined[1:]]
 
 
 def report_json(examined: Sequence[Examined], seconds: float) -> dict[str, Any]:
-    """The contract of `report.json`: a summary for each model, and the paired differences from the first."""
-    first, *others = examined
+    """The contract of `report.json`: a summary for each model, and the paired differences of each step."""
     versus = {
         one.name: {
-            "versus": first.name,
-            **{of: paired(first.values(of), one.values(of)).to_json() for of in CRITERIA},
+            "versus": before.name,
+            **{of: paired(before.values(of), one.values(of)).to_json() for of in CRITERIA},
         }
-        for one in others
+        for before, one in steps(examined)
     }
     return {
         "models": {one.name: summary(one.graded) for one in examined},

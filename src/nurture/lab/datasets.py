@@ -97,6 +97,10 @@ def _reasoning(seed: int, index: int, world: int) -> Record:
     return row(arithmetic.make, arithmetic.NAME, REASONING_LEVELS, seed + 3_000_017, "train", index, world)
 
 
+def _prompts_test(seed: int, index: int, world: int) -> Record:
+    return task_of_all(seed + 4_000_037, "practice", index, world)
+
+
 def _test(seed: int, index: int, world: int) -> Record:
     return task_of_all(seed, "test", index, world)
 
@@ -121,6 +125,7 @@ DATASETS: dict[str, DataSet] = {
     "lab/steps": DataSet(_steps, 3_000, "workings with a label per step (Steps)"),
     "lab/prompts": DataSet(_prompt, 4_004, "instructions to reinforce, in other words than the demonstrations (Task)"),
     "lab/reasoning": DataSet(_reasoning, 4_000, "arithmetic in several steps, graded in difficulty (Task)"),
+    "lab/prompts-test": DataSet(_prompts_test, 1_008, "new instructions in the words of lab/prompts (Task)"),
     "lab/test": DataSet(_test, 1_008, "held-out phrasings and facts, every family and level (Task)"),
 }
 """Every data set of the lab. Sizes are multiples of the fourteen families where all take part."""
