@@ -69,7 +69,7 @@ def test_each_model_is_held_against_what_it_was_trained_from():
 
 def test_a_misspelt_data_set_is_told_before_anything_is_trained(done, tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("lab/prompts-test", "lab/prompt-test"))
-    with pytest.raises(InputError, match="Did you mean .lab/prompts-test."):
+    with pytest.raises(InputError, match=r"Did you mean .lab/prompts-test."):
         run_recipe(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out", Console(quiet=True))
     assert not (tmp_path / "out").exists()
 
