@@ -98,7 +98,10 @@ class Setup:
 
     @property
     def parameters(self) -> int:
-        return parameter_count(self.loaded.model)
+        """Of the model, and of a critic that is a copy of it."""
+        own = {id(p) for p in self.loaded.model.parameters()}
+        critic = (p.numel() for p in self.cast.trained.values() if id(p) not in own)
+        return parameter_count(self.loaded.model) + sum(critic)
 
     @property
     def trained_parameters(self) -> int:
