@@ -233,6 +233,8 @@ class _Run:
         self.store = CheckpointStore(self.out / "checkpoints", stage.checkpoint.keep)
         adapter, cast, trained = stage.adapter, setup.cast, setup.cast.trained
         rates = adapter.rates(trained) if adapter else {}
+        if (ratio := getattr(stage.method, "critic_lr_ratio", 1.0)) != 1.0:
+            rates = rates | {name: ratio * rates.get(name, 1.0) for name in cast.critic}
         tables = {id(table) for model in cast.models.values() for table in tables_of(model)}
         self.optimizer = OPTIMIZERS[stage.optimizer](
             trained.items(), beta1=stage.beta1, beta2=stage.beta2, weight_decay=stage.weight_decay, rates=rates,

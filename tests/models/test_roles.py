@@ -201,6 +201,24 @@ def test_a_critic_that_is_a_copy_shares_what_nobody_trains(base):
     }
 
 
+@pytest.mark.parametrize("case", [*CASES, "freeze"])
+def test_the_critics_weights_are_those_that_only_values_depend_on(base, case):
+    if case == "freeze":
+        cast = assemble(adapted(base, case), "rows", "policy", critic=True, ref=False, fresh=True)
+        roles = LocalRoles(cast.models, cast.layouts, AdamW(cast.trained.items()), Processes())
+        score_head(cast.models["value"]).weight.data.normal_()
+    else:
+        roles, cast = together(base, case, "rows", checkpointing=False)
+    moved: dict[str, set[str]] = {}
+    for role, quantity in (("policy", "logp"), ("value", "value")):
+        scores = roles.score(BATCH, {role: (quantity,)})
+        roles.backward(getattr(getattr(scores, role), quantity).square().sum())
+        moved[role] = {name for name, p in cast.trained.items() if p.grad is not None and p.grad.any()}
+        roles.discard()
+    assert moved["value"] <= set(cast.critic) and not moved["policy"] & set(cast.critic)
+    assert moved["policy"] | set(cast.critic) == set(cast.trained)
+
+
 def test_ranks_are_not_shared_out_twice(base):
     with pytest.raises(InputError, match="adalora shares out one budget"):
         assemble(adapted(base, "adalora"), "tree", "policy", critic=True, ref=True, fresh=True)

@@ -47,7 +47,10 @@ class Player:
         # What rewards of 1 come to: as many as an episode has steps, or as the discount lets count.
         gamma = getattr(self.method, "gamma", 1.0)
         horizon = min(self.method.max_completion_length, 1 / (1 - gamma) if gamma < 1 else float("inf"))
-        self.roles = NetworkRoles(networks, temperature=self.method.temperature, value_scale=float(horizon))
+        self.roles = NetworkRoles(
+            networks, temperature=self.method.temperature, value_scale=float(horizon),
+            critic_lr_ratio=getattr(self.method, "critic_lr_ratio", 1.0),
+        )  # fmt: skip
 
     def learn(self, steps: int, learning_rate: Callable[[int], float]) -> Iterator[Step]:
         """One `Step` per update, with the metrics of its rollout."""

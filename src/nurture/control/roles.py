@@ -61,11 +61,12 @@ class NetworkRoles:
         max_grad_norm: float | None = None,
         temperature: float = 1.0,
         value_scale: float = 1.0,
+        critic_lr_ratio: float = 1.0,
     ):
         self.networks, self.max_grad_norm, self.temperature = dict(networks), max_grad_norm, temperature
         named = [(f"{role}.{n}", p) for role, net in networks.items() for n, p in net.named_parameters()]
         self.value_scale = value_scale
-        self.optimizer = AdamW(named)
+        self.optimizer = AdamW(named, rates={name: critic_lr_ratio for name, _ in named if name.startswith("value.")})
         self._live: list[tuple[RoleScores, RoleScores]] = []
 
     def score(self, batch: Batch, asks: Asks) -> Scores:

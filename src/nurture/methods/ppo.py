@@ -47,6 +47,8 @@ class PPO(Online):
     """How far the value may move from the old one before its gradient ends; `null` never clips."""
     critic_warmup: Whole = 0
     """So many first updates teach only the critic: advantages are 0 in them."""
+    critic_lr_ratio: Positive = 1.0
+    """The critic learns at so many times the learning rate. A critic that starts with a new head wants 10."""
     entropy_coef: NotNegative = 0.0
     """Reward for staying undecided."""
     kl_coef: NotNegative = 0.05

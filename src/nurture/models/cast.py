@@ -14,9 +14,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..adapters.adapter import ROLE
-from ..adapters.attached import attached, copy_adapter, train_on
+from ..adapters.attached import adapter_parameters, attached, copy_adapter, train_on
 from ..errors import InputError
-from .heads import add_score_head
+from .heads import add_score_head, score_head
 from .layouts import Layout
 from .load import LoadedModel
 
@@ -41,6 +41,19 @@ class Cast:
         if critic is not learner:
             named |= {CRITIC + n: p for n, p in critic.named_parameters() if p.requires_grad}
         return named
+
+    @property
+    def critic(self) -> list[str]:
+        """The names of what learns for the critic alone: its copy, or its adapter and head on the shared base."""
+        if "value" not in self.models:
+            return []
+        critic = self.models["value"]
+        if critic is not next(iter(self.models.values())):
+            return [name for name in self.trained if name.startswith(CRITIC)]
+        own = {
+            id(p) for p in (*adapter_parameters(critic, "value").values(), *score_head(critic, "value").parameters())
+        }
+        return [name for name, p in self.trained.items() if id(p) in own]
 
 
 def assemble(loaded: LoadedModel, layout: Layout, role: str, *, critic: bool, ref: bool, fresh: bool) -> Cast:
