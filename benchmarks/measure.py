@@ -76,10 +76,11 @@ def our_steps(
 
 def as_in_a_run() -> None:
     """What a run sets for the process before it loads anything."""
-    from nurture.train.memory import keep_pages
+    from nurture.train.memory import keep_few_kernels, keep_pages
     from nurture.train.precision import deterministic
 
     keep_pages()
+    keep_few_kernels()
     deterministic()
 
 

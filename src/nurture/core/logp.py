@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from .shapes import ROWS, spare
 
 CHUNK_BYTES = 64 * 2**20
 """Size of the largest temporary: one chunk of logits in fp32."""
@@ -82,14 +85,18 @@ def selected_logp(
     `KL(p || p')` over the whole vocabulary (differentiable in p only).
     """
     other_hidden, other_head = kl_to if kl_to is not None else (None, None)
-    asks = (entropy, kl_to is not None, hit)
+    asks, rows = (entropy, kl_to is not None, hit), len(target)
+    if more := spare(rows):
+        hidden, target = pad(hidden, (0, 0, 0, more)), pad(target, (0, more))
+        other_hidden = None if other_hidden is None else pad(other_hidden, (0, 0, 0, more))
     apply: Callable[..., tuple[Tensor, ...]] = _Selected.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, other_hidden, other_head)
-    return Selected(logp, *(x if wanted else None for x, wanted in zip(rest, asks, strict=True)))
+    return Selected(logp[:rows], *(x[:rows] if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
 
 def _chunks(rows: int, vocabulary: int, itemsize: int) -> Iterator[slice]:
     size = max(1, CHUNK_BYTES // (vocabulary * itemsize))
+    size -= size % ROWS if size > ROWS else 0
     return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
 
 
