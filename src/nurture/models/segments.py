@@ -132,7 +132,8 @@ def _alike(lengths: Sequence[int], parent: Sequence[int], heads: int) -> list[tu
         if out and out[-1][0] == parent[i]:
             members = out[-1][1]
             width, before = _padded(lengths[members[0]]), lengths[parent[i]] if parent[i] >= 0 else 0
-            waste = heads * (width * (before + width) - lengths[i] * (before + lengths[i]))
+            alone = _padded(lengths[i])
+            waste = heads * (width * (before + width) - alone * (before + alone))
             scores = (len(members) + 1) * heads * min(QUERIES, width) * (before + width)
             if waste <= WASTE and scores <= SCORES:
                 members.append(i)
