@@ -38,14 +38,11 @@ def _fused_kind(module: Any) -> type[nn.Module] | None:
         forward = None
         if epsilon(module) is not None and [name for name, _ in module.named_parameters()] == ["weight"]:
             forward = _norm if _is_rms_norm(module) else None
-        elif {name for name, _ in module.named_children()} == GATED and type(module.act_fn).__name__ in SILU:
-            forward = _gated if _is_gated(module) else None
+        elif {name for name, _ in module.named_children()} == GATED:
+            forward = _gated if _is_silu_gated(module) else None
         # The class keeps its name: transformers initialises weights by it.
         _kinds[kind] = None if forward is None else type(kind.__name__, (kind,), {"forward": forward})
     return _kinds.get(kind)
-
-
-SILU = ("SiLU", "SiLUActivation")
 
 
 def epsilon(norm: Any) -> float | None:
@@ -60,10 +57,12 @@ def _is_rms_norm(module: Any) -> bool:
     return _same(trial.forward, lambda x: _norm(trial, x), 3 * torch.randn(2, 3, *trial.weight.shape, generator=draw))
 
 
-def _is_gated(module: Any) -> bool:
-    weight: Tensor = next(module.parameters())
-    x = torch.randn(1, 2, _width(module), generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
-    return _same(module.forward, lambda x: _gated(module, x), x)
+def _is_silu_gated(module: Any) -> bool:
+    weight: Tensor = module.gate_proj.weight
+    if not weight.is_floating_point():  # packed in 4 bits: its form is not that of the matrix
+        return False
+    x = torch.randn(1, 2, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    return _same(module.forward, lambda x: _gated(module, x), x.to(weight.device, weight.dtype))
 
 
 def _same(own: Callable[[Tensor], Tensor], ours: Callable[[Tensor], Tensor], x: Tensor) -> bool:
@@ -126,7 +125,3 @@ class _Gate(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         d_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
         return d_gate, F.silu(gate).mul_(grads[0])
-
-
-def _width(module: Any) -> int:
-    return module.gate_proj.in_features
