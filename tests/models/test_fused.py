@@ -75,6 +75,15 @@ def test_less_is_kept_for_the_backward_pass():
     assert kept(fused(model)) < 0.75 * kept(model)
 
 
+def test_a_family_with_another_gate_keeps_its_own():
+    """Of the same class as one that was fused before."""
+    assert changed(fused(tiny("llama"))) == {"norm", "gate"}
+    model = tiny("llama")
+    for layer in model.model.layers:
+        layer.mlp.act_fn = torch.nn.GELU()
+    assert changed(fused(model)) == {"norm"}
+
+
 def test_a_class_keeps_its_name():
     """transformers initialises and finds modules by it."""
     model = tiny("llama")

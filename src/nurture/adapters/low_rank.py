@@ -25,9 +25,7 @@ def updated(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor
 
 class _Updated(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         thin = (rows @ a.T).mul_(scale)
         ctx.save_for_backward(x, weight, a, b, thin)
@@ -40,7 +38,6 @@ class _Updated(torch.autograd.Function):
         x, weight, a, b, thin = ctx.saved_tensors
         rows, g = x.reshape(-1, x.shape[-1]), grads[0].reshape(-1, grads[0].shape[-1])
         g_thin = (g @ b).mul_(ctx.scale)
-        d_x = None
-        if ctx.needs_input_grad[0]:
-            d_x = (g @ weight).addmm_(g_thin, a).view(x.shape)
-        return d_x, None, None, g_thin.T @ rows, g.T @ thin, None
+        need_x, _, _, need_a, need_b, _ = ctx.needs_input_grad
+        d_x = (g @ weight).addmm_(g_thin, a).view(x.shape) if need_x else None
+        return d_x, None, None, g_thin.T @ rows if need_a else None, g.T @ thin if need_b else None, None

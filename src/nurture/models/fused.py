@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -17,32 +19,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+Forward = Callable[[Any, Tensor], Tensor]
+
 GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 def fuse(model: nn.Module) -> None:
     """Let the model's RMS norms and SiLU-gated layers compute with what is below. Weights and names stay."""
+    found: dict[type[nn.Module], Forward | None] = {}  # one model has one configuration for all modules of a class
     for module in model.modules():
-        kind = _fused_kind(module)
-        if kind is not None:
-            module.__class__ = kind
+        kind = type(module)
+        if kind not in found:
+            found[kind] = _forward_of(module)
+        if (forward := found[kind]) is not None:
+            module.__class__ = _with(kind, forward)
 
 
-_kinds: dict[type[nn.Module], type[nn.Module] | None] = {}
-"""By class of module: the same with another `forward`, or None where its own is something else."""
+def _forward_of(module: Any) -> Forward | None:
+    if type(module).__module__ == __name__ or len(signature(module.forward).parameters) != 1:
+        return None
+    if epsilon(module) is not None and [name for name, _ in module.named_parameters()] == ["weight"]:
+        return _norm if _is_rms_norm(module) else None
+    if {name for name, _ in module.named_children()} == GATED:
+        return _gated if _is_silu_gated(module) else None
+    return None
 
 
-def _fused_kind(module: Any) -> type[nn.Module] | None:
-    kind = type(module)
-    if kind not in _kinds and kind not in _kinds.values():
-        forward = None
-        if epsilon(module) is not None and [name for name, _ in module.named_parameters()] == ["weight"]:
-            forward = _norm if _is_rms_norm(module) else None
-        elif {name for name, _ in module.named_children()} == GATED:
-            forward = _gated if _is_silu_gated(module) else None
-        # The class keeps its name: transformers initialises weights by it.
-        _kinds[kind] = None if forward is None else type(kind.__name__, (kind,), {"forward": forward})
-    return _kinds.get(kind)
+@cache
+def _with(kind: type[nn.Module], forward: Forward) -> type[nn.Module]:
+    """The class with another `forward`, under its own name: transformers initialises weights by it."""
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def epsilon(norm: Any) -> float | None:
@@ -69,8 +75,8 @@ def _same(own: Callable[[Tensor], Tensor], ours: Callable[[Tensor], Tensor], x: 
     with torch.no_grad():
         try:
             theirs = own(x)
-        except (RuntimeError, TypeError, ValueError):
-            return False  # it expects more than one tensor, or of another shape
+        except RuntimeError:
+            return False  # it expects another shape
         found = ours(x)
     return theirs.shape == found.shape and bool((theirs - found).norm() <= 1e-5 * theirs.norm())
 
