@@ -57,6 +57,7 @@ def our_steps(
     role: str, model: Any, method: Any, batches: Iterable[Any], rate: float, tokens: int, layout: Any = "auto"
 ) -> Iterator[tuple[float, float]]:
     """(seconds, loss) of each of our own steps, as a run makes them."""
+    from nurture.models.fused import fuse
     from nurture.models.layouts import choose_layout, set_layout
     from nurture.models.roles import LocalRoles
     from nurture.train.loop import Budget, train
@@ -65,6 +66,7 @@ def our_steps(
 
     chosen = choose_layout(model, 1024, layout).layout
     set_layout(model, chosen)
+    fuse(model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     roles = LocalRoles({role: model}, {role: chosen}, AdamW(trained), Processes())
     last = time.perf_counter()
@@ -76,10 +78,11 @@ def our_steps(
 
 def as_in_a_run() -> None:
     """What a run sets for the process before it loads anything."""
-    from nurture.train.memory import keep_pages
+    from nurture.train.memory import keep_few_kernels, keep_pages
     from nurture.train.precision import deterministic
 
     keep_pages()
+    keep_few_kernels()
     deterministic()
 
 

@@ -46,7 +46,7 @@ from .records import Conversation, Message, Record, Task, Text
 from .rewards import reward_name
 from .rollout.loop import Prompt
 from .runs import rows_of
-from .train.memory import Estimate, available_bytes, estimate, keep_pages, total_bytes
+from .train.memory import Estimate, available_bytes, estimate, keep_few_kernels, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
 from .train.processes import Processes
 from .types import Group
@@ -139,6 +139,7 @@ def set_up(
     if isinstance(stage.method, Online):
         _refuse_for_rollouts(stage, stage.method)
     keep_pages()
+    keep_few_kernels()
     device = choose_device(stage.device)
     deterministic()
     quantized = stage.adapter is not None and stage.adapter.quantized

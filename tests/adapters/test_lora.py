@@ -6,6 +6,8 @@ from adapted import adapted, engine_of, learn, logits, make_base
 from engine import demonstrations, one_step
 from torch import nn
 
+from nurture.adapters.low_rank import updated
+from nurture.adapters.peft_compat import FusedLora
 from nurture.methods import SFT
 
 
@@ -42,6 +44,7 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize(("case", "scale"), [("lora", 16 / 4), ("lora-rslora", 16 / 4**0.5)])
 def test_values_and_gradients_are_the_equations(base, case, scale):
     ours, theirs = adapted(base, case), adapted(base, case)
+    assert isinstance(ours.model.model.layers[0].mlp.up_proj, FusedLora)
     learn(ours, SFT(), steps=3)
     theirs.model.load_state_dict(ours.model.state_dict())
     _, gradients = one_step(engine_of(ours), SFT(), demonstrations())
@@ -52,6 +55,15 @@ def test_values_and_gradients_are_the_equations(base, case, scale):
     for name, gradient in gradients.items():
         stem = name.replace(".lora_A.policy.weight", ".a").replace(".lora_B.policy.weight", ".b")
         assert torch.allclose(found[stem], gradient, atol=1e-5), name
+
+
+def test_the_fused_update_by_finite_differences():
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 6), (5, 6), (5,), (2, 6), (5, 2)]  # x, W, bias, A, B
+    x, weight, bias, a, b = (torch.randn(*s, dtype=torch.float64, generator=draw) for s in shapes)
+    learnt = [t.requires_grad_() for t in (x, a, b)]
+    assert torch.autograd.gradcheck(lambda x, a, b: updated(x, weight, bias, a, b, 0.7), learnt)
+    assert torch.autograd.gradcheck(lambda a, b: updated(x.detach(), weight, None, a, b, 0.7), learnt[1:])
 
 
 def test_dora_is_magnitude_times_direction(base):

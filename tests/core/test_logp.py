@@ -34,9 +34,10 @@ def plain(h, head, target, other):
     return chosen, entropy, kl, log_p.argmax(1) == target
 
 
-@pytest.fixture(params=[1, 5, 100], ids=lambda rows: f"chunk{rows}")
+@pytest.fixture(params=[(1, 1), (5, 3), (100, 4), (100, 100)], ids=lambda rows: f"chunks of {rows}")
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", request.param * 11 * 8)
+    monkeypatch.setattr(module, "CHUNK_BYTES", request.param[0] * 11 * 8)
+    monkeypatch.setattr(module, "BLOCK_BYTES", request.param[1] * 11 * 8)
 
 
 @pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)

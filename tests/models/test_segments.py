@@ -54,7 +54,7 @@ def test_equals_one_masked_product_over_the_whole_row(monkeypatch, shape, heads,
 
 
 def test_a_block_holds_segments_of_like_length_and_one_prefix():
-    lengths, parent = [300, 9, 8, 299, 40, 7], [-1, 0, 0, -1, -1, 4]
+    lengths, parent = [300, 8, 7, 299, 40, 7], [-1, 0, 0, -1, -1, 4]
     members = segments._alike(lengths, parent, heads=9)
     assert sorted(i for _, block in members for i in block) == list(range(6))
     for prefix, block in members:

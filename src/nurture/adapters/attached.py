@@ -71,6 +71,8 @@ def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str)
     """Have peft attach a configuration."""
     from peft import TaskType, get_peft_model
 
+    from .peft_compat import fuse_lora
+
     held = attached(model)
     if getattr(model.config, "is_encoder_decoder", False):
         config.task_type = TaskType.SEQ_2_SEQ_LM
@@ -88,6 +90,7 @@ def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str)
             model.requires_grad_(False)
             for parameter in learning:
                 parameter.requires_grad_(True)
+    fuse_lora(held.peft)
     held.adapters[role] = adapter
     return held
 

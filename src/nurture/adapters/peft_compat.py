@@ -15,11 +15,13 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from .low_rank import updated
 from .targets import matrix_shape
 
 KIND = "BOTTLENECK"
@@ -75,6 +77,31 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
                 down, up = self.bottleneck_down[name], self.bottleneck_up[name]
                 h = h + up(self.activation[name](down(h)))
         return h
+
+
+class FusedLora(Linear):
+    """peft's LoRA layer, computed as one operation while it is the plain one (`low_rank.py`)."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        base: Any = self.base_layer
+        role = self.active_adapters[0] if len(self.active_adapters) == 1 else ""
+        plain = (
+            not self.disable_adapters and not self.merged and role in self.lora_A and role not in self.lora_variant
+            and isinstance(self.lora_dropout[role], nn.Identity) and type(base) is nn.Linear and not args
+            and not kwargs and not any(p.requires_grad for p in base.parameters())
+        )  # fmt: skip
+        if not plain:
+            return super().forward(x, *args, **kwargs)
+        a, b = self.lora_A[role].weight, self.lora_B[role]
+        if b.bias is not None or not x.dtype == a.dtype == base.weight.dtype:
+            return super().forward(x)
+        return updated(x, base.weight, base.bias, a, b.weight, self.scaling[role])
+
+
+def fuse_lora(peft: PeftModel) -> None:
+    for module in peft.modules():
+        if type(module) is Linear:
+            module.__class__ = FusedLora
 
 
 class BottleneckModel(BaseTuner):

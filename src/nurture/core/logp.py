@@ -14,9 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from .shapes import ROWS, spare
 
 CHUNK_BYTES = 64 * 2**20
-"""Size of the largest temporary: one chunk of logits in fp32."""
+"""Size of the largest temporary: the logits of one chunk of rows, as they come out of the matrix product."""
+BLOCK_BYTES = 2 * 2**20
+"""Size of the fp32 logits that are worked on at a time: little enough to stay in the processor's cache from one
+operation to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,13 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[T, H] -> [T, V]`, in at least fp32 after the matrix product."""
-        z = torch.nn.functional.linear(hidden, self.weight, self.bias)
-        z = z if z.dtype == torch.float64 else z.float()
+        return self.shaped(self.product(hidden))
+
+    def product(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.linear(hidden, self.weight, self.bias)
+
+    def shaped(self, product: Tensor) -> Tensor:
+        z = product if product.dtype == torch.float64 else product.float()
         if self.scale != 1.0:
             z = z * self.scale
         if self.softcap is not None:
@@ -82,15 +93,39 @@ def selected_logp(
     `KL(p || p')` over the whole vocabulary (differentiable in p only).
     """
     other_hidden, other_head = kl_to if kl_to is not None else (None, None)
-    asks = (entropy, kl_to is not None, hit)
+    asks, rows = (entropy, kl_to is not None, hit), len(target)
+    if more := spare(rows):
+        hidden, target = pad(hidden, (0, 0, 0, more)), pad(target, (0, more))
+        other_hidden = None if other_hidden is None else pad(other_hidden, (0, 0, 0, more))
     apply: Callable[..., tuple[Tensor, ...]] = _Selected.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, other_hidden, other_head)
-    return Selected(logp, *(x if wanted else None for x, wanted in zip(rest, asks, strict=True)))
+    return Selected(logp[:rows], *(x[:rows] if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
 
 def _chunks(rows: int, vocabulary: int, itemsize: int) -> Iterator[slice]:
     size = max(1, CHUNK_BYTES // (vocabulary * itemsize))
+    size -= size % ROWS if size > ROWS else 0
     return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+
+
+def _blocks(chunk: slice, vocabulary: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of the whole, and where they are in their chunk."""
+    size = max(1, BLOCK_BYTES // (vocabulary * itemsize))
+    for i in range(chunk.start, chunk.stop, size):
+        j = min(i + size, chunk.stop)
+        yield slice(i, j), slice(i - chunk.start, j - chunk.start)
+
+
+def _other(hidden: Tensor | None, head: Head | None, chunk: slice) -> Callable[[slice], Tensor]:
+    """The other model's log-probabilities of some rows of a chunk."""
+    if hidden is None or head is None:
+        return _nobody
+    product = head.product(hidden[chunk])
+    return lambda here: torch.log_softmax(head.shaped(product[here]), 1)
+
+
+def _nobody(here: slice) -> Tensor:
+    raise AssertionError("no other model was given")
 
 
 class _Selected(torch.autograd.Function):
@@ -112,21 +147,22 @@ class _Selected(torch.autograd.Function):
         entropy = hidden.new_empty(rows if want_entropy else 0, dtype=dtype)
         kl = hidden.new_empty(rows if want_kl else 0, dtype=dtype)
         hit = hidden.new_empty(rows if want_hit else 0, dtype=dtype)
-        for c in _chunks(rows, weight.shape[0], dtype.itemsize):
-            z = head.logits(hidden[c])
-            chosen = z.gather(1, target[c, None]).squeeze(1)
-            lse[c] = torch.logsumexp(z, 1)
-            logp[c] = chosen - lse[c]
-            if want_hit:
-                hit[c] = (chosen >= z.amax(1)).to(dtype)
-            if want_entropy or want_kl:
-                q = z.sub_(lse[c, None])  # log p
-                p = q.exp()
-                if want_entropy:
-                    entropy[c] = -(p * q).sum(1)
-                if want_kl:
-                    assert other_hidden is not None and other_head is not None
-                    kl[c] = (p * q.sub_(torch.log_softmax(other_head.logits(other_hidden[c]), 1))).sum(1)
+        for c in _chunks(rows, weight.shape[0], hidden.itemsize):
+            product, other = head.product(hidden[c]), _other(other_hidden, other_head, c)
+            for r, here in _blocks(c, weight.shape[0], dtype.itemsize):
+                z = head.shaped(product[here])
+                chosen = z.gather(1, target[r, None]).squeeze(1)
+                lse[r] = torch.logsumexp(z, 1)
+                logp[r] = chosen - lse[r]
+                if want_hit:
+                    hit[r] = (chosen >= z.amax(1)).to(dtype)
+                if want_entropy or want_kl:
+                    q = z.sub_(lse[r, None])  # log p
+                    p = q.exp()
+                    if want_entropy:
+                        entropy[r] = -(p * q).sum(1)
+                    if want_kl:
+                        kl[r] = (p * q.sub_(other(here))).sum(1)
         ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, kl, other_hidden)
         ctx.head, ctx.other_head, ctx.asks = head, other_head, asks
         ctx.mark_non_differentiable(hit)
@@ -146,23 +182,23 @@ class _Selected(torch.autograd.Function):
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         d_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
-        for c in _chunks(len(target), weight.shape[0], lse.dtype.itemsize):
-            z = head.logits(hidden[c])
-            if want_entropy or want_kl:
-                q = z - lse[c, None]
-                p = q.exp()
-                d = p * -g_logp[c, None]
-                if want_entropy:  # dH/dz = -p (log p + H)
-                    d -= p * (q + entropy[c, None]) * g_entropy[c, None]
-                if want_kl:  # dKL/dz = p (log p - log p' - KL)
-                    assert other_hidden is not None
-                    other = torch.log_softmax(ctx.other_head.logits(other_hidden[c]), 1)
-                    d += p * (q - other - kl[c, None]) * g_kl[c, None]
-            else:  # in place, unless the softcap's derivative still needs the logits
-                q = z - lse[c, None] if head.softcap is not None else z.sub_(lse[c, None])
-                d = q.exp_().mul_(-g_logp[c, None])
-            d.scatter_add_(1, target[c, None], g_logp[c, None].to(d.dtype))
-            d = head.backward(d, z).to(hidden.dtype)
+        for c in _chunks(len(target), weight.shape[0], hidden.itemsize):
+            d, other = head.product(hidden[c]), _other(other_hidden, ctx.other_head, c)
+            for r, here in _blocks(c, weight.shape[0], lse.dtype.itemsize):  # the gradient takes the logits' place
+                z = head.shaped(d[here])
+                if want_entropy or want_kl:
+                    q = z - lse[r, None]
+                    p = q.exp()
+                    dz = p * -g_logp[r, None]
+                    if want_entropy:  # dH/dz = -p (log p + H)
+                        dz -= p * (q + entropy[r, None]) * g_entropy[r, None]
+                    if want_kl:  # dKL/dz = p (log p - log p' - KL)
+                        dz += p * (q - other(here) - kl[r, None]) * g_kl[r, None]
+                else:  # in place, unless the softcap's derivative still needs the logits
+                    q = z - lse[r, None] if head.softcap is not None else z.sub_(lse[r, None])
+                    dz = q.exp_().mul_(-g_logp[r, None])
+                dz.scatter_add_(1, target[r, None], g_logp[r, None].to(dz.dtype))
+                d[here] = head.backward(dz, z)
             if d_hidden is not None:
                 torch.mm(d, weight, out=d_hidden[c])
             if d_weight is not None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..adapters.attached import num_virtual, virtual_cache, virtual_embeddings
+from ..core.shapes import spare
 from ..errors import InputError
 from ..types import Batch, Group, Response
 from . import attention, segments
@@ -161,8 +162,12 @@ def lay_tree(batch: Batch) -> Laid:
                 ends.append(start + batch.ends[response])
                 start += size
             response += 1
-    keep = [n > 0 for n in lengths]
-    assert all(keep), "an empty prompt or response cannot be a segment"
+    if more := spare(start):  # a segment of its own, which nobody attends to and nothing is read from
+        ids.append(np.zeros(more, np.int64))
+        positions.append(np.zeros(more, np.int64))
+        lengths.append(more)
+        parent.append(-1)
+    assert all(n > 0 for n in lengths), "an empty prompt or response cannot be a segment"
 
     def row(parts: list[np.ndarray]) -> Tensor:
         return torch.as_tensor(np.concatenate(parts) if parts else np.zeros(0), dtype=torch.long).to(batch.device)

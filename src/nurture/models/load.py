@@ -19,6 +19,7 @@ from ..adapters.attached import attach, attached
 from ..adapters.freeze import HEAD
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
+from .fused import fuse
 from .heads import is_encoder, read_score_head, score_head
 from .vet import SEQ2SEQ, has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
 
@@ -142,6 +143,7 @@ def load_model(
         loaded = _from_folder(folder, name, dtype, dropout, seed, reward, device if quantized else None)
     loaded.model.to(device)  # pyright: ignore[reportArgumentType]
     loaded.model.train(dropout > 0)
+    fuse(loaded.model)
     return loaded
 
 

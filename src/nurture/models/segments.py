@@ -21,6 +21,8 @@ QUERIES = 64
 """The queries of one segment in a piece."""
 SCORES = 2**18
 """About how many scores a piece may have: few enough that they are still in the cache for the next operation."""
+WIDTHS = 8
+"""Segments are padded to a multiple of this, for the reason in `core/shapes.py`."""
 WASTE = 2**14
 """A segment joins a longer one's block if padding it costs no more scores than this: about what the operations of a
 block of its own would cost."""
@@ -82,7 +84,8 @@ def lay_work(
     from_keys = torch.empty(stops[-1] * kv_heads, dtype=torch.long)
     query_place = key_place = 0
     for prefix_segment, members in _alike(lengths, parent, heads):
-        first, size, width = starts[members][:, None], sizes[members][:, None], lengths[members[0]]
+        first, size = starts[members][:, None], sizes[members][:, None]
+        width = _padded(lengths[members[0]])
         prefix = (0, 0)
         if prefix_segment >= 0:
             prefix = (stops[prefix_segment] - lengths[prefix_segment], stops[prefix_segment])
@@ -128,14 +131,19 @@ def _alike(lengths: Sequence[int], parent: Sequence[int], heads: int) -> list[tu
     for i in sorted(range(len(lengths)), key=lambda i: (parent[i], -lengths[i], i)):
         if out and out[-1][0] == parent[i]:
             members = out[-1][1]
-            width, before = lengths[members[0]], lengths[parent[i]] if parent[i] >= 0 else 0
-            waste = heads * (width * (before + width) - lengths[i] * (before + lengths[i]))
+            width, before = _padded(lengths[members[0]]), lengths[parent[i]] if parent[i] >= 0 else 0
+            alone = _padded(lengths[i])
+            waste = heads * (width * (before + width) - alone * (before + alone))
             scores = (len(members) + 1) * heads * min(QUERIES, width) * (before + width)
             if waste <= WASTE and scores <= SCORES:
                 members.append(i)
                 continue
         out.append((parent[i], [i]))
     return out
+
+
+def _padded(length: int) -> int:
+    return -(-length // WIDTHS) * WIDTHS
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, work: Work) -> Tensor:

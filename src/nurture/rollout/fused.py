@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.fused import epsilon
 from .cache import DecodePlan, KeyValueCache, PrefillPlan
 from .products import Product, joined
 
@@ -156,11 +157,7 @@ def _width(layer: Any) -> int:
 
 
 def _is_rms_norm(module: nn.Module) -> bool:
-    return [name for name, _ in module.named_parameters()] == ["weight"] and _epsilon(module) is not None
-
-
-def _epsilon(module: Any) -> float | None:
-    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    return [name for name, _ in module.named_parameters()] == ["weight"] and epsilon(module) is not None
 
 
 def _layer(layer: Any, pack: bool) -> _Layer:
@@ -175,7 +172,7 @@ def _layer(layer: Any, pack: bool) -> _Layer:
 
 def _norm(module: Any, x: Tensor) -> Tensor:
     weight: Tensor = module.weight
-    return F.rms_norm(x, weight.shape, weight, _epsilon(module))
+    return F.rms_norm(x, weight.shape, weight, epsilon(module))
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from ..adapters.attached import num_virtual, virtual_cache, virtual_embeddings
 from ..core.random import stream_key, uniform
 from ..core.sampling import draw, filter_logits, greedy
+from ..core.shapes import spare
 from ..errors import InputError, NumericsError
 from ..models.heads import Head, output_head
 from ..models.layouts import Layout, body, check_virtual, is_seq2seq, layout_of, virtual_root, with_prompt
@@ -129,10 +130,12 @@ class LocalSampler:
             prompts.append(siblings)
             tokens, taken = tokens + first.start, taken + len(siblings)
         lengths = [siblings[0].start for siblings in prompts]
-        plan = PrefillPlan(lengths, root)
+        more = spare(sum(lengths))  # one more prompt, which nobody answers
+        plan = PrefillPlan(lengths + [more] * (more > 0), root)
         virtual = root[0][0].shape[2] if root else 0
-        ids = self._ids(np.concatenate([siblings[0].prompt for siblings in prompts]))
-        positions = self._ids(np.concatenate([np.arange(virtual, virtual + n) for n in lengths]))
+        ids = self._ids(np.concatenate([*(siblings[0].prompt for siblings in prompts), np.zeros(more, np.int64)]))
+        starts = [np.arange(n) for n in lengths]
+        positions = self._ids(virtual + np.concatenate([*starts, np.zeros(more, np.int64)]))
         out = body(self.model)(input_ids=ids[None], position_ids=positions[None], use_cache=False, plan=plan)
         ends = self._ids(np.cumsum(lengths) - 1)
         logits = head(out.last_hidden_state[0].index_select(0, ends))

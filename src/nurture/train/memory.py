@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import resource
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = -1
+KERNELS = 512
+"""More than the products of one step need; with fewer, each step would write all of them again."""
 
 
 def keep_pages() -> bool:
@@ -31,6 +34,13 @@ def keep_pages() -> bool:
         return False
     # mallopt takes C ints: a larger number would arrive as another one.
     return all(mallopt(option, size) for option, size in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, _NEVER)))
+
+
+def keep_few_kernels() -> None:
+    """Tell torch's matrix library how much of the machine code it writes to keep: over half a megabyte for each size
+    and kind of product, of which it would keep 1,024. Before the first product, or it is too late."""
+    for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(capacity, str(KERNELS))
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -1,0 +1,133 @@
+"""Norms and gates that keep less for the backward pass, in place of a model's own code for them.
+
+Written out operation by operation, autograd keeps an fp32 copy of every norm's input and the activation of every gate.
+Here it keeps what the layer was given, and the backward pass computes the rest again: that costs nothing, since the
+separate operations were several passes over memory. A module of another family is recognised by trying it: where it
+does not compute the same, it stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Forward = Callable[[Any, Tensor], Tensor]
+
+GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+def fuse(model: nn.Module) -> None:
+    """Let the model's RMS norms and SiLU-gated layers compute with what is below. Weights and names stay."""
+    found: dict[type[nn.Module], Forward | None] = {}  # one model has one configuration for all modules of a class
+    for module in model.modules():
+        kind = type(module)
+        if kind not in found:
+            found[kind] = _forward_of(module)
+        if (forward := found[kind]) is not None:
+            module.__class__ = _with(kind, forward)
+
+
+def _forward_of(module: Any) -> Forward | None:
+    if type(module).__module__ == __name__ or len(signature(module.forward).parameters) != 1:
+        return None
+    if epsilon(module) is not None and [name for name, _ in module.named_parameters()] == ["weight"]:
+        return _norm if _is_rms_norm(module) else None
+    if {name for name, _ in module.named_children()} == GATED:
+        return _gated if _is_silu_gated(module) else None
+    return None
+
+
+@cache
+def _with(kind: type[nn.Module], forward: Forward) -> type[nn.Module]:
+    """The class with another `forward`, under its own name: transformers initialises weights by it."""
+    return type(kind.__name__, (kind,), {"forward": forward})
+
+
+def epsilon(norm: Any) -> float | None:
+    """What a norm adds to the mean square, under either of the names that families have for it."""
+    return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+
+
+def _is_rms_norm(module: Any) -> bool:
+    trial = copy.deepcopy(module).to("cpu", torch.float32)
+    draw = torch.Generator().manual_seed(0)
+    trial.weight.data.normal_(generator=draw)
+    return _same(trial.forward, lambda x: _norm(trial, x), 3 * torch.randn(2, 3, *trial.weight.shape, generator=draw))
+
+
+def _is_silu_gated(module: Any) -> bool:
+    weight: Tensor = module.gate_proj.weight
+    if not weight.is_floating_point():  # packed in 4 bits: its form is not that of the matrix
+        return False
+    x = torch.randn(1, 2, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    return _same(module.forward, lambda x: _gated(module, x), x.to(weight.device, weight.dtype))
+
+
+def _same(own: Callable[[Tensor], Tensor], ours: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    with torch.no_grad():
+        try:
+            theirs = own(x)
+        except RuntimeError:
+            return False  # it expects another shape
+        found = ours(x)
+    return theirs.shape == found.shape and bool((theirs - found).norm() <= 1e-5 * theirs.norm())
+
+
+def _norm(self: Any, hidden_states: Tensor) -> Tensor:
+    apply: Callable[..., Tensor] = _RMSNorm.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return apply(hidden_states, self.weight, epsilon(self))
+
+
+def _gated(self: Any, x: Tensor) -> Tensor:
+    apply: Callable[..., Tensor] = _Gate.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return self.down_proj(apply(self.gate_proj(x), self.up_proj(x)))
+
+
+class _RMSNorm(torch.autograd.Function):
+    """`y = w * n` with `n = x / sqrt(mean(x^2) + eps)`. With `g = dL/dy`: `dL/dw = sum g n`, and
+    `dL/dx = (g w - n mean(g w n)) / sqrt(mean(x^2) + eps)`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = (wide.square().mean(-1, keepdim=True) + eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return weight * (wide * scale).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, scale = ctx.saved_tensors
+        n = x * scale  # in the format of `scale`, at least fp32
+        g = grads[0].to(n.dtype)
+        gn = g * n
+        d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = gn.flatten(0, -2).sum(0).to(weight.dtype)
+        mean = gn.matmul(weight.to(n.dtype))[..., None] / x.shape[-1]
+        d_x = torch.mul(g, weight, out=gn).addcmul_(n, mean, value=-1).mul_(scale)
+        return d_x.to(x.dtype), d_weight, None
+
+
+class _Gate(torch.autograd.Function):
+    """`silu(gate) * up`."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gate, up = ctx.saved_tensors
+        d_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
+        return d_gate, F.silu(gate).mul_(grads[0])
