@@ -17,14 +17,12 @@ from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
 from .data.batches import steps_in
 from .data.cache import token_cache
-from .data.convert import as_nurture
 from .data.formats import Fault, Kind
-from .data.formats.format import kind_of
 from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
 from .data.labellers import screen
-from .data.load import OnBadRow, load_records, numbered, row_of, set_aside
-from .data.mix import Mixture, Part, by_task, mix
+from .data.load import OnBadRow, load_records, numbered, set_aside
+from .data.mix import Mixture, Part, by_task, mix, tasks_of
 from .data.prepare import prepare, show_example, split_eval
 from .data.prepared import Prepared
 from .data.read import BadRow, Row
@@ -32,7 +30,7 @@ from .data.report import DataReport
 from .data.sources import open_source
 from .data.template import Template
 from .envs import speaker
-from .errors import DataError, InputError
+from .errors import InputError
 from .evaluate.answers import with_chat
 from .evaluate.ready import make_ready
 from .methods import Online
@@ -643,7 +641,8 @@ def _mixed(stage: Stage, parts: list[list[T]], origin: Callable[[T], str]) -> tu
     for i, (source, items) in enumerate(zip(stage.data, parts, strict=True), start=1):
         named = {f"{i}. {source.path}": items}
         if source.task_column:
-            tasks = _tasks(source.path, source.task_column, [origin(item) for item in items])
+            said = dict(_column(source.path, source.task_column))
+            tasks = tasks_of(said, source.task_column, map(origin, items))
             named = {f"{i}. {source.path}, {task}": some for task, some in by_task(items, tasks).items()}
         asked += [Part(name, len(some), source.weight, source.cap) for name, some in named.items()]
         of |= named
@@ -651,28 +650,11 @@ def _mixed(stage: Stage, parts: list[list[T]], origin: Callable[[T], str]) -> tu
     return mixture, mix(of, mixture)
 
 
-def _tasks(path: str, column: str, origins: Sequence[str]) -> list[str]:
-    """What a column says in the row that each of these came from. (A row of several records, and a record of several
-    pieces, have numbered ones.)"""
-    said = dict(_column(path, column))
-    tasks: list[str] = []
-    for origin in origins:
-        row = next(name for name in (origin, row_of(origin), row_of(row_of(origin))) if name in said)
-        task = said[row]
-        if task is None or task == "":
-            raise DataError(row, "MISSING_FIELD", f"has no {column!r}, the task_column; add it, or leave that out.")
-        if isinstance(task, bool) or not isinstance(task, str | int):
-            must = f"the task in {column!r} must be a name or a number, found {kind_of(task)}."
-            raise DataError(row, "WRONG_TYPE", must)
-        tasks.append(str(task))
-    return tasks
-
-
 def _column(path: str, column: str) -> Iterator[tuple[str, Any]]:
     if path.startswith("lab/"):
-        from .lab.datasets import open_dataset
+        from .lab.datasets import written
 
-        yield from ((record.origin, as_nurture(record).get(column)) for record in open_dataset(path))
+        yield from ((origin, row.get(column)) for origin, row in written(path))
     else:
         opened = open_source(path)
         yield from ((opened.origin(row), row.value.get(column)) for row in opened.scan() if isinstance(row, Row))

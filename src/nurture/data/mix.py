@@ -10,13 +10,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.random import numpy_generator
-from ..errors import InputError
+from ..errors import DataError, InputError
+from .formats.format import kind_of
+from .load import row_of
 
 T = TypeVar("T")
 
@@ -128,6 +130,22 @@ def mix(sources: Mapping[str, Sequence[T]], mixture: Mixture, epoch: int = 0) ->
     """One epoch's items."""
     items = [sources[part.name] for part in mixture.parts]
     return [items[source][row] for source, row in mixture.epoch(epoch).tolist()]
+
+
+def tasks_of(said: Mapping[str, Any], column: str, origins: Iterable[str]) -> list[str]:
+    """The task of each record or group with such an origin; `said` is what the column says in each row. (A row of
+    several records, and a record of several pieces, have numbered ones.)"""
+    tasks: list[str] = []
+    for origin in origins:
+        row = next(name for name in (origin, row_of(origin), row_of(row_of(origin))) if name in said)
+        task = said[row]
+        if task is None or task == "":
+            raise DataError(row, "MISSING_FIELD", f"has no {column!r}, the task_column; add it, or leave that out.")
+        if isinstance(task, bool) or not isinstance(task, str | int):
+            must = f"the task in {column!r} must be a name or a number, found {kind_of(task)}."
+            raise DataError(row, "WRONG_TYPE", must)
+        tasks.append(str(task))
+    return tasks
 
 
 def by_task(items: Iterable[T], tasks: Iterable[str]) -> dict[str, list[T]]:
