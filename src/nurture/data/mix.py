@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,6 +78,11 @@ class Mixture:
             whole[i] += 1
         return {part.name: count for part, count in zip(self.parts, whole, strict=True)}
 
+    @property
+    def total(self) -> int:
+        """Places of an epoch."""
+        return sum(self.counts.values())
+
     def epoch(self, number: int) -> NDArray[np.int64]:
         """`[size, 2]`: (source, row) at each place of an epoch.
 
@@ -91,10 +95,11 @@ class Mixture:
         places = np.concatenate(taken)
         return places[numpy_generator(self.seed, "mixture order", number).permutation(len(places))]
 
-    def at(self, epoch: int, place: int) -> tuple[int, int]:
-        """(source, row)."""
-        source, row = _epoch(self, epoch)[place].tolist()
-        return source, row
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch as places in all sources laid end to end."""
+        starts = np.cumsum([0, *(part.rows for part in self.parts)])
+        sources, rows = self.epoch(epoch).T
+        return starts[sources] + rows
 
     def _rows(self, source: int, start: int, count: int) -> NDArray[np.int64]:
         """Elements [start, start + count) of the source's permutations laid end to end."""
@@ -108,8 +113,7 @@ class Mixture:
 
     def lines(self) -> list[str]:
         """What the mixture gives, for the terminal."""
-        counts = self.counts
-        total = sum(counts.values())
+        counts, total = self.counts, self.total
         return [
             f"{part.name}: {counts[part.name] / total:.1%} of an epoch, {counts[part.name]:,} of its {part.rows:,} rows"
             + (f" ({counts[part.name] / part.rows:.2f} times each)" if counts[part.name] > part.rows else "")
@@ -119,11 +123,6 @@ class Mixture:
 
 def _capped(part: Part) -> int:
     return part.rows if part.cap is None else min(part.rows, part.cap)
-
-
-@lru_cache(maxsize=4)
-def _epoch(mixture: Mixture, number: int) -> NDArray[np.int64]:
-    return mixture.epoch(number)
 
 
 def mix(sources: Mapping[str, Sequence[T]], mixture: Mixture, epoch: int = 0) -> list[T]:
