@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nurture import setup as setting_up
+from nurture.data.batches import batches
 from nurture.data.load import write_rejected
 from nurture.data.template import CHATML
 from nurture.errors import InputError
@@ -169,16 +170,42 @@ def test_sources_are_mixed_by_weight_and_cap(tmp_path, stage):
     assert plain.mixture is None and len(plain.train) == 50
     mixed = set_up(stage(*FRESH, f"data=[{{path: {a}, cap: 10}},{{path: {b}, weight: 3}}]"), Processes())
     # Rates 10 and 3 · 10 share the 20 places of an epoch: 5 rows of a, each row of b once or twice.
-    counts = Counter(group.key.partition(":")[0] for group in mixed.train)
-    assert counts == {"a.jsonl": 5, "b.jsonl": 15} and len({group.key for group in mixed.train}) == 15
+    counts = Counter(group.key.partition(":")[0] for group in mixed.first_epoch)
+    assert counts == {"a.jsonl": 5, "b.jsonl": 15} and len({group.key for group in mixed.first_epoch}) == 15
     assert "75.0% of an epoch, 15 of its 10 rows" in setting_up.describe(mixed)["mixture"]
+
+
+def test_every_epoch_of_a_mixture_takes_other_rows(tmp_path, stage):
+    """Over four epochs each of the 40 rows of `a`, of which an epoch takes 10, comes once; each of `b` four times."""
+    a, b = rows_file(tmp_path / "a.jsonl", 40), rows_file(tmp_path / "b.jsonl", 10)
+    words = [f"data=[{{path: {a}, cap: 10}},{b}]", "epochs=4", "batch_size=8"]
+    mixed = set_up(stage(*FRESH, *words), Processes())
+    assert mixed.steps == 10 and len(mixed.shown) == 50
+    made = batches(mixed.train, batch_size=8, seed=mixed.stage.seed, steps=10, mixture=mixed.mixture)
+    keys = [group.key for batch in made for group in batch.groups]
+    assert Counter(keys) == {f"a.jsonl:{i + 1}": 1 for i in range(40)} | {f"b.jsonl:{i + 1}": 4 for i in range(10)}
+    for epoch in range(4):
+        taken = Counter(key.partition(":")[0] for key in keys[20 * epoch : 20 * (epoch + 1)])
+        assert taken == {"a.jsonl": 10, "b.jsonl": 10}
+    once = set_up(stage(*FRESH, *words, "epochs=1"), Processes())
+    assert {once.train[i].key for i in once.shown} == set(keys[:20]) | set(keys[20:24]) and once.steps == 3
+
+
+def test_held_out_rows_are_no_part_of_a_mixture(tmp_path, stage):
+    a, b = rows_file(tmp_path / "a.jsonl", 40), rows_file(tmp_path / "b.jsonl", 10)
+    data = f"data=[{{path: {a}, cap: 10}},{{path: {b}, weight: 3}}]"
+    mixed = set_up(stage(*FRESH, data, "eval.share=0.2", "steps=50"), Processes())
+    held = [group.key for group in mixed.held_out]
+    assert len(held) == len(set(held)) == 10  # a fifth of the 50 rows, each once
+    trained = {mixed.train[i].key for i in mixed.shown}
+    assert not trained & set(held) and len(mixed.train) == 40
 
 
 def test_sources_are_levelled_by_a_temperature(tmp_path, stage):
     a, b = rows_file(tmp_path / "a.jsonl", 40), rows_file(tmp_path / "b.jsonl", 10)
     mixed = set_up(stage(*FRESH, f"data=[{a},{b}]", "mix_temperature=2.0"), Processes())
     # Rates √40 and √10, which is 2 to 1, share the 50 places of an epoch.
-    assert Counter(group.key.partition(":")[0] for group in mixed.train) == {"a.jsonl": 33, "b.jsonl": 17}
+    assert Counter(group.key.partition(":")[0] for group in mixed.first_epoch) == {"a.jsonl": 33, "b.jsonl": 17}
     with pytest.raises(InputError, match="data is one source"):
         stage(*FRESH, f"data={a}", "mix_temperature=2.0")
 
@@ -190,15 +217,15 @@ def test_tasks_of_a_source_are_balanced(tmp_path, stage):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = f"data={{path: {path}, task_column: category, cap: 5}}"
     mixed = set_up(stage(*FRESH, source), Processes())
-    tasks = Counter(names[int(group.key.partition(":")[2]) - 1] for group in mixed.train)
+    tasks = Counter(names[int(group.key.partition(":")[2]) - 1] for group in mixed.first_epoch)
     assert tasks == {"sum": 5, "sort": 5, 7: 4}
     told = setting_up.describe(mixed)
     assert f"1. {path}, sum: 35.7% of an epoch, 5 of its 30 rows" in told["mixture"] and "ignored" not in told["data"]
     equal = set_up(stage(*FRESH, source, "mix_temperature=1e9"), Processes())
-    counted = Counter(names[int(group.key.partition(":")[2]) - 1] for group in equal.train)
+    counted = Counter(names[int(group.key.partition(":")[2]) - 1] for group in equal.first_epoch)
     assert sorted(counted.values()) == [4, 5, 5]
     again = set_up(stage(*FRESH, source), Processes())
-    assert [group.key for group in again.train] == [group.key for group in mixed.train]
+    assert [group.key for group in again.first_epoch] == [group.key for group in mixed.first_epoch]
 
 
 def test_tasks_of_prompts_are_balanced_and_a_row_without_one_is_named(tmp_path, stage):
@@ -208,7 +235,8 @@ def test_tasks_of_prompts_are_balanced_and_a_row_without_one_is_named(tmp_path, 
     words = [*FRESH, "reward=exact", "batch_size=2", "max_completion_length=8"]
     source = f"{{path: {path}, task_column: family, cap: 2}}"
     mixed = set_up(stage(*words, f"data={source}", method="grpo"), Processes())
-    assert Counter(prompt.task.family for prompt in mixed.prompts) == {"a": 2, "b": 2}
+    asked = [rows[int(group.key.rpartition(":")[2]) - 1] for group in mixed.first_epoch]
+    assert Counter(row["family"] for row in asked) == {"a": 2, "b": 2}
     del rows[3]["family"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match=r"rows\.jsonl:4 MISSING_FIELD has no 'family', the task_column"):

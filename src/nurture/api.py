@@ -193,8 +193,9 @@ def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
     setup = set_up(stage, Processes())
     loaded = setup.loaded.model
     roles = LocalRoles({"policy": loaded}, {"policy": setup.layout.layout}, AdamW([]), Processes())
-    metrics = evaluate_loss(roles, stage.method, setup.train, tokens=setup.tokens_per_micro, device=setup.device)
-    counted = {"rows": len(setup.train), "trained_tokens": sum(r.trained_tokens for r in setup.reports)}
+    groups = setup.first_epoch
+    metrics = evaluate_loss(roles, stage.method, groups, tokens=setup.tokens_per_micro, device=setup.device)
+    counted = {"rows": len(groups), "trained_tokens": sum(r.trained_tokens for r in setup.reports)}
     return {name.removeprefix("eval/"): value for name, value in metrics.items()} | counted
 
 

@@ -230,21 +230,36 @@ def read(
         yield from found
 
 
+TASK_COLUMNS = ("family", "task")
+"""Columns that name the task of a row, as those of our own tasks do."""
+
+
+def task_names(source: str | Path, records: Sequence[Record], column: str | None = None) -> list[str] | None:
+    """The task of each record of a source, as `column` says; where none is given, as one of `TASK_COLUMNS` does that
+    every row has. None where nothing says."""
+    from .data.mix import tasks_of
+    from .data.rows import Row
+
+    rows = opened(source)
+    first = next((row.value for row in rows.scan() if isinstance(row, Row)), {})
+    for name in [column] if column else [name for name in TASK_COLUMNS if name in first]:
+        said = {rows.origin(row): row.value.get(name) for row in rows.scan() if isinstance(row, Row)}
+        if column or all(isinstance(task, str) and task for task in said.values()):
+            return tasks_of(said, name, [record.origin for record in records])
+    return None
+
+
 def opened(source: str | Path) -> Opened:
     """The rows of a source as they are written; those of the lab in our own form."""
-    from .data.convert import as_nurture
     from .data.rows import Row
     from .data.sources import Opened, open_source
 
     if not str(source).startswith("lab/"):
         return open_source(source)
-    from .lab.datasets import open_dataset
-
-    records = open_dataset(str(source))
+    from .lab.datasets import written
 
     def rows() -> Iterator[Row]:
-        for record in records:
-            raw = json.dumps(as_nurture(record), ensure_ascii=False)
-            yield Row(record.origin, json.loads(raw), raw)
+        for origin, row in written(str(source)):
+            yield Row(origin, row, json.dumps(row, ensure_ascii=False))
 
     return Opened(str(source), rows, "")

@@ -41,7 +41,7 @@ def check(
     from . import api_data
     from .show import printable
 
-    wants, columns = _kind(kind), columns_of(column)
+    wants, columns = kind_of(kind), columns_of(column)
     found: list[dict[str, Any]] = []
     faulty = False
     for file in files:
@@ -91,7 +91,7 @@ def show(
     if train_on not in ("assistant", "last", "all"):
         raise InputError(f"--train-on is {train_on!r}; say assistant, last or all.")
     shown = api_data.show(
-        file, model=model, n=n, train_on=train_on, wants=_kind(kind), format=format, columns=columns_of(column)
+        file, model=model, n=n, train_on=train_on, wants=kind_of(kind), format=format, columns=columns_of(column)
     )
     if html:
         from .files import replace_synced
@@ -122,7 +122,7 @@ def convert(
     if on_bad_row not in ("error", "quarantine"):
         raise InputError(f"--on-bad-row is {on_bad_row!r}; say error or quarantine.")
     report = api_data.convert(
-        file, out, to, wants=_kind(kind), format=format, columns=columns_of(column), on_bad_row=on_bad_row
+        file, out, to, wants=kind_of(kind), format=format, columns=columns_of(column), on_bad_row=on_bad_row
     )
     for line in report.lines():
         print(printable(line), file=sys.stderr)
@@ -233,7 +233,7 @@ def columns_of(words: list[str] | None) -> dict[str, str]:
     return columns
 
 
-def _kind(word: str | None) -> Any:
+def kind_of(word: str | None) -> Any:
     from .data.formats import KINDS
     from .errors import did_you_mean
 

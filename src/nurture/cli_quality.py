@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_data import Columns, Format, columns_of
+from .cli_data import Columns, Format, Wants, columns_of, kind_of
 from .errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -60,20 +59,27 @@ def stats(
         typer.Option(help="Where a language model answers that judges how coherent dialogues are, and its name there."),
     ] = None,
     judge_key_env: Annotated[str, typer.Option(help="The environment variable that holds the judge's key.")] = "",
+    task_column: Annotated[
+        str | None, typer.Option(help="The column that names a row's task; by default family or task, if all have it.")
+    ] = None,
+    kind: Wants = None,
     format: Format = None,
     column: Columns = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots and examples.")] = None,
 ) -> None:
     """What a data set is like, per source and in all: lengths, diversity, balance, form, languages, duplicates."""
-    from .api_data import read
+    from .api_data import read, task_names
     from .data.quality.page import page
     from .data.quality.stats import measure
 
     names = _short_names(dict.fromkeys(files))
-    sources = {s: list(read(name, format=format, columns=columns_of(column))) for name, s in names.items()}
+    wants, columns = kind_of(kind), columns_of(column)
+    sources = {s: list(read(name, wants=wants, format=format, columns=columns)) for name, s in names.items()}
+    tasks = {s: task_names(name, sources[s], task_column) for name, s in names.items()}
     found = measure(
         sources,
+        tasks={name: named for name, named in tasks.items() if named},
         unit=_tokens(model) if model else None,
         against=[record for name in against or [] for record in read(name)],
         embed=_embedder(embed) if embed else None,
@@ -95,6 +101,7 @@ def select(
     out: Annotated[Path, typer.Argument(help="A new .jsonl file.", metavar="OUT")],
     steps: Annotated[list[str], typer.Argument(help="; ".join(STEPS.values()), metavar="STEP...")],
     model: Model = None,
+    kind: Wants = None,
     format: Format = None,
     column: Columns = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -111,7 +118,7 @@ def select(
     if out.exists():
         raise InputError(f"{out} exists; choose another name or remove it.")
     chosen_steps = [step_from(word, _tokens(model) if model else None) for word in steps]
-    records = list(read(file, format=format, columns=columns_of(column)))
+    records = list(read(file, wants=kind_of(kind), format=format, columns=columns_of(column)))
     selection = choose(records, chosen_steps)
     with whole_file(out) as put:
         for row in rows_of(file, [records[place] for place in selection.kept]):
@@ -231,15 +238,12 @@ def _whole(word: str, value: str) -> int:
 
 
 def rows_of(name: str, chosen: Sequence[Record]) -> list[dict[str, Any]]:
-    """The rows of a file that became these records, as they were written."""
-    if name.startswith("lab/"):
-        from .data.convert import as_nurture
-
-        return [as_nurture(record) for record in chosen]
+    """The rows of a source that became these records, as they were written."""
     from .api_data import opened
+    from .data.load import row_of
     from .data.rows import Row
 
-    origins = {re.sub(r"#\d+$", "", record.origin) for record in chosen}  # a row of several records has numbered ones
+    origins = {row_of(record.origin) for record in chosen}
     source = opened(name)
     return [row.value for row in source.scan() if isinstance(row, Row) and source.origin(row) in origins]
 

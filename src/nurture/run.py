@@ -314,7 +314,8 @@ class _Run:
         is its own reference as long as nothing is restored into it.)"""
         setup, path = self.setup, self.out / "ref_logp.safetensors"
         model, layout = (setup.ref or setup.loaded).model, self._ref_layout()
-        groups = [*setup.train, *setup.held_out]
+        shown = setup.shown
+        groups = [*(setup.train[place] for place in shown), *setup.held_out]
         how = f"{setup.dtype} {layout} {setup.tokens_per_micro}"
         key = reference.content_key(setup.ref_digest or setup.loaded.digest, how, groups)
         if self.processes.rank == 0 and reference.kept(path, key) is None:
@@ -332,7 +333,9 @@ class _Run:
         logp = reference.kept(path, key)
         assert logp is not None, "rank 0 has just written it"
         groups = reference.attach(groups, logp)
-        setup.train, setup.held_out = groups[: len(setup.train)], groups[len(setup.train) :]
+        for place, group in zip(shown, groups, strict=False):
+            setup.train[place] = group
+        setup.held_out = groups[len(shown) :]
         setup.ref = None
 
     def _resume(self) -> int:
@@ -468,8 +471,9 @@ class _Run:
                     yield rank_share(whole, processes.rank, processes.world_size)
             return
         chosen = batches(
-            self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps
-        )
+            self.setup.train, batch_size=stage.batch_size, seed=stage.seed, start_step=done, steps=self.setup.steps,
+            mixture=self.setup.mixture,
+        )  # fmt: skip
         for number, batch in enumerate(chosen, done + 1):
             if self.setup.random:
                 torch.manual_seed(stream_key(stage.seed, "dropout", number, processes.rank) >> 1)
@@ -496,7 +500,8 @@ class _Run:
         return Rollouts(
             setup.prompts, draw, partial(judge, reward), self.roles, method, decode, stage.batch_size, stage.seed,
             stop_ids=setup.template.stop_ids, oracle=partial(judge, stage.oracle) if stage.oracle else None,
-            mixed=self._mixed, tokens=setup.tokens_per_micro, device=setup.device, processes=self.processes,
+            mixed=self._mixed, mixture=setup.mixture, tokens=setup.tokens_per_micro, device=setup.device,
+            processes=self.processes,
         )  # fmt: skip
 
     def _mixed(self, rollout: int) -> Sequence[Group]:
@@ -576,7 +581,7 @@ class _Run:
             prompts = [np.asarray(tokenizer(text)["input_ids"]) for text in asked.prompts]
         else:
             prompts = [template.encode_prompt([Message("user", text)]) for text in asked.prompts]
-        for group in (self.setup.held_out or self.setup.train)[: asked.count]:
+        for group in (self.setup.held_out or self.setup.first_epoch)[: asked.count]:
             prompts.append(group.prompt if len(group.prompt) > 1 else group.responses[0].ids[:8])
         longest = max(map(len, prompts)) + asked.max_tokens
         training = model.training

@@ -15,16 +15,14 @@ import torch
 
 from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES
-from .data.batches import steps_in
+from .data.batches import epoch_size, sample_order, steps_in
 from .data.cache import token_cache
-from .data.convert import as_nurture
 from .data.formats import Fault, Kind
-from .data.formats.format import kind_of
 from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
 from .data.labellers import screen
-from .data.load import OnBadRow, load_records, numbered, row_of, set_aside
-from .data.mix import Mixture, Part, by_task, mix
+from .data.load import OnBadRow, load_records, numbered, set_aside
+from .data.mix import Mixture, Part, by_task, tasks_of
 from .data.prepare import prepare, show_example, split_eval
 from .data.prepared import Prepared
 from .data.read import BadRow, Row
@@ -32,7 +30,7 @@ from .data.report import DataReport
 from .data.sources import open_source
 from .data.template import Template
 from .envs import speaker
-from .errors import DataError, InputError
+from .errors import InputError
 from .evaluate.answers import with_chat
 from .evaluate.ready import make_ready
 from .methods import Online
@@ -72,6 +70,7 @@ class Setup:
     loaded: LoadedModel
     template: Template
     train: list[Group]
+    """Of a mixture all of its sources, one behind the other; an epoch takes of them what it does."""
     held_out: list[Group]
     reports: list[DataReport]
     eval_reports: list[DataReport]
@@ -106,6 +105,20 @@ class Setup:
     @property
     def trained_parameters(self) -> int:
         return sum(p.numel() for p in self.cast.trained.values())
+
+    @property
+    def first_epoch(self) -> Sequence[Group]:
+        return self.train if self.mixture is None else [self.train[i] for i in self.mixture.order(0)]
+
+    @property
+    def shown(self) -> list[int]:
+        """Places in `train` of what the steps will show."""
+        n = len(self.train)
+        epochs, rest = divmod(self.steps * self.stage.batch_size, epoch_size(n, self.mixture))
+        if self.mixture is None and epochs:
+            return list(range(n))
+        orders = [sample_order(self.stage.seed, epoch, n, self.mixture).tolist() for epoch in range(epochs + 1)]
+        return sorted({*orders.pop()[:rest]}.union(*orders))
 
     @property
     def random(self) -> bool:
@@ -162,6 +175,7 @@ def set_up(
 
     prompts: list[Prompt] = []
     mixed_in: list[Group] = []
+    held_out: list[Group] = []
     if isinstance(stage.method, Online):
         asked, reports = _prompts(stage, loaded, template, records, reports, drawn or {})
         mixture, prompts = _mixed(stage, asked, lambda prompt: prompt.task.origin)
@@ -171,8 +185,9 @@ def set_up(
     else:
         parts, reports, unusable = _prepare(stage, stage.data, loaded, template, records, reports)
         rejected += unusable
+        if stage.eval.share:
+            parts, held_out = _hold_out(parts, stage)
         mixture, train = _mixed(stage, parts, lambda group: group.key)
-    held_out: list[Group] = []
     eval_reports: list[DataReport] = []
     if stage.eval.data:
         eval_records, eval_reports, eval_rejected = _read(stage.eval.data, stage)
@@ -180,8 +195,6 @@ def set_up(
         parts, eval_reports, unusable = _prepare(stage, stage.eval.data, loaded, template, eval_records, eval_reports)
         rejected += unusable
         held_out = [group for groups in parts for group in groups]
-    elif stage.eval.share:
-        train, held_out = split_eval(train, stage.eval.share, stage.seed)
     if stage.method.unrelated:
         longest = stage.max_length or _positions(loaded)
         train = add_unrelated(train, longest, stage.seed)
@@ -189,7 +202,8 @@ def set_up(
     if stage.method.scope == "batch" and processes.world_size > 1:
         raise InputError(f"processes: method {stage.method.name!r} looks at the whole batch at once; set processes: 1.")
     per_rollout = stage.method.updates_per_rollout if isinstance(stage.method, Online) else 1
-    steps = stage.steps or steps_in(len(train), stage.batch_size, stage.epochs) * per_rollout
+    size = epoch_size(len(train), mixture)
+    steps = stage.steps or steps_in(size, stage.batch_size, stage.epochs) * per_rollout
 
     loaded = _adapt(stage, loaded, steps)
     model = loaded.model
@@ -263,8 +277,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
 
 
 def _batch_lines(setup: Setup) -> dict[str, str]:
-    size, groups = setup.stage.batch_size, len(setup.train)
-    mean = sum(g.num_tokens for g in setup.train) / groups
+    size, groups = setup.stage.batch_size, len(setup.first_epoch)
+    mean = sum(g.num_tokens for g in setup.first_epoch) / groups
     return {
         "batch": f"{size} groups per update = about {size * mean:,.0f} tokens, in micro-batches of at most "
         f"{setup.tokens_per_micro:,}",
@@ -273,7 +287,7 @@ def _batch_lines(setup: Setup) -> dict[str, str]:
 
 
 def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
-    size, prompts, updates = setup.stage.batch_size, len(setup.prompts), method.updates_per_rollout
+    size, prompts, updates = setup.stage.batch_size, len(setup.first_epoch), method.updates_per_rollout
     rollouts = -(-setup.steps // updates)
     assert setup.stage.reward is not None
     shares = "value" in setup.cast.adapters
@@ -293,7 +307,7 @@ def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
 
 def example(setup: Setup, colour: bool) -> Any:
     """One decoded training example with its mask, as rich text."""
-    return show_example(setup.train[0], setup.loaded.tokenizer, colour)
+    return show_example(setup.first_epoch[0], setup.loaded.tokenizer, colour)
 
 
 def _memory_line(setup: Setup) -> str:
@@ -638,7 +652,7 @@ T = TypeVar("T")
 
 
 def _mixed(stage: Stage, parts: list[list[T]], origin: Callable[[T], str]) -> tuple[Mixture | None, list[T]]:
-    """The groups (or prompts) of an epoch: all of all sources, or what a mixture takes of them where any source has a
+    """All groups (or prompts), one source behind the other, and what an epoch takes of them where any source has a
     weight, a cap or tasks, or all of them a temperature."""
     if stage.mix_temperature == 1 and not any(source.mixes for source in stage.data):
         return None, [item for items in parts for item in items]
@@ -647,36 +661,27 @@ def _mixed(stage: Stage, parts: list[list[T]], origin: Callable[[T], str]) -> tu
     for i, (source, items) in enumerate(zip(stage.data, parts, strict=True), start=1):
         named = {f"{i}. {source.path}": items}
         if source.task_column:
-            tasks = _tasks(source.path, source.task_column, [origin(item) for item in items])
+            said = dict(_column(source.path, source.task_column))
+            tasks = tasks_of(said, source.task_column, map(origin, items))
             named = {f"{i}. {source.path}, {task}": some for task, some in by_task(items, tasks).items()}
         asked += [Part(name, len(some), source.weight, source.cap) for name, some in named.items()]
         of |= named
     mixture = Mixture(tuple(asked), stage.mix_temperature, seed=stage.seed)
-    return mixture, mix(of, mixture)
+    return mixture, [item for items in of.values() for item in items]
 
 
-def _tasks(path: str, column: str, origins: Sequence[str]) -> list[str]:
-    """What a column says in the row that each of these came from. (A row of several records, and a record of several
-    pieces, have numbered ones.)"""
-    said = dict(_column(path, column))
-    tasks: list[str] = []
-    for origin in origins:
-        row = next(name for name in (origin, row_of(origin), row_of(row_of(origin))) if name in said)
-        task = said[row]
-        if task is None or task == "":
-            raise DataError(row, "MISSING_FIELD", f"has no {column!r}, the task_column; add it, or leave that out.")
-        if isinstance(task, bool) or not isinstance(task, str | int):
-            must = f"the task in {column!r} must be a name or a number, found {kind_of(task)}."
-            raise DataError(row, "WRONG_TYPE", must)
-        tasks.append(str(task))
-    return tasks
+def _hold_out(parts: list[list[Group]], stage: Stage) -> tuple[list[list[Group]], list[Group]]:
+    """(what is left of each source, what is held out of all)"""
+    _, held_out = split_eval([group for groups in parts for group in groups], stage.eval.share, stage.seed)
+    out = set(map(id, held_out))
+    return [[group for group in groups if id(group) not in out] for groups in parts], held_out
 
 
 def _column(path: str, column: str) -> Iterator[tuple[str, Any]]:
     if path.startswith("lab/"):
-        from .lab.datasets import open_dataset
+        from .lab.datasets import written
 
-        yield from ((record.origin, as_nurture(record).get(column)) for record in open_dataset(path))
+        yield from ((origin, row.get(column)) for origin, row in written(path))
     else:
         opened = open_source(path)
         yield from ((opened.origin(row), row.value.get(column)) for row in opened.scan() if isinstance(row, Row))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nurture.data.batches import batches, rank_share, sample_order, steps_in
+from nurture.data.mix import Mixture, Part
 from nurture.types import Batch, Group, Response
 
 
@@ -48,6 +49,21 @@ def test_every_epoch_shows_every_sample_once(n, batch_size, epochs):
     for epoch in range(epochs):
         assert flat[epoch * n : (epoch + 1) * n] == [str(i) for i in sample_order(0, epoch, n)]
     assert 0 <= len(flat) - n * epochs < batch_size
+
+
+def test_a_mixture_takes_its_share_in_every_epoch_and_other_rows_in_each():
+    """Seven epochs of 3 of 21 rows and 4 of 4: every row of the first source once, of the second seven times. A resume
+    in the middle of an epoch goes on as the whole run did."""
+    groups = make_groups([1] * 25)
+    mixture = Mixture((Part("a", 21, cap=3), Part("b", 4)), seed=5)
+    whole = [keys(b) for b in batches(groups, batch_size=7, seed=5, epochs=7, mixture=mixture)]
+    assert len(whole) == 7 and all(len({k for k in some if int(k) >= 21}) == 4 for some in whole)
+    assert Counter(k for some in whole for k in some) == {str(i): 1 if i < 21 else 7 for i in range(25)}
+    for size in (2, 5):
+        flat = [k for b in batches(groups, batch_size=size, seed=5, steps=9, mixture=mixture) for k in keys(b)]
+        assert flat == [k for some in whole for k in some][: 9 * size]
+        late = batches(groups, batch_size=size, seed=5, start_step=4, steps=9, mixture=mixture)
+        assert [k for b in late for k in keys(b)] == flat[4 * size :]
 
 
 def test_batches_are_made_as_they_are_asked_for():

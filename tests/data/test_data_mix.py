@@ -57,7 +57,7 @@ def test_plain_sources_are_taken_whole():
     for epoch in range(3):
         assert sorted(mix(sources, mixture, epoch)) == list("abcxy")
     assert mix(sources, mixture, 0) == mix(sources, mixture, 0)
-    assert [sources["ab"[s]][r] for s, r in (mixture.at(1, i) for i in range(5))] == mix(sources, mixture, 1)
+    assert ["abcxy"[place] for place in mixture.order(1)] == mix(sources, mixture, 1)
     orders = {tuple(mix(sources, Mixture(mixture.parts, seed=seed))) for seed in range(20)}
     assert len(orders) > 5
 

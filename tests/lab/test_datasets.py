@@ -10,7 +10,7 @@ from dataclasses import asdict
 import pytest
 
 from nurture.errors import InputError
-from nurture.lab.datasets import DATASETS, REASONING_LEVELS, open_dataset
+from nurture.lab.datasets import DATASETS, REASONING_LEVELS, open_dataset, task_of_all, written
 from nurture.lab.families import FAMILIES
 from nurture.lab.oracle import grade
 from nurture.records import Conversation, Pair, Ranking, Rating, Steps, Task, Text
@@ -172,6 +172,25 @@ def test_unknown_names_and_empty_sizes_are_refused():
         open_dataset("lab/demonstration")
     with pytest.raises(InputError, match="n is 0"):
         open_dataset("lab/test", n=0)
+
+
+@names
+def test_written_rows_name_the_family_that_made_them(name: str):
+    """Against the record's own family, and the tasks that judged answers were drawn for."""
+    seeds = {"lab/demonstrations": 0, "lab/prompts": 2_000_003, "lab/test": 0}
+    rows = list(zip(range(60), open_dataset(name), written(name), strict=False))
+    for i, record, (origin, row) in rows:
+        assert origin == record.origin
+        if isinstance(record, Text):
+            assert "family" not in row
+        elif isinstance(record, Task):
+            assert row["family"] == record.family
+        elif isinstance(record, Steps):
+            assert row["family"] == "arithmetic"
+        else:
+            task = task_of_all(seeds.get(name, 1_000_003), "train", i // 3 if name == "lab/votes" else i, 0)
+            asked = tuple(m for m in record.messages if m.role == "user") if name in seeds else record.prompt
+            assert row["family"] == task.family and asked[-1] == task.prompt[-1]
 
 
 if __name__ == "__main__":

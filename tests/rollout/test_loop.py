@@ -6,6 +6,7 @@ import torch
 from engine import online_engine
 
 from nurture.core.reduce import global_norm
+from nurture.data.mix import Mixture, Part
 from nurture.errors import InputError
 from nurture.methods import GRPO, PPO
 from nurture.protocols import Failed, Scored, Unscorable
@@ -68,6 +69,17 @@ def test_every_epoch_shows_every_prompt_once():
     keys = [key for k in range(5) for key in [g.key for g in made.rollout(k, {}).groups]]
     for epoch in (keys[:5], keys[5:10], keys[10:]):
         assert sorted(epoch) == [f"row {i}" for i in range(5)]
+
+
+def test_every_epoch_of_a_mixture_asks_its_share_and_refills_from_it():
+    """One of the first three prompts an epoch, and both of the other two: after three epochs each of the three was
+    asked once. (A rollout is an epoch here.)"""
+    mixture = Mixture((Part("a", 3, cap=1), Part("b", 2)), seed=4)
+    made = rollouts(GRPO4.model_copy(update={"refills": 2}), mixture=mixture)
+    asked = [[[p.task.answer for p in some] for some in made._choices(k)] for k in range(3)]
+    assert all(sorted(some)[1:] == [3, 4] for epoch in asked for some in epoch)
+    assert sorted(epoch[0][i] for epoch in asked for i in range(3)) == [0, 1, 2, 3, 3, 3, 4, 4, 4]
+    assert all({*epoch[0]} == {*epoch[1]} == {*epoch[2]} for epoch in asked)
 
 
 def learn(roles, made, first, last):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,17 @@ from numpy.typing import NDArray
 from ..core.random import numpy_generator
 from ..types import Batch, Group
 
+if TYPE_CHECKING:
+    from .mix import Mixture
 
-def sample_order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """The order of n samples in one epoch."""
-    return numpy_generator(seed, "sample order", epoch).permutation(n)
+
+def sample_order(seed: int, epoch: int, n: int, mixture: Mixture | None = None) -> NDArray[np.int64]:
+    """The samples of one epoch: all n in an order of its own, or what a mixture takes of them."""
+    return numpy_generator(seed, "sample order", epoch).permutation(n) if mixture is None else mixture.order(epoch)
+
+
+def epoch_size(n: int, mixture: Mixture | None = None) -> int:
+    return n if mixture is None else mixture.total
 
 
 def steps_in(n: int, batch_size: int, epochs: float) -> int:
@@ -31,22 +39,25 @@ def batches(
     start_step: int = 0,
     steps: int | None = None,
     epochs: float | None = None,
+    mixture: Mixture | None = None,
 ) -> Iterator[Batch]:
     """Batches number `start_step` (from 0) up to `steps`, or up to what `epochs` need.
 
     The epochs' orders are laid end to end and cut every `batch_size` samples. So every batch is full: the one in which
-    an epoch ends is filled from the next epoch's order.
+    an epoch ends is filled from the next epoch's order. Of a `mixture` the groups are its sources laid end to end, and
+    each epoch takes of them what it does.
     """
     assert (steps is None) != (epochs is None), "say either steps or epochs"
     assert groups and batch_size > 0
-    last = steps if steps is not None else steps_in(len(groups), batch_size, epochs or 0)
-    order, of_epoch = sample_order(seed, 0, len(groups)), 0
+    n, size = len(groups), epoch_size(len(groups), mixture)
+    last = steps if steps is not None else steps_in(size, batch_size, epochs or 0)
+    order, of_epoch = sample_order(seed, 0, n, mixture), 0
     for step in range(start_step, last):
         chosen: list[Group] = []
         for position in range(step * batch_size, (step + 1) * batch_size):
-            epoch, place = divmod(position, len(groups))
+            epoch, place = divmod(position, size)
             if epoch != of_epoch:
-                order, of_epoch = sample_order(seed, epoch, len(groups)), epoch
+                order, of_epoch = sample_order(seed, epoch, n, mixture), epoch
             chosen.append(groups[order[place]])
         yield Batch(tuple(chosen))
 

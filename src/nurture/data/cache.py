@@ -25,7 +25,7 @@ import numpy as np
 from ..errors import DataError
 from ..records import Record
 from ..types import Group, Response
-from .prepared import Prepared, Wishes
+from .prepared import COUNTS, Prepared, Wishes
 
 if TYPE_CHECKING:
     from .template import Template
@@ -111,8 +111,6 @@ def code_files() -> list[Path]:
 
 # ---- the file ----
 
-COUNTS = ("records", "tokens", "trained_tokens", "truncated", "cut_prompts", "split", "dropped_pieces", "dropped_long",
-          "dropped_masked", "rejected_records")  # fmt: skip
 SAID = tuple(f.name for f in fields(Response) if f.name not in ("ids", "mask"))
 
 

@@ -17,6 +17,7 @@ from ..records import Completion, Conversation, Message, Pair, Ranking, Rating, 
 from .formats import Fault
 from .formats.turns import as_openai, as_ours
 from .load import MOST_BAD, SHOWN, OnBadRow, Reading, refuse_bad, rejected_file
+from .quality.view import all_messages
 from .report import DataReport
 from .rows import BadRow
 
@@ -164,7 +165,7 @@ def as_openai_row(record: Record) -> dict[str, Any]:
 
 
 def as_trl(record: Record) -> dict[str, Any]:
-    for message in _all_messages(record):
+    for message in all_messages(record):
         if message.train is not None:
             raise _cannot("TRL's form", "which messages are trained")
     match record:
@@ -190,20 +191,6 @@ def as_trl(record: Record) -> dict[str, Any]:
             return row | ({"family": family} if family else {}) | ({"info": dict(info)} if info else {})
         case Ranking():
             raise _cannot("TRL's form", "a ranking; its pairs can be written (--as pair)")
-
-
-def _all_messages(record: Record) -> Iterator[Message]:
-    match record:
-        case Conversation(messages):
-            yield from messages
-        case Pair(prompt, chosen, rejected):
-            yield from (*prompt, *chosen, *rejected)
-        case Rating(prompt, response):
-            yield from (*prompt, *response)
-        case Steps(prompt) | Task(prompt):
-            yield from prompt
-        case _:
-            return
 
 
 # ---- ShareGPT, as LLaMA-Factory reads it ----

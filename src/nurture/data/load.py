@@ -108,7 +108,7 @@ def refuse_bad(
     if bad == rows:
         hint = "No row can be used."
     elif on_bad_row == "error":
-        hint = 'Mend them, or set them aside with on_bad_row: "quarantine".'
+        hint = "Mend them, or set them aside: on_bad_row=quarantine (nurture data convert: --on-bad-row quarantine)."
     elif bad > max_bad_fraction * rows:
         hint = f"More than max_bad_fraction={max_bad_fraction} may not be set aside."
     else:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.random import numpy_generator
-from ..errors import InputError
+from ..errors import DataError, InputError
+from .formats.format import kind_of
+from .load import row_of
 
 T = TypeVar("T")
 
@@ -77,6 +78,11 @@ class Mixture:
             whole[i] += 1
         return {part.name: count for part, count in zip(self.parts, whole, strict=True)}
 
+    @property
+    def total(self) -> int:
+        """Places of an epoch."""
+        return sum(self.counts.values())
+
     def epoch(self, number: int) -> NDArray[np.int64]:
         """`[size, 2]`: (source, row) at each place of an epoch.
 
@@ -89,10 +95,11 @@ class Mixture:
         places = np.concatenate(taken)
         return places[numpy_generator(self.seed, "mixture order", number).permutation(len(places))]
 
-    def at(self, epoch: int, place: int) -> tuple[int, int]:
-        """(source, row)."""
-        source, row = _epoch(self, epoch)[place].tolist()
-        return source, row
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch as places in all sources laid end to end."""
+        starts = np.cumsum([0, *(part.rows for part in self.parts)])
+        sources, rows = self.epoch(epoch).T
+        return starts[sources] + rows
 
     def _rows(self, source: int, start: int, count: int) -> NDArray[np.int64]:
         """Elements [start, start + count) of the source's permutations laid end to end."""
@@ -106,8 +113,7 @@ class Mixture:
 
     def lines(self) -> list[str]:
         """What the mixture gives, for the terminal."""
-        counts = self.counts
-        total = sum(counts.values())
+        counts, total = self.counts, self.total
         return [
             f"{part.name}: {counts[part.name] / total:.1%} of an epoch, {counts[part.name]:,} of its {part.rows:,} rows"
             + (f" ({counts[part.name] / part.rows:.2f} times each)" if counts[part.name] > part.rows else "")
@@ -119,15 +125,26 @@ def _capped(part: Part) -> int:
     return part.rows if part.cap is None else min(part.rows, part.cap)
 
 
-@lru_cache(maxsize=4)
-def _epoch(mixture: Mixture, number: int) -> NDArray[np.int64]:
-    return mixture.epoch(number)
-
-
 def mix(sources: Mapping[str, Sequence[T]], mixture: Mixture, epoch: int = 0) -> list[T]:
     """One epoch's items."""
     items = [sources[part.name] for part in mixture.parts]
     return [items[source][row] for source, row in mixture.epoch(epoch).tolist()]
+
+
+def tasks_of(said: Mapping[str, Any], column: str, origins: Iterable[str]) -> list[str]:
+    """The task of each record or group with such an origin; `said` is what the column says in each row. (A row of
+    several records, and a record of several pieces, have numbered ones.)"""
+    tasks: list[str] = []
+    for origin in origins:
+        row = next(name for name in (origin, row_of(origin), row_of(row_of(origin))) if name in said)
+        task = said[row]
+        if task is None or task == "":
+            raise DataError(row, "MISSING_FIELD", f"has no {column!r}, the task_column; add it, or leave that out.")
+        if isinstance(task, bool) or not isinstance(task, str | int):
+            must = f"the task in {column!r} must be a name or a number, found {kind_of(task)}."
+            raise DataError(row, "WRONG_TYPE", must)
+        tasks.append(str(task))
+    return tasks
 
 
 def by_task(items: Iterable[T], tasks: Iterable[str]) -> dict[str, list[T]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from ..errors import DataError
 from ..types import Group
@@ -54,20 +54,18 @@ class Prepared:
     def report(self, loaded: DataReport) -> DataReport:
         """The report of the loaded file, completed."""
         codes = Counter(loaded.rejected) + Counter(fault.code for fault in self.rejected)
+        counted = {name: getattr(self, name) for name in COUNTS if name not in ("records", "rejected_records")}
         return replace(
             loaded,
             kept=loaded.kept - len(self.rejected),
             rejected=dict(sorted(codes.items())),
             records=None if loaded.records is None else loaded.records - self.rejected_records,
             prepared=self.records - self.dropped_long - self.dropped_masked,
-            truncated=self.truncated,
-            cut_prompts=self.cut_prompts,
-            split=self.split,
-            dropped_pieces=self.dropped_pieces,
-            dropped_long=self.dropped_long,
-            dropped_masked=self.dropped_masked,
             groups=len(self.groups),
-            tokens=self.tokens,
-            trained_tokens=self.trained_tokens,
             cached=self.cached,
+            **counted,
         )
+
+
+COUNTS = tuple(field.name for field in fields(Prepared) if field.type == "int")
+"""What is counted; of all that concerns tokens the report says the same under the same name."""

@@ -272,6 +272,12 @@ class Template:
         (text,), spans = rendered
         return text, spans[0] if self.has_markers else []
 
+    def spelled_out(self, messages: Iterable[Message]) -> list[str]:
+        """Control tokens that messages hold, and that stay text there."""
+        return list(
+            dict.fromkeys(t for m in messages for t in self._written_by[m.role == "assistant"].findall(m.content))
+        )
+
     @cached_property
     def _written_by(self) -> dict[bool, re.Pattern[str]]:
         """Control tokens that stay text where a message holds them, for the assistant (True) and everybody else.

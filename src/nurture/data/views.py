@@ -10,6 +10,7 @@ import numpy as np
 
 from ..records import Completion, Conversation, Message, Pair, Ranking, Rating, Record, Steps, Task, Text
 from ..types import Ids
+from .quality.view import all_messages
 from .raw import encode_completions, encode_texts
 from .template import Template, TrainOn
 
@@ -35,7 +36,10 @@ class Shown:
 
 def view(record: Record, template: Template, train_on: TrainOn) -> Shown:
     """The record in the template, each of its answers with what carries loss."""
-    return Shown(record.origin, type(record).__name__, tuple(_views(record, template, train_on)), _facts(record))
+    facts = _facts(record)
+    if spelled := template.spelled_out(all_messages(record)):
+        facts["spelled out as text"] = ", ".join(spelled)
+    return Shown(record.origin, type(record).__name__, tuple(_views(record, template, train_on)), facts)
 
 
 def _views(record: Record, template: Template, train_on: TrainOn) -> Iterator[tuple[str, tuple[Part, ...]]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
+from ..data.convert import as_nurture
 from ..errors import InputError, did_you_mean
 from ..records import Conversation, Message, Pair, Ranking, Rating, Record, Steps, Task
 from .answers import draw_answers
@@ -177,3 +178,21 @@ def open_dataset(name: str, seed: int = 0, n: int | None = None, world: int = 0)
         return record
 
     return Rows(named, size)
+
+
+def family_of_row(name: str, index: int) -> str:
+    """The family of the task that row `index` (from 0) is about; documents have none."""
+    if name == "lab/corpus":
+        return ""
+    if name in ("lab/reasoning", "lab/steps"):
+        return arithmetic.NAME
+    task = index // VOTERS if name == "lab/votes" else index
+    return _FAMILIES[task % len(_FAMILIES)].NAME
+
+
+def written(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(origin, row) of a data set as a file in our own form would have them, with the column `family` where there is
+    one: a demonstration or a comparison does not know its own."""
+    for index, record in enumerate(open_dataset(name)):
+        family = family_of_row(name, index)
+        yield record.origin, as_nurture(record) | ({"family": family} if family else {})

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from ..core.random import numpy_generator, stream_key
-from ..data.batches import sample_order
+from ..data.batches import epoch_size, sample_order
+from ..data.mix import Mixture
 from ..errors import InputError
 from ..methods import Online
 from ..protocols import Answer, Outcome, Request, Roles, Sample, Sampler, Sampling, Scored, Unscorable
@@ -102,6 +103,8 @@ class Rollouts:
     """A second judge, from whom nothing is learnt."""
     mixed: Callable[[int], Sequence[Group]] = lambda rollout: ()
     """Groups to imitate beside rollout k (PPO-ptx)."""
+    mixture: Mixture | None = None
+    """Which of the prompts an epoch asks; without it, all."""
     tokens: int = 1 << 62
     """The most tokens in one pass of recording."""
     device: torch.device = CPU
@@ -170,16 +173,17 @@ class Rollouts:
 
     def _choices(self, number: int) -> Iterator[list[Prompt]]:
         """The prompts of a rollout in the order of their epoch, then others by chance for each refill."""
-        n = len(self.prompts)
+        n = epoch_size(len(self.prompts), self.mixture)
         places = [divmod(number * self.batch_size + i, n) for i in range(self.batch_size)]
         orders = {epoch: self._order(epoch) for epoch, _ in places}
         yield [self.prompts[orders[epoch][place]] for epoch, place in places]
+        asked = range(n) if self.mixture is None else self.mixture.order(places[0][0]).tolist()
         for refill in range(self.method.refills):
             order = numpy_generator(self.seed, "refill", number, refill).permutation(n)
-            yield [self.prompts[order[i % n]] for i in range(self.batch_size)]
+            yield [self.prompts[asked[order[i % n]]] for i in range(self.batch_size)]
 
     def _order(self, epoch: int) -> Sequence[int]:
-        order: list[int] = sample_order(self.seed, epoch, len(self.prompts)).tolist()
+        order: list[int] = sample_order(self.seed, epoch, len(self.prompts), self.mixture).tolist()
         return order if epoch else sorted(order, key=lambda i: -(self.prompts[i].ease or 0.0))
 
     def _shared(self, prompts: Sequence[Prompt], number: int) -> list[Scene]:

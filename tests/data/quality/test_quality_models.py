@@ -88,3 +88,36 @@ def test_coherence_by_a_judge(tmp_path):
     assert (found["coherence"], found["coherence_of"]) == (pytest.approx((9 + 4) / 2), 2)
     with pytest.raises(InputError, match="write URL#MODEL"):
         stats(tmp_path / "rows.jsonl", "--judge", "http://127.0.0.1:1/v1")
+
+
+def test_a_column_names_the_tasks(tmp_path):
+    def rows(name, *columns):
+        turns = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "It."}]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps({"messages": turns, **more}) + "\n" for more in columns))
+        return path
+
+    told = rows("told.jsonl", {"family": "a", "kind": "x"}, {"family": "a", "kind": "y"}, {"family": "b", "kind": "y"})
+    assert stats(told)["tasks"] == {"a": 2, "b": 1}
+    assert stats(told, "--task-column", "kind")["tasks"] == {"y": 2, "x": 1}
+    half = rows("half.jsonl", {"family": "a"}, {})
+    assert stats(half)["task_kind"] == "opening words"
+    with pytest.raises(InputError, match=r"half.jsonl:2 MISSING_FIELD has no 'family', the task_column"):
+        stats(half, "--task-column", "family")
+    seeds = tmp_path / "seeds.jsonl"  # two records of one row
+    seeds.write_text(
+        json.dumps({"instruction": "Add", "task": "sum", "instances": [{"input": "1 1", "output": "2"}] * 2}) + "\n"
+    )
+    assert stats(seeds)["tasks"] == {"sum": 2}
+
+
+def test_the_lab_knows_its_tasks():
+    found = stats("lab/votes")
+    assert len(found["tasks"]) == 14 and set(found["tasks"].values()) == {429}
+
+
+def test_stats_read_rows_as_another_kind(tmp_path):
+    path = tmp_path / "maths.jsonl"
+    path.write_text(json.dumps({"question": "One and one?", "answer": "One and one are two.\n#### 2"}) + "\n")
+    assert stats(path)["trained_share"] == 0
+    assert stats(path, "--as", "conversation")["trained_share"] == pytest.approx(6 / 9)

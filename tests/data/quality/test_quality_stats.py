@@ -49,6 +49,20 @@ def test_sources_and_their_total():
     assert (total.against.any, total.against.rows, a.against.rows) == (1, 2, 1)
 
 
+def test_tasks_are_told_by_name_where_anything_names_them():
+    named = {"a": ["sums", "sums"]}
+    a, b, total = measure({"a": [ONE, TWO], "b": [Task(USER, "Good day", "greeting"), THREE]}, tasks=named)
+    assert (a.task_kind, dict(a.tasks), a.task_evenness) == ("tasks", {"sums": 2}, None)
+    assert (b.task_kind, dict(b.tasks), b.task_evenness) == ("tasks", {"greeting": 1, "": 1}, 1.0)
+    assert dict(total.tasks) == {"sums": 2, "greeting": 1, "": 1}
+    assert total.task_evenness == pytest.approx((0.5 * np.log(2) + 2 * 0.25 * np.log(4)) / np.log(3))
+    assert cells(a)["tasks"] == "1 task: sums 100%"
+
+
+def cells(stats):
+    return {name: cell(stats) for name, _, cell in ROWS}
+
+
 def test_judge_and_embedding_are_used_where_given():
     vectors = {3: np.array([[1, 0], [0, 1], [1, 0]], np.float32)}
     (stats,) = measure(

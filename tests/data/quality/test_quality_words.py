@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nurture.data.quality.words import normal_form, spaced, words
+from nurture.data.quality.words import normal_form, words
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,3 @@ def test_ascii_words_are_those_of_rouge_score(text):
 def test_normal_form_ignores_space_and_case_of_ascii(text):
     if text.isascii():
         assert normal_form(text.upper()) == normal_form(f"  {text} ") or not words(text)
-
-
-def test_spaced():
-    assert spaced("a b 나는") and not spaced("我")

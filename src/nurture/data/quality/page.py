@@ -9,7 +9,7 @@ from .rates import FAULTS
 from .stats import Near, Stats
 from .table import ROWS, ULTRACHAT, percent, published_cell, summary_lines
 
-BARS = 12
+BARS = 16
 """Bars of a chart; what is rarer is drawn together as the rest."""
 
 SHOWN_CHARACTERS = 400
@@ -59,7 +59,7 @@ def _table(stats: Sequence[Stats]) -> str:
 def _plots(stats: Stats) -> str:
     figures = [
         _figure("Lengths of dialogues", f"in {stats.unit}, the scale is logarithmic", histogram(stats)),
-        _figure("Tasks", stats.task_kind, bars(stats.tasks)),
+        _figure("Tasks", "by name" if stats.task_kind == "tasks" else f"by {stats.task_kind}", bars(stats.tasks)),
         _figure("Form of answers", "by their looks", bars(stats.forms)),
         _figure("Languages", "by script and function words", bars(stats.languages)),
     ]

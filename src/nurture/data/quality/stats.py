@@ -139,6 +139,8 @@ class _Seen:
     """One record, read once."""
 
     turns: tuple[Turn, ...]
+    task: str
+    """Empty where nothing names it."""
     lengths: tuple[int, ...]
     own: int
     everything: int
@@ -157,11 +159,13 @@ def measure(
     embed: Embed | None = None,
     embed_name: str = "",
     judge: Judge | None = None,
+    tasks: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> list[Stats]:
-    """The measures of each source, then those of all together where there are several."""
-    unit = unit or Words()
-    seen = {name: _look(records, unit) for name, records in sources.items()}
+    """The measures of each source, then those of all together where there are several. `tasks` are those of a source's
+    records, where something else than the records names them."""
+    unit, tasks = unit or Words(), tasks or {}
+    seen = {name: _look(records, unit, tasks.get(name)) for name, records in sources.items()}
     parts = dict(sources)
     if len(sources) > 1:
         parts["total"] = [record for records in sources.values() for record in records]
@@ -173,17 +177,19 @@ def measure(
     return [stats(name) for name in parts]
 
 
-def _look(records: Sequence[Record], unit: Unit) -> list[_Seen]:
+def _look(records: Sequence[Record], unit: Unit, tasks: Sequence[str] | None) -> list[_Seen]:
     dialogues = [turns_of(record) for record in records]
+    tasks = tasks or [record.family if isinstance(record, Task) else "" for record in records]
     lengths = iter(unit.lengths([text for turns in dialogues for _, text in turns]))
     out: list[_Seen] = []
-    for turns in dialogues:
+    for turns, task in zip(dialogues, tasks, strict=True):
         own = tuple(next(lengths) for _ in turns)
         said = [words(text) for role, text in turns if role in UTTERANCES]
         rude = ((role, tuple(toxic_words(text))) for role, text in turns)
         out.append(
             _Seen(
                 turns=turns,
+                task=task,
                 lengths=own,
                 own=sum(n for n, (role, _) in zip(own, turns, strict=True) if role in ("assistant", "text")),
                 everything=sum(own),
@@ -213,7 +219,7 @@ def _summary(
     mtlds = [value for one in seen for value in one.mtlds]
     measured = [value for value in mtlds if value is not None]
     own, everything = unit.trained(records)
-    kind, tasks = _tasks(records)
+    kind, tasks = _tasks(records, [one.task for one in seen])
     chosen = sampled(len(records), SAMPLE, seed)
     texts = [text_of(records[i]) for i in chosen]
     marks = [mark for mark in _marks(records, judge, seed) if math.isfinite(mark)]
@@ -292,12 +298,10 @@ def _histogram(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
     )
 
 
-def _tasks(records: Sequence[Record]) -> tuple[str, Counter[str]]:
-    """Families where any record names one (the others then have the empty one), else the words that instructions open
-    with."""
-    families = Counter(record.family if isinstance(record, Task) else "" for record in records)
-    if any(families):
-        return "families", families
+def _tasks(records: Sequence[Record], named: Sequence[str]) -> tuple[str, Counter[str]]:
+    """Tasks where any is named (the others then have the empty one), else the words that instructions open with."""
+    if any(named):
+        return "tasks", Counter(named)
     openings = (words(instruction_of(record)) for record in records)
     return "opening words", Counter(said[0] if said else "" for said in openings)
 

@@ -63,7 +63,7 @@ ROWS: tuple[tuple[str, str, Callable[[Stats], str]], ...] = (
     ),
     (
         "tasks",
-        "families where known, else the words that instructions open with",
+        "by name where known, else the words that instructions open with",
         lambda s: f"{_number(s.tasks, s.task_kind)}: {shares(s.tasks)}",
     ),
     ("task balance", "entropy over its greatest value", lambda s: _maybe(s.task_evenness, "{:.2f}", "one kind")),
@@ -117,7 +117,7 @@ def _maybe(value: float | None, form: str, without: str) -> str:
 
 def _number(tasks: Mapping[str, int], kind: str) -> str:
     number = sum(name != "" for name in tasks)
-    return f"{number:,} {kind}" if number != 1 else {"families": "1 family", "opening words": "1 opening word"}[kind]
+    return f"{number:,} {kind}" if number != 1 else "1 " + kind.removesuffix("s")
 
 
 def _near(near: Near) -> str:

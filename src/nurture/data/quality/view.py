@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ...records import (
     Completion,
     Conversation,
@@ -42,6 +40,23 @@ def messages_of(record: Record) -> tuple[Message, ...]:
             return prompt
 
 
+def all_messages(record: Record) -> tuple[Message, ...]:
+    """The prompt of a record and every answer of it; of raw text none."""
+    match record:
+        case Conversation(messages):
+            return messages
+        case Pair(prompt, chosen, rejected):
+            return (*prompt, *chosen, *rejected)
+        case Ranking(prompt, responses):
+            return (*prompt, *(message for response in responses for message in response))
+        case Rating(prompt, response):
+            return (*prompt, *response)
+        case Steps(prompt) | Task(prompt):
+            return prompt
+        case Completion() | Text():
+            return ()
+
+
 def turns_of(record: Record) -> tuple[Turn, ...]:
     return tuple((m.role, m.content) for m in messages_of(record))
 
@@ -63,7 +78,3 @@ def answers_of(record: Record) -> list[str]:
 def text_of(record: Record) -> str:
     """All that is said, one turn a line."""
     return "\n".join(text for _, text in turns_of(record))
-
-
-def texts_of(records: Iterable[Record]) -> list[str]:
-    return [text_of(record) for record in records]

@@ -18,7 +18,6 @@ UNSPACED = f"{HAN}{KANA}\u0e01-\u0e4e\u0e80-\u0ece\u1000-\u103f\u1780-\u17d3"
 MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u08d3-\u08ff\u0900-\u0963\u0981-\u0d63"
 """Signs written on or between letters (accents, points, Indic vowels), which are part of the word around them."""
 
-_UNSPACED = re.compile(f"[{UNSPACED}]")
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:[{MARKS}]+[^\W_{UNSPACED}]*)*")
 _ASCII_WORD = re.compile("[a-z0-9]+")
 
@@ -28,11 +27,6 @@ def words(text: str) -> list[str]:
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-def spaced(text: str) -> bool:
-    """Whether the text puts spaces between words."""
-    return _UNSPACED.search(text) is None
 
 
 def normal_form(text: str) -> str:
