@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adapters.attached import merge
 from .core.random import stream_key
 from .data.template import Template
 from .errors import InputError
@@ -46,9 +45,7 @@ def export(
     """
     if out.exists():
         raise InputError(f"{out} exists already; name another folder.")
-    loaded = with_chat(
-        load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)
-    )
+    loaded = _load(name)
     adapter = loaded.adapter
     if adapter is not None and not merged:
         raise InputError(f"{name} is an adapter ({adapter.name}) on {loaded.base}; --merge adds it to a copy of that.")
@@ -56,13 +53,8 @@ def export(
         raise InputError(f"{name} is a plain model: there is no adapter to merge; leave --merge out.")
     if is_encoder(loaded.model) and not has_score_head(loaded.model):
         raise InputError(f"{name} is an encoder that has not learnt to judge; train it with method reward first.")
-    if adapter is not None and not adapter.mergeable:
-        raise InputError(
-            f"{name}: {adapter.name} cannot be merged, since no change of the weights does what it does; use the "
-            "adapter folder with its base."
-        )
     before = _logits(loaded)
-    model = loaded.model if adapter is None else merge(loaded.model)
+    model = loaded.model if adapter is None else _load(name, merged=True).model
     if has_score_head(model):
         model.config.pad_token_id = loaded.tokenizer.pad_token_id
         model = classifier(model, loaded.criteria, loaded.reward or {})
@@ -78,9 +70,7 @@ def export(
         model, loaded.tokenizer, out, state=None, dtype=written, card=card,
         original_dropout=loaded.original_dropout, stop_ids=Template(loaded.tokenizer).stop_ids,
     )  # fmt: skip
-    gap = relative_gap(
-        _logits(load_model(out, dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)), before
-    )
+    gap = relative_gap(_logits(_load(out)), before)
     if not gap <= BOUND[written]:
         import shutil
 
@@ -90,6 +80,11 @@ def export(
             f"{BOUND[written]:.0e}; nothing was kept. Try --dtype fp32."
         )
     return Exported(out, gap, BOUND[written])
+
+
+def _load(name: str | Path, merged: bool = False) -> LoadedModel:
+    source, cpu = resolve_model(name, {}) if isinstance(name, str) else name, torch.device("cpu")
+    return with_chat(load_model(source, dtype=torch.float32, device=cpu, seed=0, reward=True, merged=merged))
 
 
 def _logits(loaded: LoadedModel) -> Tensor:
