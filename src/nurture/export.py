@@ -14,6 +14,7 @@ from .core.random import stream_key
 from .data.template import Template
 from .errors import InputError
 from .evaluate.answers import with_chat
+from .evaluate.exam import results_of
 from .models.heads import classifier, has_score_head, is_encoder, output_head, score_head
 from .models.layouts import classify, hidden_states, is_seq2seq, lay_rows, lay_seq2seq, layout_of, relative_gap
 from .models.load import LoadedModel, load_model, resolve_model
@@ -45,7 +46,8 @@ def export(
     """
     if out.exists():
         raise InputError(f"{out} exists already; name another folder.")
-    loaded = _load(name)
+    source = resolve_model(name, {})
+    loaded = _load(source)
     adapter = loaded.adapter
     if adapter is not None and not merged:
         raise InputError(f"{name} is an adapter ({adapter.name}) on {loaded.base}; --merge adds it to a copy of that.")
@@ -54,7 +56,7 @@ def export(
     if is_encoder(loaded.model) and not has_score_head(loaded.model):
         raise InputError(f"{name} is an encoder that has not learnt to judge; train it with method reward first.")
     before = _logits(loaded)
-    model = loaded.model if adapter is None else _load(name, merged=True).model
+    model = loaded.model if adapter is None else _load(source, merged=True).model
     if has_score_head(model):
         model.config.pad_token_id = loaded.tokenizer.pad_token_id
         model = classifier(model, loaded.criteria, loaded.reward or {})
@@ -64,7 +66,8 @@ def export(
         base_model=loaded.base or loaded.source,
         method=adapter.name if adapter else "export",
         settings={"merged": name if adapter else "no", "format": str(written).removeprefix("torch.")},
-        limits=_settings_of(Path(name)),
+        results=results_of(loaded.digest, source.absolute().parent) if isinstance(source, Path) else {},
+        before=_history(source) if isinstance(source, Path) else "",
     )
     save_model(
         model, loaded.tokenizer, out, state=None, dtype=written, card=card,
@@ -82,8 +85,8 @@ def export(
     return Exported(out, gap, BOUND[written])
 
 
-def _load(name: str | Path, merged: bool = False) -> LoadedModel:
-    source, cpu = resolve_model(name, {}) if isinstance(name, str) else name, torch.device("cpu")
+def _load(source: str | Path, merged: bool = False) -> LoadedModel:
+    cpu = torch.device("cpu")
     return with_chat(load_model(source, dtype=torch.float32, device=cpu, seed=0, reward=True, merged=merged))
 
 
@@ -106,11 +109,11 @@ def _logits(loaded: LoadedModel) -> Tensor:
         return score_head(model)(hidden) if has_score_head(model) else output_head(model).logits(hidden)
 
 
-def _settings_of(folder: Path) -> str:
-    """What the card of the adapter says of its training (data, settings, results), for the card of the merged model."""
+def _history(folder: Path) -> str:
+    """What the card of the model says of its training (data, settings, results), for the card of the exported one."""
     card = folder / "README.md"
     if not card.exists():
         return ""
     text = card.read_text(encoding="utf-8")
     start = text.find("\n## ")
-    return "" if start < 0 else "As for the adapter that was merged:\n" + text[start:].replace("\n## ", "\n### ")
+    return "" if start < 0 else text[start:].replace("\n## ", "\n### ").strip()

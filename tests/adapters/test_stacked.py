@@ -125,6 +125,17 @@ def test_a_base_that_has_changed_is_refused(base, lora, rows, tmp_path):
         load(upper)
 
 
+def test_a_circle_is_refused(lora, tmp_path):
+    import shutil
+
+    one, two = (shutil.copytree(lora, tmp_path / name) for name in ("one", "two"))
+    for folder, other in ((one, two), (two, one)):
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": str(other)}))
+    with pytest.raises(InputError, match="is an adapter that stands on itself"):
+        load(one)
+
+
 def test_what_cannot_be_below(base, lora, rows, tmp_path):
     prompt = trained(base, tmp_path / "prompt", "prompt")
     for model, adapter, why in (

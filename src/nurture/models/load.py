@@ -187,6 +187,7 @@ def _with_adapter(
     if head and not reward:
         raise InputError(f"{folder} is a reward model, which scores texts and cannot write any; use a language model.")
     source = lab_model() if saved.base == "lab" else saved.base_source()
+    _refuse_circle(folder, source)
     quantized = quantized or saved.adapter.quantized
     base = load_model(
         source, dtype=dtype, device=device, dropout=dropout, seed=seed, quantized=quantized, reward=reward, merged=True
@@ -212,6 +213,19 @@ def _with_adapter(
         base, tokenizer=tokenizer, source=name, digest=_joint_digest(base.digest, folder), new_tokens=new_tokens,
         adapter=saved.adapter, base_digest=base.digest, reward=saved.reward or base.reward,
     )  # fmt: skip
+
+
+def _refuse_circle(folder: Path, source: Path | str) -> None:
+    """Follow adapters that stand on adapters down to a model."""
+    from ..adapters import folder as saved_adapters
+
+    seen = {folder.resolve()}
+    while isinstance(source, Path) and (source / "adapter_config.json").exists():
+        if source.resolve() in seen:
+            raise InputError(f"{folder} is an adapter that stands on itself; correct base_model_name_or_path in it.")
+        seen.add(source.resolve())
+        saved = saved_adapters.read(*vet_adapter(source))
+        source = lab_model() if saved.base == "lab" else saved.base_source()
 
 
 def _merged(loaded: LoadedModel) -> LoadedModel:

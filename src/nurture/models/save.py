@@ -135,11 +135,13 @@ def model_card(
     data: Sequence[str] = (),
     license: str = "unknown",
     settings: Mapping[str, Any] | None = None,
-    results: Mapping[str, float] | None = None,
+    results: Mapping[str, float] | Mapping[str, str] | None = None,
     limits: str = "",
+    before: str = "",
     library: str = "transformers",
 ) -> str:
-    """README.md of a model: front matter for the hub, then what was trained on what, how, and with what result."""
+    """README.md of a model: front matter for the hub, then what was trained on what, how, and with what result. Of an
+    exported model, `before` tells the same of the one it was made from."""
     front: dict[str, Any] = {
         "license": license,
         "base_model": base_model,
@@ -159,6 +161,8 @@ def model_card(
             parts.append(f"## {title}\n\n| | |\n|---|---|\n{rows}")
     if limits:
         parts.append(f"## Limits\n\n{limits}")
+    if before:
+        parts.append(f"## How it was trained\n\n{before}")
     return "\n\n".join(parts) + "\n"
 
 
