@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nurture import cli
+from nurture.errors import InputError
 from nurture.recipe import stage_from, to_yaml
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "numpy", "yaml", "pyarrow")
@@ -168,6 +169,11 @@ class Parrot:
         self.instructions = text
         self.history = []
 
+    def switch(self, model: str) -> None:
+        if not model.startswith("runs/"):
+            raise InputError(f"model {model!r} is no folder.")
+        self.instructions = f"({model})"
+
     def reply(self, text: str) -> Iterator[str]:
         try:
             for word in f"{len(self.history)} {self.instructions}: {text}".split():
@@ -202,6 +208,8 @@ def test_the_commands_of_a_chat(monkeypatch, capsys):
     _, out = chat(monkeypatch, capsys, "/help", "/rest", "/etc/passwd is a path")
     assert out.count("/system TEXT") == 2 and "There is no command /rest." in out
     assert "0 : /etc/passwd is a path" in out
+    _, out = chat(monkeypatch, capsys, "one", "/model runs/other", "two", "/model nowhere", "three")
+    assert "1 (runs/other): two" in out and "2 (runs/other): three" in out, "history stays, and a bad name ends nothing"
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_chat(monkeypatch, capsys):

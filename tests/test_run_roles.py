@@ -19,11 +19,15 @@ from nurture.evaluate.scoring import load_reward_model, score
 from nurture.export import export
 from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.models.load import LAB, load_model
+from nurture.models.roles import LocalRoles
 from nurture.models.save import save_model
 from nurture.recipe import stage_from
 from nurture.records import Conversation, Message
 from nurture.run import run_stage
 from nurture.runs import rows_of
+from nurture.train.optim import AdamW
+from nurture.train.processes import Processes
+from nurture.types import Batch
 
 QUIET = Console(quiet=True)
 SHORT = ("precision=fp32", "warmup=0", "learning_rate=1e-2", "samples.count=0", "device=cpu")
@@ -74,6 +78,9 @@ def test_ppo_on_one_base_resumes_byte_for_byte(base, judge, tmp_path, adapter):
     resumed = train("ppo", base, again, *words)
     for file in ("metrics.jsonl", "samples.jsonl", "model/adapter_model.safetensors"):
         assert (again / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    assert (resumed / "value" / "adapter_model.safetensors").read_bytes() == (
+        whole / "value" / "adapter_model.safetensors"
+    ).read_bytes()
     saved = load_file(resumed / "adapter_model.safetensors")
     assert resumed.name == whole.name and not [n for n in saved if "value" in n or "score" in n]
     newest = max((again / "checkpoints").glob("step-*"))
@@ -85,6 +92,77 @@ def test_ppo_on_one_base_resumes_byte_for_byte(base, judge, tmp_path, adapter):
     assert ("on the model's own base" in started["reward"]) == (adapter == LORA), "another kind is a model of its own"
     first = next(iter(rows_of(again / "metrics.jsonl")))
     assert first["rollout/kl"] == pytest.approx(0, abs=1e-5) or adapter != LORA
+
+
+def test_a_critic_is_saved_beside_the_adapter(base, judge, tmp_path):
+    """As a folder that peft loads over transformers' classifier, with the values that the run ended with."""
+    from peft import PeftModel
+
+    words = (*PPO, "steps=4", LORA, f"reward={{name: model, model: {judge}}}")
+    folder = train("ppo", base, tmp_path / "run", *words)
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
+    kept = {n: x for shard in newest.glob("tensors-*.safetensors") for n, x in load_file(shard).items()}
+    saved = load_file(folder / "value" / "adapter_model.safetensors")
+    masters = {n.removeprefix("master."): x for n, x in kept.items() if n.startswith("master.") and ".value." in n}
+    assert len(saved) == len(masters) + 1
+    for name, tensor in masters.items():
+        assert torch.equal(saved[f"base_model.model.{name.replace('.value.', '.')}"], tensor), name
+    assert torch.equal(saved["base_model.model.score.weight"], kept["master.value_score.weight"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+        theirs = PeftModel.from_pretrained(plain, folder / "value").eval()
+    ours = load_reward_model(folder / "value", precision="fp32")
+    theirs.config.pad_token_id = ours.template.tokenizer.pad_token_id
+    talk = Conversation((Message("user", "What is 2 + 2?"), Message("assistant", "It is 4.")))
+    assert score(ours, [talk])[0] == pytest.approx(_scored_by(theirs, ours.template, talk), abs=1e-5)
+    again = train("ppo", base, tmp_path / "again", *words, f"critic={folder / 'value'}", "steps=1")
+    started = next(e for e in rows_of(tmp_path / "again" / "events.jsonl") if e["event"] == "start")
+    assert "adapter and head trained along" in started["critic"] and again.is_dir()
+
+
+def _scored_by(model, template, talk):
+    group = template.encode_many([talk], "last")[0]
+    response = group.responses[0]
+    ids = np.concatenate([group.prompt, response.ids[: response.mask.nonzero()[0][-1] + 1]])
+    with torch.no_grad():
+        return float(model(input_ids=torch.as_tensor(ids)[None]).logits[0, 0])
+
+
+@pytest.mark.parametrize("adapter", [LORA, "adapter=full", "adapter={name: freeze, train: layers}"])
+def test_a_critic_starts_as_a_reward_adapter(base, judge, tmp_path, adapter):
+    """On the same base as one more adapter; where all weights learn, as a copy with the adapter merged. Either way its
+    values are the scores of the reward model, which transformers' classifier gives too."""
+    from nurture.setup import set_up
+
+    stage = stage_from("ppo", [
+        f"model={base}", *SHORT, *PPO, "steps=2", adapter, "reward=lab", f"critic={judge}",
+    ])  # fmt: skip
+    setup = set_up(stage, Processes())
+    merged = export(str(judge), tmp_path / "merged", merged=True).folder
+    theirs = AutoModelForSequenceClassification.from_pretrained(merged, dtype=torch.float32).eval()
+    cast = setup.cast
+    roles = LocalRoles(cast.models, cast.layouts, AdamW(cast.trained.items()), Processes(), adapters=cast.adapters)
+    talk = Conversation((Message("user", "What is 2 + 2?"), Message("assistant", "It is 4.")))
+    batch = Batch(tuple(setup.template.encode_many([talk], "last")))
+    own = batch.groups[0].responses[0]
+    ids = np.concatenate([batch.groups[0].prompt, own.ids])
+    with torch.no_grad():
+        hidden = theirs.model(input_ids=torch.as_tensor(ids)[None]).last_hidden_state[0]
+        expected = theirs.score(hidden)[len(batch.groups[0].prompt) - 1 : -1, 0][torch.as_tensor(own.mask)]
+    found = roles.score(batch, {"value": ("value",)}).value.value
+    assert torch.allclose(found, expected, atol=1e-5) and found.abs().max() > 1e-4
+    trained = [n for n in cast.trained if "value" in n]
+    assert "value_score.weight" in trained or "value.score.weight" in trained
+    run_stage(stage, tmp_path / "run", QUIET)
+
+
+def test_a_critic_that_would_change_frozen_weights_is_refused(base, judge, tmp_path):
+    with pytest.raises(InputError, match="differs from the model in weights that this run does not train"):
+        train("ppo", base, tmp_path / "run", *PPO, "steps=1", "adapter={name: freeze, train: -1}", "reward=lab",
+              f"critic={judge}")  # fmt: skip
+    with pytest.raises(InputError, match="is no ia3 adapter on the model's own base"):
+        train("ppo", base, tmp_path / "run", *PPO, "steps=1", "adapter=ia3", "reward=lab", f"critic={judge}")
 
 
 def test_a_joined_reward_model_says_what_it_says_alone(base, judge, tmp_path):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .evaluate.best_of import BestOf
     from .evaluate.exam import Exam
     from .evaluate.selftest import Check
+    from .evaluate.talk import Speaker
     from .export import Exported
+    from .protocols import Sampling
     from .records import Message
 
 
@@ -219,23 +221,21 @@ def chat_session(
     precision: str = "auto",
 ) -> ChatSession:
     """Load a model to talk to."""
-    from .evaluate.answers import open_to_talk
+    from .evaluate.talk import Speaker
     from .protocols import Sampling
 
-    loaded, template = open_to_talk(model, device=device, precision=precision, seed=seed)
-    sampling = Sampling(
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, stop_ids=template.stop_ids, seed=seed
-    )
-    return ChatSession(loaded.model, template, sampling, system)
+    speaker = Speaker(device, precision, seed)
+    speaker.switch(model)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return ChatSession(speaker, sampling, system)
 
 
 @dataclass
 class ChatSession:
     """A conversation with a model. History is kept until `reset`."""
 
-    model: Any
-    template: Any
-    sampling: Any
+    speaker: Speaker
+    sampling: Sampling
     system_text: str = ""
     history: list[Message] = field(default_factory=list["Message"])
 
@@ -247,9 +247,15 @@ class ChatSession:
         self.system_text = text
         self.reset()
 
+    def switch(self, model: str) -> None:
+        """Go on with another model. Adapters of one kind on one base share it: the base is not loaded again."""
+        self.speaker.switch(model)
+
     def reply(self, text: str) -> Generator[str, None, None]:
         """The answer, piece by piece as it is drawn. A reply that is not read to its end stays in the history as far as
         it was read."""
+        from dataclasses import replace
+
         import numpy as np
 
         from .models.layouts import choose_layout
@@ -259,23 +265,24 @@ class ChatSession:
 
         system = [Message("system", self.system_text)] if self.system_text else []
         turn = Message("user", text)
-        prompt = self.template.encode_prompt([*system, *self.history, turn])
-        tokenizer = self.template.tokenizer
-        layout = choose_layout(self.model, len(prompt) + self.sampling.max_tokens).layout
-        sampler = LocalSampler(self.model, layout=layout)
+        model, template = self.speaker.model, self.speaker.template
+        prompt = template.encode_prompt([*system, *self.history, turn])
+        tokenizer, sampling = template.tokenizer, replace(self.sampling, stop_ids=template.stop_ids)
+        layout = choose_layout(model, len(prompt) + sampling.max_tokens).layout
+        sampler = LocalSampler(model, layout=layout)
         key = f"turn {len(self.history)}"
         ids: list[int] = []
         shown = ""
-        stream = sampler.stream([Request(np.asarray(prompt), key=key)], self.sampling)
+        stream = sampler.stream([Request(np.asarray(prompt), key=key)], sampling)
         try:
             for event in stream:
                 if isinstance(event, Sample):
-                    ids = [int(i) for i in event.ids if int(i) not in self.sampling.stop_ids]
+                    ids = [int(i) for i in event.ids if int(i) not in sampling.stop_ids]
                 else:
                     ids.append(event[2])
-                    if event[2] in self.sampling.stop_ids:
+                    if event[2] in sampling.stop_ids:
                         ids.pop()
-                now = tokenizer.decode(ids, skip_special_tokens=True)
+                now = str(tokenizer.decode(ids, skip_special_tokens=True))
                 if isinstance(event, Sample) or not now.endswith("\ufffd"):  # half a character waits for its other half
                     yield now[len(shown) :]
                     shown = now

@@ -371,6 +371,7 @@ def _launch_if_many(processes: int, out: Path) -> None:
 
 CHAT_HELP = """\
 /reset         forget the conversation
+/model MODEL   go on with another model or adapter
 /system TEXT   set the system message and begin anew (without TEXT: none)
 /help          this list
 /quit          leave (or Ctrl-D); Ctrl-C stops an answer"""
@@ -405,12 +406,21 @@ def _talk(session: ChatSession) -> None:
             session.reset()
         elif command == "/system":
             session.system(rest.strip())
+        elif command == "/model":
+            _switch(session, rest.strip())
         elif command == "/help":
             print(CHAT_HELP)
         elif command.startswith("/") and command[1:].isalpha():
             print(f"There is no command {command}.\n{CHAT_HELP}")
         elif text:
             _answer(session, text)
+
+
+def _switch(session: ChatSession, model: str) -> None:
+    try:
+        session.switch(model)
+    except InputError as error:
+        print(error, file=sys.stderr)
 
 
 def _answer(session: ChatSession, text: str) -> None:

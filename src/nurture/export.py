@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adapters.attached import merge
 from .core.random import stream_key
 from .data.template import Template
 from .errors import InputError
 from .evaluate.answers import with_chat
+from .evaluate.exam import results_of
 from .models.heads import classifier, has_score_head, is_encoder, output_head, score_head
 from .models.layouts import classify, hidden_states, is_seq2seq, lay_rows, lay_seq2seq, layout_of, relative_gap
 from .models.load import LoadedModel, load_model, resolve_model
@@ -46,9 +46,8 @@ def export(
     """
     if out.exists():
         raise InputError(f"{out} exists already; name another folder.")
-    loaded = with_chat(
-        load_model(resolve_model(name, {}), dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)
-    )
+    source = resolve_model(name, {})
+    loaded = _load(source)
     adapter = loaded.adapter
     if adapter is not None and not merged:
         raise InputError(f"{name} is an adapter ({adapter.name}) on {loaded.base}; --merge adds it to a copy of that.")
@@ -56,13 +55,8 @@ def export(
         raise InputError(f"{name} is a plain model: there is no adapter to merge; leave --merge out.")
     if is_encoder(loaded.model) and not has_score_head(loaded.model):
         raise InputError(f"{name} is an encoder that has not learnt to judge; train it with method reward first.")
-    if adapter is not None and not adapter.mergeable:
-        raise InputError(
-            f"{name}: {adapter.name} cannot be merged, since no change of the weights does what it does; use the "
-            "adapter folder with its base."
-        )
     before = _logits(loaded)
-    model = loaded.model if adapter is None else merge(loaded.model)
+    model = loaded.model if adapter is None else _load(source, merged=True).model
     if has_score_head(model):
         model.config.pad_token_id = loaded.tokenizer.pad_token_id
         model = classifier(model, loaded.criteria, loaded.reward or {})
@@ -72,15 +66,14 @@ def export(
         base_model=loaded.base or loaded.source,
         method=adapter.name if adapter else "export",
         settings={"merged": name if adapter else "no", "format": str(written).removeprefix("torch.")},
-        limits=_settings_of(Path(name)),
+        results=results_of(loaded.digest, source.absolute().parent) if isinstance(source, Path) else {},
+        before=_history(source) if isinstance(source, Path) else "",
     )
     save_model(
         model, loaded.tokenizer, out, state=None, dtype=written, card=card,
         original_dropout=loaded.original_dropout, stop_ids=Template(loaded.tokenizer).stop_ids,
     )  # fmt: skip
-    gap = relative_gap(
-        _logits(load_model(out, dtype=torch.float32, device=torch.device("cpu"), seed=0, reward=True)), before
-    )
+    gap = relative_gap(_logits(_load(out)), before)
     if not gap <= BOUND[written]:
         import shutil
 
@@ -90,6 +83,11 @@ def export(
             f"{BOUND[written]:.0e}; nothing was kept. Try --dtype fp32."
         )
     return Exported(out, gap, BOUND[written])
+
+
+def _load(source: str | Path, merged: bool = False) -> LoadedModel:
+    cpu = torch.device("cpu")
+    return with_chat(load_model(source, dtype=torch.float32, device=cpu, seed=0, reward=True, merged=merged))
 
 
 def _logits(loaded: LoadedModel) -> Tensor:
@@ -111,11 +109,11 @@ def _logits(loaded: LoadedModel) -> Tensor:
         return score_head(model)(hidden) if has_score_head(model) else output_head(model).logits(hidden)
 
 
-def _settings_of(folder: Path) -> str:
-    """What the card of the adapter says of its training (data, settings, results), for the card of the merged model."""
+def _history(folder: Path) -> str:
+    """What the card of the model says of its training (data, settings, results), for the card of the exported one."""
     card = folder / "README.md"
     if not card.exists():
         return ""
     text = card.read_text(encoding="utf-8")
     start = text.find("\n## ")
-    return "" if start < 0 else "As for the adapter that was merged:\n" + text[start:].replace("\n## ", "\n### ")
+    return "" if start < 0 else text[start:].replace("\n## ", "\n### ").strip()

@@ -704,7 +704,11 @@ class _Run:
             library="peft" if attached else "transformers",
         )
         if attached:
-            save_adapter(loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids, reward=reward)
+            value = {"name": "reward", "criteria": ["value"], "template": setup.template.hash}
+            save_adapter(
+                loaded, folder, state=weights, card=card, stop_ids=setup.template.stop_ids, reward=reward,
+                value=value if "value" in setup.cast.adapters else None,
+            )  # fmt: skip
         else:
             save_model(
                 model, loaded.tokenizer, folder, state=weights, dtype=loaded.saved_dtype, card=card,

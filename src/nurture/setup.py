@@ -35,7 +35,7 @@ from .evaluate.answers import with_chat
 from .evaluate.ready import make_ready
 from .methods import Online
 from .models.cast import Cast, assemble
-from .models.heads import add_score_head, has_score_head, is_encoder, score_head, start_critic
+from .models.heads import add_score_head, has_score_head, head_parameters, is_encoder, start_critic
 from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
 from .models.load import LoadedModel, attach_adapter, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
@@ -218,6 +218,7 @@ def set_up(
         loaded, layout.layout, stage.method.trained, critic="value" in stage.method.asks,
         fresh=stage.adapter is not None,
         ref=stage.has_reference and stage.ref is None and not stage.asks_reference_once,
+        judge=Path(resolve_model(stage.critic, stages)) if stage.critic is not None else None,
     )  # fmt: skip
     joined: list[str] = []
     if stage.reward is not None:
@@ -245,7 +246,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
     share = "" if trained == everything else f" ({trained / everything:.4%})"
     adapter = {} if setup.loaded.adapter is None else {"adapter": setup.loaded.adapter.words()}
     facts = {
-        "model": f"{setup.loaded.source} ({type(setup.loaded.model).__name__})",
+        "model": f"{setup.loaded.source} ({type(setup.loaded.model).__name__})"
+        + f", its adapter merged: {setup.loaded.merged}" * bool(setup.loaded.merged),
         **adapter,
         "parameters": f"{trained:,} of {everything:,} are trained{share}",
         "compute": f"{setup.device}, {precision}" + ("" if precision == "float32" else " with fp32 masters")
@@ -264,7 +266,8 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
             how = "which is the base with the adapter off"
         facts["reference"] = f"{source}, {how}"
     if stage.critic:
-        facts["critic"] = f"starts as the reward model {stage.critic}, all of it trained along"
+        what = "adapter and head" if setup.cast.judge else "all of it"
+        facts["critic"] = f"starts as the reward model {stage.critic}, {what} trained along"
     if setup.held_out:
         facts["held out"] = f"{len(setup.held_out):,} groups"
     if setup.loaded.new_tokens:
@@ -415,7 +418,7 @@ def _load(
         quantized = stage.adapter is not None and stage.adapter.quantized
         loaded = load_model(
             source, dtype=dtype, device=device, dropout=stage.dropout, seed=stage.seed, reward=reward,
-            quantized=quantized,
+            quantized=quantized, merged=stage.adapter is not None,
         )  # fmt: skip
         if is_seq2seq(loaded.model) and (reward or isinstance(stage.method, Online) or stage.method.data == "text"):
             raise InputError(
@@ -459,17 +462,16 @@ def _start_critic(
     """Have the critic begin as a reward model: what that says of a finished answer is what a critic should expect
     before it. Returns the digest of the reward model."""
     assert stage.critic is not None
-    if "value" in cast.adapters:
-        raise InputError(
-            "critic: with an adapter the critic is an adapter on the model's own base, which begins as the model's; "
-            "leave critic out, or train all weights (adapter: full)."
-        )
-    loaded = load_model(resolve_model(stage.critic, stages), dtype=dtype, device=device, seed=stage.seed, reward=True)
-    if not has_score_head(loaded.model):
-        raise InputError(f"critic: {stage.critic} has no score head; a critic starts as a reward model.")
+    loaded = cast.judge
+    if loaded is None:
+        source = resolve_model(stage.critic, stages)
+        loaded = load_model(source, dtype=dtype, device=device, seed=stage.seed, reward=True, merged=True)
+        if not has_score_head(loaded.model):
+            raise InputError(f"critic: {stage.critic} has no score head; a critic starts as a reward model.")
     if Template(loaded.tokenizer).hash != template.hash:
         raise InputError(f"critic: {stage.critic} has another chat template than the model; train both from one model.")
-    start_critic(cast.models["value"], loaded.model, loaded.source)
+    if cast.judge is None:
+        start_critic(cast.models["value"], loaded.model, loaded.source)
     return loaded.digest
 
 
@@ -537,7 +539,8 @@ def _adapt(stage: Stage, loaded: LoadedModel, steps: int) -> LoadedModel:
     elif loaded.adapter is not None:
         train_on(loaded.model)
         if stage.method.trained == "reward":
-            score_head(loaded.model).requires_grad_(True)
+            for parameter in head_parameters(loaded.model).values():
+                parameter.requires_grad_(True)
     random = stage.dropout > 0 or (loaded.adapter is not None and loaded.adapter.dropout > 0)
     loaded.model.train(random)
     return loaded

@@ -151,6 +151,10 @@ def test_new_tokens_learn_and_are_saved(tied, tmp_path):
     set_layout(loaded.model, "rows")
     with torch.no_grad():
         assert gap(theirs(input_ids=ids).logits, loaded.model(input_ids=ids).logits) < 1e-5
+        merged = AutoModelForCausalLM.from_pretrained(
+            export(str(tmp_path / "adapter"), tmp_path / "merged", merged=True).folder, dtype=torch.float32
+        )
+        assert gap(merged(input_ids=ids).logits, theirs(input_ids=ids).logits) < 1e-5
 
 
 def test_new_tokens_need_an_adapter_that_can_learn_them(base):
@@ -172,6 +176,29 @@ def test_a_merged_model_is_plain_and_the_same(lora, dtype, tmp_path):
         expected = load(lora).model(input_ids=ids).logits
         assert gap(plain(input_ids=ids).logits, expected) <= done.bound
     assert {"tokenizer.json", "generation_config.json", "README.md"} <= {p.name for p in done.folder.iterdir()}
+
+
+def test_the_card_carries_scores_of_this_model_alone(base, lora, tmp_path):
+    """Mean, interval and n of the examination that is kept for the recipe, by the formula of a mean's interval."""
+    from statistics import fmean, stdev
+
+    run = tmp_path / "recipe" / "sft"
+    shutil.copytree(lora, run / "model")
+    plain = export(str(run / "model"), tmp_path / "before", merged=True).folder
+    assert "## Results" not in (plain / "README.md").read_text()
+    told = {"task": 0, "family": "f", "level": 1, "prompt": "", "response": "", "helpful": 1.0, "honest": 1.0,
+            "harmless": 1.0, "declines": False, "reason": ""}  # fmt: skip
+    scores = [0.0, 1.0, 1.0, 0.6, 1.0]
+    answers = [told | {"task": i, "overall": s} for i, s in enumerate(scores)]
+    (tmp_path / "recipe" / "eval").mkdir()
+    for name, digest in (("other", "0" * 64), ("sft", load(run / "model").digest)):
+        rows = answers if name == "sft" else [a | {"overall": 0.25} for a in answers]
+        kept = {"key": "x", "model": digest, "data": "lab/test", "answers": rows}
+        (tmp_path / "recipe" / "eval" / f"{name}.json").write_text(json.dumps(kept))
+    card = (export(str(run / "model"), tmp_path / "after", merged=True).folder / "README.md").read_text()
+    mean, wide = fmean(scores), 1.96 * stdev(scores) / len(scores) ** 0.5
+    expected = f"| lab/test, overall | {mean:.3f} (95%: {mean - wide:.3f} to {mean + wide:.3f}, n = 5) |"
+    assert expected in card and "0.250" not in card
 
 
 def test_a_merge_that_changes_the_model_is_refused(lora, tmp_path, monkeypatch):
@@ -238,11 +265,6 @@ def test_an_adapter_of_another_base(lora, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "/nowhere/base"}))
     with pytest.raises(InputError, match="which is not there"):
         load(folder)
-
-
-def test_an_adapter_on_an_adapter(lora, rows, tmp_path):
-    with pytest.raises(InputError, match="is an adapter already"):
-        run_stage(stage_from("sft", words(lora, rows, "lora")), tmp_path / "run", QUIET)
 
 
 def test_an_adapter_of_a_fresh_model(rows, tmp_path):

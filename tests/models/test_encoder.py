@@ -170,13 +170,70 @@ def test_what_is_saved_is_transformers_classifier(base, rows, tmp_path):
     assert half.gap <= half.bound
 
 
+LORA = "adapter={name: lora, r: 4}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_on_it_is_pefts_sequence_classifier(rows, tmp_path, family):
+    """Base and head lie in one folder, which peft's own TaskType.SEQ_CLS loads over transformers' classifier."""
+    from peft import PeftModel
+
+    base = saved(tmp_path / family, t.AutoModelForSequenceClassification, family, id2label={0: "overall"})
+    folder = train(base, rows, tmp_path / "run", LORA, "steps=6")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["task_type"] == "SEQ_CLS" and "classifier" in settings["modules_to_save"]
+    before, adapter = load_file(base / "model.safetensors"), load_file(folder / "adapter_model.safetensors")
+    for name, tensor in before.items():  # what stands on the layers learnt, nothing else of the model is in the folder
+        if name.startswith(("classifier", "pre_classifier")) or ".pooler." in name or name.startswith("pooler"):
+            assert not torch.equal(adapter[f"base_model.model.{name}"], tensor), name
+        else:
+            assert f"base_model.model.{name}" not in adapter
+    plain = t.AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32)
+    read = t.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        untrained = [float(plain.eval()(**_inputs(read, p, a, family)).logits) for p, a in TALKS]
+        theirs = PeftModel.from_pretrained(plain, folder).eval()
+        expected = [float(theirs(**_inputs(read, p, a, family)).logits) for p, a in TALKS]
+    judge = load_reward_model(folder, precision="fp32")
+    assert score(judge, [conversation(*talk) for talk in TALKS]) == pytest.approx(expected, abs=1e-5)
+    assert min(abs(x - y) for x, y in zip(expected, untrained, strict=True)) > 1e-2, "it has learnt"
+    merged = export(str(folder), tmp_path / "merged", merged=True).folder
+    model = t.AutoModelForSequenceClassification.from_pretrained(merged, dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert [float(model(**_inputs(read, p, a, family)).logits) for p, a in TALKS] == pytest.approx(
+            expected, abs=1e-5
+        )
+
+
+def _inputs(read, prompt, answer, family):
+    asked = read(prompt, answer, return_tensors="pt")
+    if family in ("distilbert", "modernbert"):
+        asked.pop("token_type_ids", None)
+    return asked
+
+
+def test_lora_with_a_new_head_learns_and_goes_on_byte_for_byte(base, rows, tmp_path):
+    words = (LORA, "steps=48", "checkpoint.every=24", "learning_rate=3e-3")
+    folder = train(base, rows, tmp_path / "whole", *words)
+    losses = [row["loss"] for row in rows_of(tmp_path / "whole" / "metrics.jsonl")]
+    assert min(losses[-8:]) < 0.25, "what always answering the mean would cost"
+    again = rewound(tmp_path / "whole", tmp_path / "again", 24)
+    resumed = train(base, rows, again, *words)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (resumed / name).read_bytes() == (folder / name).read_bytes()
+    more = train(folder, rows, tmp_path / "more", "steps=2")
+    first, then = (load_file(f / "adapter_model.safetensors") for f in (folder, more))
+    assert first.keys() == then.keys() and not [n for n in first if torch.equal(first[n], then[n])]
+
+
 def test_what_it_cannot_do_is_one_sentence(base, rows, tmp_path):
     steps = tmp_path / "steps.jsonl"
     steps.write_text(
         json.dumps({"prompt": "what ?", "completions": ["a film", "good"], "labels": [True, False]}) + "\n"
     )
     for words, why in (
-        (["adapter=lora"], "lora is not known on an encoder"),
+        (["adapter=prompt"], "prompt is not known on an encoder; use lora"),
+        (["adapter=qlora"], "qlora is not known on an encoder; use lora"),
         (["layout=tree"], "layout: tree is for decoders, and this is an encoder"),
         (["lm_coef=0.1"], "is an encoder, which gives one score to a whole text"),
     ):

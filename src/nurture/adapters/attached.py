@@ -76,6 +76,8 @@ def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str)
     held = attached(model)
     if getattr(model.config, "is_encoder_decoder", False):
         config.task_type = TaskType.SEQ_2_SEQ_LM
+    elif not hasattr(model, "prepare_inputs_for_generation"):  # a classifier
+        config.task_type = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what matters of them is an InputError by now
         if held is None:
@@ -160,17 +162,20 @@ def active(model: PreTrainedModel, role: str | None) -> Iterator[None]:
     if held is None or held.active == role:
         yield
         return
-    from .peft_compat import switch
-
     before = held.active
-    _switch(held, role, switch)
+    activate(model, role)
     try:
         yield
     finally:
-        _switch(held, before, switch)
+        activate(model, before)
 
 
-def _switch(held: Attached, role: str | None, switch: Any) -> None:
+def activate(model: PreTrainedModel, role: str | None) -> None:
+    """Switch to the adapter of a role, for good."""
+    from .peft_compat import switch
+
+    held = attached(model)
+    assert held is not None
     switch(held.peft, role)
     held.active = role
 

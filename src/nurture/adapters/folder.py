@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,12 +24,15 @@ from . import ADAPTERS
 from .adalora import rank_pattern
 from .adapter import ROLE, Adapter
 from .attached import adapter_state, attached, put, to_compute_format
+from .freeze import HEAD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-HEAD = "base_model.model.score.weight"
-"""PEFT's name for the head of a sequence classifier, which it calls a module to save."""
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of a model's own weights, as which the head of a sequence classifier is saved."""
+SAVED_HEAD = re.compile(re.escape(PREFIX) + r"((score|(pre_)?classifier|(.*\.)?pooler)\.(dense\.)?(weight|bias))")
+MODULES_TO_SAVE = {"score", "classifier", "pre_classifier", "pooler"}
 CONFIG, WEIGHTS, DECLARED = "adapter_config.json", "adapter_model.safetensors", "nurture_adapter.json"
 
 SHAPES = {
@@ -103,7 +107,7 @@ def _checked(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{path}: peft_type {kind!r} is none that Nurture knows; it knows {', '.join(sorted(ours))}.")
     defaults = {f.name: f.default for f in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
     for key, value in settings.items():
-        if key == "modules_to_save" and value == ["score"]:  # `saved_head` reads it
+        if key == "modules_to_save" and isinstance(value, list) and MODULES_TO_SAVE.issuperset(value):  # `saved_head`
             continue
         if key not in SHAPES | NOT_NEEDED and value and value != defaults.get(key):
             raise InputError(f"{path} sets {key}, which changes more than the adapter's tensors: it is not loaded.")
@@ -139,8 +143,7 @@ def put_saved(model: PreTrainedModel, saved: Saved, role: str = ROLE) -> None:
     kind: Any = PEFT_TYPE_TO_CONFIG_MAPPING[saved.settings["peft_type"]]  # pyright: ignore[reportArgumentType]
     settings = {k: v for k, v in saved.settings.items() if k not in ("peft_type", "peft_version")}
     config = kind(task_type="CAUSAL_LM", inference_mode=bool(saved.adapter.virtual), **settings)
-    tensors = load_file(saved.folder / WEIGHTS)
-    tensors.pop(HEAD, None)
+    tensors = {n: t for n, t in load_file(saved.folder / WEIGHTS).items() if not SAVED_HEAD.fullmatch(n)}
     try:
         held = put(model, config, saved.adapter, role)
         found = set_peft_model_state_dict(held.peft, tensors, adapter_name=role)
@@ -156,12 +159,13 @@ def put_saved(model: PreTrainedModel, saved: Saved, role: str = ROLE) -> None:
     to_compute_format(model)
 
 
-def saved_head(folder: Path) -> Tensor | None:
-    """The head of a reward model's adapter folder."""
+def saved_head(folder: Path) -> dict[str, Tensor]:
+    """The head of a reward model's adapter folder, by the model's own names; nothing of any other's."""
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, "pt") as file:
-        return file.get_tensor(HEAD) if HEAD in file.keys() else None  # noqa: SIM118 (not a mapping)
+        names = file.keys()
+        return {match[1]: file.get_tensor(name) for name in names if (match := SAVED_HEAD.fullmatch(name))}
 
 
 def write(
@@ -172,15 +176,16 @@ def write(
     base_digest: str,
     base_path: str,
     reward: Mapping[str, Any] | None = None,
+    role: str = ROLE,
 ) -> None:
-    """The adapter's files in `folder`. `state` holds the fp32 masters by the model's names, `base` the word that
-    finds the base again, `base_path` its folder or hub name for other programs. With `reward` (how scores are to be
-    read) the head is saved as well."""
+    """The files of a role's adapter in `folder`. `state` holds the fp32 masters by the model's names, `base` the word
+    that finds the base again, `base_path` its folder or hub name for other programs. With `reward` (how scores are to
+    be read) the head is saved as well."""
     from safetensors.torch import save_file
 
     held = attached(model)
     assert held is not None
-    adapter, config = held.adapters[ROLE], held.peft.peft_config[ROLE]
+    adapter, config = held.adapters[role], held.peft.peft_config[role]
     if adapter.virtual:  # what is saved is what the encoder makes of the parameters
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -190,7 +195,7 @@ def write(
     if adapter.peft_type == "ADALORA":
         own = dict(model.state_dict()) | dict(state)
         config.rank_pattern = settings["rank_pattern"] = rank_pattern(own, settings["init_r"])  # pyright: ignore[reportAttributeAccessIssue]
-    tensors = adapter_state(model, state)
+    tensors = adapter_state(model, state, role)
     if held.start:
         tensors = _relative(held.start, settings, tensors)
     name, _, revision = base_path.partition("@")
@@ -198,14 +203,22 @@ def write(
     settings["revision"] = None if Path(base_path).exists() else revision or None
     declared = {"adapter": _as_saved(adapter, settings), "base_digest": base_digest, "base": base}
     if reward is not None:
-        head: Any = model.score.weight  # pyright: ignore[reportAttributeAccessIssue]
-        tensors[HEAD] = state.get("score.weight", head).detach().to("cpu", torch.float32)
-        settings |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        head = head_state(model, state, role)
+        tensors |= {PREFIX + name: tensor for name, tensor in head.items()}
+        modules = {name.removesuffix(".dense").rpartition(".")[2] for name in (n.rpartition(".")[0] for n in head)}
+        settings |= {"task_type": "SEQ_CLS", "modules_to_save": sorted(modules)}
         declared["reward"] = dict(reward)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     for name, value in ((CONFIG, settings), (DECLARED, declared)):
         text = json.dumps(value, indent=2, sort_keys=True, default=_plain) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def head_state(model: PreTrainedModel, state: Mapping[str, Tensor], role: str = ROLE) -> dict[str, Tensor]:
+    """What stands on the layers, by the model's names: its own head, or that which belongs to another role."""
+    own = "" if role == ROLE else f"{role}_"
+    head = {n.removeprefix(own): state.get(n, p) for n, p in model.named_parameters() if n.startswith(own)}
+    return {n: t.detach().to("cpu", torch.float32) for n, t in head.items() if HEAD.match(n)}
 
 
 def _as_saved(adapter: Adapter, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from .answers import (
     per_task,
     summary,
 )
-from .statistics import Difference, paired
+from .statistics import Difference, estimate, paired
 
 TEST = "lab/test"
 
@@ -95,8 +95,8 @@ def examine(
     graded = grade_answers(tasks, answers)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        rows = [one.to_json() for one in graded]
-        replace_synced(kept, json.dumps({"key": key, "answers": rows}, ensure_ascii=False).encode())
+        told = {"key": key, "model": loaded.digest, "data": exam.data, "answers": [one.to_json() for one in graded]}
+        replace_synced(kept, json.dumps(told, ensure_ascii=False).encode())
     return Examined(name, graded, parent)
 
 
@@ -105,6 +105,22 @@ def steps(examined: Sequence[Examined]) -> list[tuple[Examined, Examined]]:
     or else the first."""
     names = {one.name: one for one in examined}
     return [(names.get(one.parent, examined[0]), one) for one in examined[1:]]
+
+
+def results_of(digest: str, run: Path) -> dict[str, str]:
+    """Every criterion of the model with this digest, with its 95% interval and n: what examinations kept in a run
+    folder, or in that of its recipe, say."""
+    found: dict[str, str] = {}
+    for path in sorted([*run.parent.glob("eval/*.json"), *run.glob("eval/*.json"), *run.glob("*/eval/*.json")]):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known.get("model") != digest:
+            continue
+        examined = Examined(path.stem, [Graded(**row) for row in known["answers"]])
+        for of in CRITERIA:
+            e = estimate(examined.values(of))
+            low, high = e.interval
+            found[f"{known['data']}, {of}"] = f"{e.mean:.3f} (95%: {low:.3f} to {high:.3f}, n = {e.n:,})"
+    return found
 
 
 def report_json(examined: Sequence[Examined], seconds: float) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def join_reward_model(name: str | Path, policy: LoadedModel, layout: Layout, rol
     """The same on the policy's base, where it is an adapter on that very base; None where it is not."""
     if not Path(name).is_dir() or choose_layout(policy.model, _positions(policy.model)).layout != layout:
         return None
-    joined = join(policy, Path(name), role)
+    joined = join(policy, Path(name), role, judges=True)
     return None if joined is None else _reward_model(joined, policy.model.device, layout, role)
 
 

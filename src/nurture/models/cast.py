@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ from ..adapters.attached import adapter_parameters, attached, copy_adapter, trai
 from ..errors import InputError
 from .heads import add_score_head, score_head
 from .layouts import Layout
-from .load import LoadedModel
+from .load import LoadedModel, join
 
 CRITIC = "value."
 """What names of the weights of a critic that is a copy begin with. They are in checkpoints, not in the model."""
@@ -31,6 +32,8 @@ class Cast:
     models: dict[str, PreTrainedModel]
     layouts: dict[str, Layout]
     adapters: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+    judge: LoadedModel | None = None
+    """The reward model that a critic on the same base began as."""
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -56,9 +59,12 @@ class Cast:
         return [name for name, p in self.trained.items() if id(p) in own]
 
 
-def assemble(loaded: LoadedModel, layout: Layout, role: str, *, critic: bool, ref: bool, fresh: bool) -> Cast:
+def assemble(
+    loaded: LoadedModel, layout: Layout, role: str, *, critic: bool, ref: bool, fresh: bool, judge: Path | None = None
+) -> Cast:
     """The learner as `role`, with a critic and its own start as the reference where they are asked for. `fresh` says
-    that its adapter is new, so that the base without it is what it starts from."""
+    that its adapter is new, so that the base without it is what it starts from. A critic on the same base begins as
+    the reward model `judge`, or else as the learner."""
     model = loaded.model
     cast = Cast({role: model}, {role: layout})
     shared = loaded.adapter is not None and bool(loaded.adapter.peft_type)
@@ -67,7 +73,7 @@ def assemble(loaded: LoadedModel, layout: Layout, role: str, *, critic: bool, re
     if critic:
         cast.models["value"], cast.layouts["value"] = model, layout
         if shared:
-            _add_critic(loaded)
+            cast.judge = _add_critic(loaded, judge)
             cast.adapters["value"] = "value"
         else:
             cast.models["value"] = _copy(model)
@@ -91,16 +97,27 @@ def start_of(loaded: LoadedModel, fresh: bool) -> str | None:
     return None if held is not None and fresh and not held.start else ROLE
 
 
-def _add_critic(loaded: LoadedModel) -> None:
+def _add_critic(loaded: LoadedModel, judge: Path | None) -> LoadedModel | None:
     assert loaded.adapter is not None
     if loaded.adapter.peft_type == "ADALORA":
         raise InputError(
             "adapter: adalora shares out one budget of ranks, which a critic on the same base would need a second one "
             "of; use lora, or a method without a critic."
         )
-    copy_adapter(loaded.model, "value")
+    joined = None
+    if judge is None:
+        copy_adapter(loaded.model, "value")
+        add_score_head(loaded.model, 1, "value")
+    elif (joined := join(loaded, judge, "value", judges=True)) is None:
+        raise InputError(
+            f"critic: {judge} is no {loaded.adapter.name} adapter on the model's own base, as a critic beside an "
+            "adapter is; train the reward model with the same adapter from the same model, or leave critic out."
+        )
+    elif score_head(loaded.model, "value").out_features != 1:
+        raise InputError(f"critic: {judge} judges several criteria; a critic expects one number.")
     train_on(loaded.model, [ROLE, "value"])
-    add_score_head(loaded.model, 1, "value")
+    score_head(loaded.model, "value").requires_grad_(True)
+    return joined
 
 
 def _copy(model: PreTrainedModel) -> PreTrainedModel:

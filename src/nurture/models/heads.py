@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..adapters.freeze import HEAD
 from ..core.logp import Head
 from ..errors import InputError
 from .vet import ENCODERS
@@ -96,9 +97,16 @@ def start_critic(critic: PreTrainedModel, judge: PreTrainedModel, source: str) -
             f"critic: {source} is of another shape than the model (it has {strange[0]}); a critic starts as a reward "
             "model that was trained whole, from the same base."
         )
+    # What nobody trains is the learner's too.
+    if other := [n for n, p in told.items() if not own[n].requires_grad and not torch.equal(own[n], p)]:
+        raise InputError(
+            f"critic: {source} differs from the model in weights that this run does not train ({other[0]}); a critic "
+            "with frozen weights starts as a reward model that froze them too."
+        )
     with torch.no_grad():
         for name, parameter in told.items():
-            own[name].copy_(parameter)
+            if own[name].requires_grad:
+                own[name].copy_(parameter)
 
 
 def _last(model: PreTrainedModel) -> Any:
@@ -149,12 +157,31 @@ def classifier(model: PreTrainedModel, criteria: tuple[str, ...], settings: Mapp
     return found
 
 
-def read_score_head(model: PreTrainedModel, weight: Tensor | None = None, adapter: str | None = None) -> None:
+def head_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The model's own head; of an encoder all that stands on the layers, the pooler too."""
+    return {name: p for name, p in model.named_parameters() if HEAD.match(name)}
+
+
+def put_head(model: PreTrainedModel, tensors: Mapping[str, Tensor], adapter: str | None = None) -> bool:
+    """Give the model (or a role of it) the head that was saved with an adapter, by the model's names. False, and
+    nothing done, where the model has no place for it."""
+    last = "classifier.weight" if is_encoder(model) else "score.weight"
+    if last not in tensors or not set(tensors) <= {last, *head_parameters(model)}:
+        return False
+    add_score_head(model, len(tensors[last]), adapter)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[f"{adapter}_{name}" if adapter else name].copy_(tensor)
+    return True
+
+
+def read_score_head(model: PreTrainedModel, weight: Tensor | None = None) -> None:
     """The head of a loaded sequence classifier (or this weight) as one of ours."""
     last = _last(model)
     found: Tensor = last.weight if weight is None else weight
-    add_score_head(model, found.shape[0], adapter)
-    head = score_head(model, adapter)
+    add_score_head(model, found.shape[0])
+    head = score_head(model)
     with torch.no_grad():
         head.weight.copy_(found)
         if head.bias is not None:

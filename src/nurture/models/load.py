@@ -15,12 +15,12 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..adapters import Adapter
-from ..adapters.attached import attach, attached
+from ..adapters.attached import attach, attached, merge
 from ..adapters.freeze import HEAD
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
 from .fused import fuse
-from .heads import is_encoder, read_score_head, score_head
+from .heads import head_parameters, is_encoder, put_head, read_score_head, score_head
 from .vet import SEQ2SEQ, has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
@@ -61,6 +61,8 @@ class LoadedModel:
     base: str = ""
     """Of a model with an adapter: where the model without it is, and its digest."""
     base_digest: str = ""
+    merged: str = ""
+    """The adapter that was added to the weights when they were loaded, in words."""
     reward: Mapping[str, Any] | None = None
     """Of a reward model: how its scores are to be read."""
 
@@ -123,23 +125,24 @@ def load_model(
     texts: Iterable[str] | None = None,
     reward: bool = False,
     quantized: bool = False,
+    merged: bool = False,
 ) -> LoadedModel:
     """Load a folder or a hub name (`org/name` or `org/name@revision`), or make a fresh model from
     `{config: {model_type: …}, tokenizer: FOLDER, hub name or {vocab_size: n}}`; in the last case `texts` train the
-    tokenizer. A folder that is a PEFT adapter is loaded onto its base. With `reward` the folder may also be a reward
-    model; it then comes with its score head. `quantized` keeps the matrices in 4 bits."""
+    tokenizer. A folder that is a PEFT adapter is loaded onto its base; `merged` makes one plain model of the two. With
+    `reward` the folder may also be a reward model; it then comes with its score head. `quantized` keeps the matrices in
+    4 bits."""
     if isinstance(source, Mapping):
         loaded = _fresh(source, texts, dtype, dropout, seed)
-    elif isinstance(source, Path) or Path(source).expanduser().exists():
-        folder = Path(source).expanduser()
-        if (folder / "adapter_config.json").exists():
-            return _with_adapter(folder, dtype, device, dropout, seed, quantized, reward)
-        loaded = _from_folder(folder, str(folder), dtype, dropout, seed, reward, device if quantized else None)
     else:
-        folder = download(source)
+        local = isinstance(source, Path) or Path(source).expanduser().exists()
+        folder = Path(source).expanduser() if local else download(str(source))
+        name = str(folder) if local else f"{str(source).partition('@')[0]}@{folder.name}"
         if (folder / "adapter_config.json").exists():
-            return _with_adapter(folder, dtype, device, dropout, seed, quantized, reward)
-        name = f"{source.partition('@')[0]}@{folder.name}"
+            if merged and quantized:
+                raise InputError(f"{folder} is an adapter, and what stands on one is not kept in 4 bits: use lora.")
+            loaded = _with_adapter(folder, name, dtype, device, dropout, seed, quantized, reward, plain=merged)
+            return _merged(loaded) if merged else loaded
         loaded = _from_folder(folder, name, dtype, dropout, seed, reward, device if quantized else None)
     loaded.model.to(device)  # pyright: ignore[reportArgumentType]
     loaded.model.train(dropout > 0)
@@ -174,21 +177,22 @@ def parameter_count(model: torch.nn.Module) -> int:
 
 
 def _with_adapter(
-    folder: Path, dtype: torch.dtype, device: torch.device, dropout: float, seed: int, quantized: bool, reward: bool
-) -> LoadedModel:
-    """A PEFT adapter on its base."""
+    folder: Path, name: str, dtype: torch.dtype, device: torch.device, dropout: float, seed: int, quantized: bool,
+    reward: bool, plain: bool,
+) -> LoadedModel:  # fmt: skip
+    """A PEFT adapter on its base. A base that is an adapter itself is one model by then: what is stacked is merged.
+    `plain` gives a base in 4 bits its matrices back, with the same values."""
     from ..adapters import folder as saved_adapters
 
     saved = saved_adapters.read(*vet_adapter(folder))
     head = saved_adapters.saved_head(folder)
-    if head is not None and not reward:
+    if head and not reward:
         raise InputError(f"{folder} is a reward model, which scores texts and cannot write any; use a language model.")
     source = lab_model() if saved.base == "lab" else saved.base_source()
-    if isinstance(source, Path) and (source / "adapter_config.json").exists():
-        raise InputError(f"{folder} is an adapter on {source}, which is an adapter itself: merge that one first.")
+    _refuse_circle(folder, source)
     quantized = quantized or saved.adapter.quantized
     base = load_model(
-        source, dtype=dtype, device=device, dropout=dropout, seed=seed, quantized=quantized, reward=reward
+        source, dtype=dtype, device=device, dropout=dropout, seed=seed, quantized=quantized, reward=reward, merged=True
     )
     if saved.base_digest not in (None, base.digest):
         raise InputError(
@@ -196,18 +200,54 @@ def _with_adapter(
             f"notes {str(saved.base_digest)[:12]}; give back that base, or train the adapter again."
         )
     model, tokenizer, new_tokens = base.model, base.tokenizer, base.new_tokens
+    if plain and quantized:
+        with quiet():
+            model.dequantize()
     if has_tokenizer(folder):
         tokenizer = _tokenizer(vet_tokenizer(folder), model.config)
         new_tokens = embed_new_tokens(model, tokenizer)
     with _seeded(seed), _without_head(model):
         saved_adapters.put_saved(model, saved)
-    if head is not None:
-        read_score_head(model, head)
+    if head and not put_head(model, head):
+        raise InputError(f"{folder} does not fit the base {saved.base}: it has no place for the head {min(head)}.")
     model.train(dropout > 0)
-    return LoadedModel(
-        model, tokenizer, str(folder), _joint_digest(base.digest, folder), new_tokens, base.unexpected,
-        base.saved_dtype, base.original_dropout, saved.adapter, base.base, base.digest, saved.reward or base.reward,
+    return replace(
+        base, tokenizer=tokenizer, source=name, digest=_joint_digest(base.digest, folder), new_tokens=new_tokens,
+        adapter=saved.adapter, base_digest=base.digest, reward=saved.reward or base.reward,
     )  # fmt: skip
+
+
+def _refuse_circle(folder: Path, source: Path | str) -> None:
+    """Follow adapters that stand on adapters down to a model."""
+    from ..adapters import folder as saved_adapters
+
+    seen = {folder.resolve()}
+    while isinstance(source, Path) and (source / "adapter_config.json").exists():
+        if source.resolve() in seen:
+            raise InputError(f"{folder} is an adapter that stands on itself; correct base_model_name_or_path in it.")
+        seen.add(source.resolve())
+        saved = saved_adapters.read(*vet_adapter(source))
+        source = lab_model() if saved.base == "lab" else saved.base_source()
+
+
+def _merged(loaded: LoadedModel) -> LoadedModel:
+    """One plain model of a base and its adapter, known by the folder of the adapter."""
+    assert loaded.adapter is not None
+    if not loaded.adapter.mergeable:
+        raise InputError(
+            f"{loaded.source}: {loaded.adapter.name} cannot be merged, since no change of the weights does what it "
+            "does; use the adapter folder with its base."
+        )
+    base = str(Path(loaded.source).resolve()) if Path(loaded.source).exists() else loaded.source
+    model = merge(loaded.model).requires_grad_(True)
+    return replace(
+        loaded,
+        model=model,
+        adapter=None,
+        base=base,
+        base_digest="",
+        merged=" + ".join(filter(None, (loaded.merged, loaded.adapter.words()))),
+    )
 
 
 def _joint_digest(base: str, folder: Path) -> str:
@@ -216,18 +256,23 @@ def _joint_digest(base: str, folder: Path) -> str:
 
 @contextmanager
 def _without_head(model: PreTrainedModel) -> Iterator[None]:
-    """peft takes a score head for one more matrix of a layer; what is attached meanwhile does not touch it."""
-    head = model._modules.pop("score", None)
+    """peft takes what stands on the layers for matrices of one; what is attached meanwhile does not touch it."""
+    taken: list[tuple[torch.nn.Module, str, Any]] = []
+    paths = dict.fromkeys(match[0] for name in head_parameters(model) if (match := HEAD.match(name)))
+    for path in paths:
+        owner, _, name = path.removesuffix(".").rpartition(".")
+        parent = model.get_submodule(owner)
+        taken.append((parent, name, parent._modules.pop(name)))
     try:
         yield
     finally:
-        if head is not None:
-            model._modules["score"] = head
+        for parent, name, module in taken:
+            parent._modules[name] = module
 
 
-def join(loaded: LoadedModel, folder: Path, role: str) -> LoadedModel | None:
-    """A saved reward model as one more role on a base that is in memory already, with its adapter and head. None where
-    it cannot be: it is no adapter, or one of another kind or on another base."""
+def join(loaded: LoadedModel, folder: Path, role: str, *, judges: bool) -> LoadedModel | None:
+    """A saved adapter as one more role on a base that is in memory already; one that `judges` has a head as well. None
+    where it cannot be: it is no adapter, or one of another kind or on another base."""
     from ..adapters import folder as saved_adapters
 
     held = attached(loaded.model)
@@ -242,11 +287,13 @@ def join(loaded: LoadedModel, folder: Path, role: str) -> LoadedModel | None:
         and (theirs.peft_type, theirs.quantized) == (ours.peft_type, ours.quantized)
         and saved.settings.get("trainable_token_indices") == getattr(kind, "trainable_token_indices", None)
     )
-    if not same or head is None or not has_tokenizer(folder):
+    if not same or set(head) != ({"score.weight"} if judges else set()) or not has_tokenizer(folder):
         return None
-    saved_adapters.put_saved(loaded.model, saved, role)
-    read_score_head(loaded.model, head, role)
-    score_head(loaded.model, role).requires_grad_(False)
+    with torch.random.fork_rng(devices=[]), _without_head(loaded.model):
+        saved_adapters.put_saved(loaded.model, saved, role)
+    if judges:
+        put_head(loaded.model, head, role)
+        score_head(loaded.model, role).requires_grad_(False)
     tokenizer = _tokenizer(vet_tokenizer(folder), loaded.model.config)
     return replace(
         loaded, tokenizer=tokenizer, source=str(folder), digest=_joint_digest(loaded.base_digest, folder),
@@ -256,21 +303,14 @@ def join(loaded: LoadedModel, folder: Path, role: str) -> LoadedModel | None:
 
 def attach_adapter(loaded: LoadedModel, adapter: Adapter, *, steps: int, seed: int) -> LoadedModel:
     """The model with a new adapter, which trains for so many steps."""
-    if loaded.adapter is not None:
-        raise InputError(
-            f"{loaded.source} is an adapter already ({loaded.adapter.name}): leave 'adapter' out to go on training it, "
-            "or merge it first with nurture export MODEL --merge."
-        )
+    assert loaded.adapter is None, "what a new adapter stands on is loaded with merged=True"
     if adapter.peft_type and not loaded.base:
         raise InputError(
             f"adapter: {adapter.name} is saved without its base, and a fresh model exists in this run alone; train all "
             "weights (adapter: full), or start from a saved model."
         )
-    if adapter.peft_type and is_encoder(loaded.model):
-        raise InputError(
-            f"adapter: {adapter.name} is not known on an encoder, whose new head would have to be saved with it; use "
-            "freeze or full."
-        )
+    if is_encoder(loaded.model) and (adapter.virtual or adapter.quantized):
+        raise InputError(f"adapter: {adapter.name} is not known on an encoder; use lora, bottleneck, freeze or full.")
     with _seeded(seed), _without_head(loaded.model) if adapter.peft_type else nullcontext():
         attach(loaded.model, adapter, loaded.tokenizer, steps=steps, new_tokens=loaded.new_tokens)
     return replace(loaded, adapter=adapter, base_digest=loaded.digest)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from ..adapters import folder as adapters
+from ..adapters.adapter import ROLE
 from ..errors import InputError
 from ..files import sync
 from .load import LAB, LoadedModel
@@ -57,13 +58,18 @@ def save_adapter(
     card: str,
     stop_ids: Sequence[int] = (),
     reward: Mapping[str, Any] | None = None,
+    value: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the adapter of a model, without the model: a PEFT folder with tokenizer, chat template and model card. Of
-    a reward model, with its head; `reward` says how its scores are to be read."""
+    a reward model, with its head; `reward` says how its scores are to be read. With `value` the critic that learnt on
+    the same base is written too, as such a folder in this one."""
+    where = str(LAB) if loaded.base == "lab" else loaded.base
     with _replacing(folder) as temporary:
-        where = str(LAB) if loaded.base == "lab" else loaded.base
-        adapters.write(loaded.model, temporary, state, loaded.base, loaded.base_digest, where, reward)
-        _write_beside(loaded.model, loaded.tokenizer, temporary, card, stop_ids)
+        for role, inside, judges in ((ROLE, temporary, reward), ("value", temporary / "value", value)):
+            if role == ROLE or value is not None:
+                inside.mkdir(exist_ok=True)
+                adapters.write(loaded.model, inside, state, loaded.base, loaded.base_digest, where, judges, role)
+                _write_beside(loaded.model, loaded.tokenizer, inside, card, stop_ids)
 
 
 def _write_beside(
@@ -84,7 +90,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     finish_replacing(folder)
     temporary.mkdir()
     yield temporary
-    for path in temporary.iterdir():
+    for path in temporary.rglob("*"):
         sync(path)
     sync(temporary)
     if folder.exists():
@@ -129,11 +135,13 @@ def model_card(
     data: Sequence[str] = (),
     license: str = "unknown",
     settings: Mapping[str, Any] | None = None,
-    results: Mapping[str, float] | None = None,
+    results: Mapping[str, float] | Mapping[str, str] | None = None,
     limits: str = "",
+    before: str = "",
     library: str = "transformers",
 ) -> str:
-    """README.md of a model: front matter for the hub, then what was trained on what, how, and with what result."""
+    """README.md of a model: front matter for the hub, then what was trained on what, how, and with what result. Of an
+    exported model, `before` tells the same of the one it was made from."""
     front: dict[str, Any] = {
         "license": license,
         "base_model": base_model,
@@ -153,6 +161,8 @@ def model_card(
             parts.append(f"## {title}\n\n| | |\n|---|---|\n{rows}")
     if limits:
         parts.append(f"## Limits\n\n{limits}")
+    if before:
+        parts.append(f"## How it was trained\n\n{before}")
     return "\n\n".join(parts) + "\n"
 
 
