@@ -92,7 +92,8 @@ class FusedLora(Linear):
         )  # fmt: skip
         if not plain:
             return super().forward(x, *args, **kwargs)
-        a, b = self.lora_A[role].weight, self.lora_B[role]
+        a: Any = self.lora_A[role].weight
+        b: Any = self.lora_B[role]
         if b.bias is not None or not x.dtype == a.dtype == base.weight.dtype:
             return super().forward(x)
         return updated(x, base.weight, base.bias, a, b.weight, self.scaling[role])
