@@ -36,14 +36,16 @@ def states_of(batch: Batch) -> Tensor:
     return torch.as_tensor(np.concatenate(states))
 
 
-def network(inputs: int, outputs: int, hidden: int, seed: int, last_gain: float) -> nn.Sequential:
+def network(
+    inputs: int, outputs: int, hidden: int, seed: int, last_gain: float, between: type[nn.Module] = nn.Tanh
+) -> nn.Sequential:
     """Two hidden layers, orthogonal weights. A policy begins near uniform (`last_gain` 0.01)."""
     draw = torch.Generator().manual_seed(seed)
     layers = [nn.Linear(inputs, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, outputs)]
     for layer, gain in zip(layers, (2**0.5, 2**0.5, last_gain), strict=True):
         nn.init.orthogonal_(layer.weight, gain, generator=draw)
         nn.init.zeros_(layer.bias)
-    return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
+    return nn.Sequential(layers[0], between(), layers[1], between(), layers[2])
 
 
 class NetworkRoles:
