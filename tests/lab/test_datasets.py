@@ -188,7 +188,8 @@ def test_written_rows_name_the_family_that_made_them(name: str):
         elif isinstance(record, Steps):
             assert row["family"] == "arithmetic"
         else:
-            task = task_of_all(seeds.get(name, 1_000_003), "train", i // 3 if name == "lab/votes" else i, 0)
+            split = "train" if name == "lab/demonstrations" else "practice"
+            task = task_of_all(seeds.get(name, 1_000_003), split, i // 3 if name == "lab/votes" else i, 0)
             asked = tuple(m for m in record.messages if m.role == "user") if name in seeds else record.prompt
             assert row["family"] == task.family and asked[-1] == task.prompt[-1]
 
