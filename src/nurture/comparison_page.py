@@ -348,7 +348,8 @@ _STYLE = """
 .bar.s3 { fill: var(--s3); } .bar.s4 { fill: var(--s4); }
 .range { stroke: var(--ink); stroke-width: 1.5; }
 .keys { margin: 0 0 .5rem; }
-.scores td, .scores th { font-variant-numeric: tabular-nums; padding-right: 1.2rem; }
+.scores td, .scores th { font-variant-numeric: tabular-nums; padding-right: 1rem; }
+.scores td, .scores th { overflow-wrap: normal; word-break: normal; }
 .scores tr + tr { border-top: 1px solid var(--rule); }
 .scores th .note { font-weight: 400; white-space: normal; }
 .scores small { color: var(--soft); }
