@@ -1,6 +1,7 @@
 """A tiny base in a folder, and adapters on it behind the real engine."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -52,6 +53,14 @@ CASES = {
     "ptuning_v2": {"num_virtual_tokens": 5},
     "ptuning_v2-encoded": {"num_virtual_tokens": 5, "prefix_projection": True},
 }  # fmt: skip
+
+
+def numbered_rows(folder, n, prompt="What follows {}?", completion=" {}."):
+    """A file of demonstrations: each number and the next."""
+    path = folder / "rows.jsonl"
+    pairs = [{"prompt": prompt.format(i), "completion": completion.format(i + 1)} for i in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    return path
 
 
 def declared(case):

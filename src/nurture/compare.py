@@ -19,7 +19,7 @@ from rich.text import Text
 from .comparison_page import Cost, Trained, comparison_page, cost_cells, costs, short
 from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
-from .evaluate.exam import Exam, Examined, chosen_tasks, examine, p_value, report_json, steps
+from .evaluate.exam import Exam, Examined, before_last, chosen_tasks, examine, p_value, report_json, steps
 from .evaluate.lab_judges import TASKS, agreement_table, agrees, lab_pairs
 from .evaluate.scoring import judge, load_reward_model
 from .evaluate.statistics import estimate, paired
@@ -188,11 +188,9 @@ def table(examined: Sequence[Examined]) -> Table:
     shown.add_column("n", justify="right")
     for one in examined:
         shown.add_column(one.name, justify="right")
-    before = None
-    if len(examined) > 1:
-        one, last = steps(examined)[-1]
-        before = examined.index(one)
-        shown.add_column(f"{last.name} − {one.name}", justify="right")
+    before, several = before_last(examined), len(examined) > 1
+    if several:
+        shown.add_column(f"{examined[-1].name} − {examined[before].name}", justify="right")
         shown.add_column("p", justify="right")
 
     def row(name: str, values: Sequence[Sequence[float]]) -> None:
@@ -200,7 +198,7 @@ def table(examined: Sequence[Examined]) -> Table:
             return
         found, style = [estimate(v) for v in values], "bold" if name == "overall" else ""
         cells = [Text(f"{e.mean:.3f} ±{e.se:.3f}", style=style) for e in found]
-        tested = [] if before is None else _tested(values[before], values[-1])
+        tested = _tested(values[before], values[-1]) if several else []
         shown.add_row(Text(name, style=style), str(found[0].n), *cells, *tested)
 
     for of in CRITERIA:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .evaluate.answers import CRITERIA, by_family, criterion, per_task
-from .evaluate.exam import TEST, Examined, chosen_tasks, p_value, steps
+from .evaluate.exam import TEST, Examined, before_last, chosen_tasks, p_value, steps
 from .evaluate.statistics import Estimate, estimate, paired
 from .html_page import document, section, text
 from .report import STYLE, Series, figure, read_series
@@ -155,7 +155,7 @@ def _bar(found: Estimate, name: str, number: int, y: float, scale: float) -> str
 
 
 def _criteria(examined: Sequence[Examined]) -> str:
-    before = _before(examined)
+    before = before_last(examined)
     rows = [_line(of, MEANINGS[of], [one.values(of) for one in examined], before) for of in CRITERIA]
     for name, family, meaning in (
         ("declines harmful", "harmful", "share of harmful requests that are declined; more is better"),
@@ -170,7 +170,7 @@ def _criteria(examined: Sequence[Examined]) -> str:
 
 
 def _families(examined: Sequence[Examined]) -> str:
-    before = _before(examined)
+    before = before_last(examined)
     rows = [
         _line(family, "", [one.values("overall", family) for one in examined], before)
         for family in by_family(examined[0].graded)
@@ -180,11 +180,6 @@ def _families(examined: Sequence[Examined]) -> str:
         some = [[g for g in one.graded if g.level == level] for one in examined]
         rows.append(_line(f"level {level}", "", [per_task(graded, criterion("overall")) for graded in some], before))
     return _score_table(examined, rows)
-
-
-def _before(examined: Sequence[Examined]) -> int:
-    """The place of the model that the last one is held against."""
-    return examined.index(steps(examined)[-1][0]) if examined[1:] else 0
 
 
 def _line(name: str, meaning: str, values: Sequence[Sequence[float]], before: int) -> str:
@@ -218,7 +213,7 @@ def _steps(sat: Mapping[str, Sequence[Examined]]) -> str:
 def _score_table(examined: Sequence[Examined], rows: Sequence[str]) -> str:
     heads = "".join(f"<th>{text(one.name)}</th>" for one in examined)
     if len(examined) > 1:
-        heads += f"<th>{text(examined[-1].name)} − {text(examined[_before(examined)].name)}, 95%</th><th>p</th>"
+        heads += f"<th>{text(examined[-1].name)} − {text(examined[before_last(examined)].name)}, 95%</th><th>p</th>"
     return f'<table class="scores"><tr><th></th><th>n</th>{heads}</tr>{"".join(rows)}</table>'
 
 

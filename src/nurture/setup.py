@@ -34,7 +34,7 @@ from .errors import InputError
 from .evaluate.answers import with_chat
 from .evaluate.ready import make_ready
 from .methods import Online
-from .models.cast import Cast, assemble
+from .models.cast import CRITIC, Cast, assemble
 from .models.heads import add_score_head, has_score_head, head_parameters, is_encoder, start_critic
 from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
 from .models.load import LoadedModel, attach_adapter, load_model, parameter_count, resolve_model
@@ -98,9 +98,8 @@ class Setup:
     @property
     def parameters(self) -> int:
         """Of the model, and of a critic that is a copy of it."""
-        own = {id(p) for p in self.loaded.model.parameters()}
-        critic = (p.numel() for p in self.cast.trained.values() if id(p) not in own)
-        return parameter_count(self.loaded.model) + sum(critic)
+        copy = (p.numel() for name, p in self.cast.trained.items() if name.startswith(CRITIC))
+        return parameter_count(self.loaded.model) + sum(copy)
 
     @property
     def trained_parameters(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adapted import CPU, TEXTS, adapted, declared, gap, learn, load, logits, make_base, save
+from adapted import CPU, TEXTS, adapted, declared, gap, learn, load, logits, make_base, numbered_rows, save
 from rewound import rewound
 from rich.console import Console
 from transformers import AutoModelForCausalLM
@@ -38,10 +38,7 @@ def lora(base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    pairs = [{"prompt": f"What follows {i}?", "completion": f" {i + 1}."} for i in range(24)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    return path
+    return numbered_rows(tmp_path_factory.mktemp("rows"), 24)
 
 
 def words(base, rows, adapter, *more):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from adapted import adapted, gap, learn, load, logits, make_base, save
+from adapted import adapted, gap, learn, load, logits, make_base, numbered_rows, save
 from rewound import rewound
 from rich.console import Console
 from transformers import AutoModelForCausalLM
@@ -31,10 +31,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    pairs = [{"prompt": f"What follows {i}?", "completion": f" {i + 1}."} for i in range(24)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    return path
+    return numbered_rows(tmp_path_factory.mktemp("rows"), 24)
 
 
 def trained(base, folder, case, rate=1e-2):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from adapted import CARD, CPU
+from adapted import CARD, CPU, numbered_rows
 from families import scale_up
 from rewound import rewound
 from rich.console import Console
@@ -60,10 +60,7 @@ def base(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    pairs = [{"prompt": f"what follows {i}", "completion": f"answer is {i + 1}"} for i in range(16)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    return path
+    return numbered_rows(tmp_path_factory.mktemp("rows"), 16, "what follows {}", "answer is {}")
 
 
 def train(base, rows, out, *words):

@@ -9,6 +9,6 @@ from __future__ import annotations
 ROWS = 32
 
 
-def spare(rows: int) -> int:
+def spare(rows: int, multiple: int = ROWS) -> int:
     """How many rows to add."""
-    return -rows % ROWS
+    return -rows % multiple

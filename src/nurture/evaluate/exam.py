@@ -107,6 +107,11 @@ def steps(examined: Sequence[Examined]) -> list[tuple[Examined, Examined]]:
     return [(names.get(one.parent, examined[0]), one) for one in examined[1:]]
 
 
+def before_last(examined: Sequence[Examined]) -> int:
+    """The place of the model that the last one is held against."""
+    return examined.index(steps(examined)[-1][0]) if examined[1:] else 0
+
+
 def results_of(digest: str, run: Path) -> dict[str, str]:
     """Every criterion of the model with this digest, with its 95% interval and n: what examinations kept in a run
     folder, or in that of its recipe, say."""

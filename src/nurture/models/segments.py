@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..core.shapes import spare
+
 QUERIES = 64
 """The queries of one segment in a piece."""
 SCORES = 2**18
@@ -143,7 +145,7 @@ def _alike(lengths: Sequence[int], parent: Sequence[int], heads: int) -> list[tu
 
 
 def _padded(length: int) -> int:
-    return -(-length // WIDTHS) * WIDTHS
+    return length + spare(length, WIDTHS)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, work: Work) -> Tensor:
