@@ -20,7 +20,7 @@ from .comparison_page import Cost, Trained, comparison_page, cost_cells, costs, 
 from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
 from .evaluate.exam import Exam, Examined, before_last, chosen_tasks, examine, p_value, report_json, steps
-from .evaluate.lab_judges import TASKS, agreement_table, agrees, lab_pairs
+from .evaluate.lab_judges import agreement_table, agrees, lab_pairs
 from .evaluate.scoring import judge, load_reward_model
 from .evaluate.statistics import estimate, paired
 from .files import replace_synced
@@ -99,32 +99,42 @@ def compare_reward_models(
     *,
     title: str,
     models: Mapping[str, Path] | None = None,
-    tasks: int | None = None,
+    exams: Sequence[Exam] = (Exam(),),
     device: str = "auto",
     precision: str = "auto",
 ) -> dict[str, Any]:
-    """The same for reward models: two answers to each of the lab's held-out tasks, and how often each model prefers
-    the one that the oracle does, with what it was learnt from and the verdict of its card."""
+    """The same for reward models: two answers to each task of the exams, and how often each model prefers the one that
+    the oracle does, with what it was learnt from and the verdict of its card."""
     models = models or {}
-    pairs = lab_pairs(tasks or TASKS)
-    found: dict[str, Any] = {}
-    right: dict[str, list[float]] = {}
+    pairs = {exam.data: lab_pairs(exam) for exam in exams}
+    found: dict[str, dict[str, dict[str, Any]]] = {data: {} for data in pairs}
+    right: dict[str, dict[str, list[float]]] = {data: {} for data in pairs}
     for label, name in _labels(names, models).items():
         folder = resolve_model(name, models)
         model = load_reward_model(folder, device=device, precision=precision)
-        one, rated = judge(model, pairs.conversations())
-        right[label] = agrees(one[0::2] - one[1::2], pairs.clear_gap).astype(float).tolist()
-        found[label] = _learnt(Path(str(folder)).parent) | agreement_table(pairs, one, rated, model.criteria)
-    first = next(iter(right))
-    for label in list(right)[1:] if right[first] else ():
-        found[label]["versus"] = {"model": first} | paired(right[first], right[label]).to_json()
-    report = {"reward_models": found}
-    console.print(reward_table(found))
+        for data, some in pairs.items():
+            one, rated = judge(model, some.conversations())
+            right[data][label] = agrees(one[0::2] - one[1::2], some.clear_gap).astype(float).tolist()
+            found[data][label] = _learnt(Path(str(folder)).parent) | agreement_table(some, one, rated, model.criteria)
+    for data, rows in found.items():
+        first, *others = rows
+        for label in others if right[data][first] else ():
+            rows[label]["versus"] = {"model": first} | paired(right[data][first], right[data][label]).to_json()
+    lead, *also = found
+    report: dict[str, Any] = {"data": lead, "reward_models": found[lead]}
+    if also:
+        report["also"] = {data: {"reward_models": found[data]} for data in also}
+    for data, rows in found.items():
+        console.print(Text(f"\n{data}", style="bold"))
+        console.print(reward_table(rows))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         replace_synced(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-        rows = {label: _reward_facts(row) for label, row in found.items()}
-        tables = [section(label, facts_table(row)) for label, row in rows.items()]
+        tables = [
+            section(f"{label}: {data}", facts_table(_reward_facts(row)))
+            for data, rows in found.items()
+            for label, row in rows.items()
+        ]
         replace_synced(out / "report.html", document(title, [f"<h1>{text(title)}</h1>", *tables]).encode())
     return report
 

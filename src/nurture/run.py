@@ -90,17 +90,18 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
         if recipe.compare and processes.rank == 0:
             heartbeat("compare", 0)
             stages = {name: stage.method.name for name, stage in recipe.stages.items()}
+            exams = [Exam(data, n=recipe.compare_tasks) for data in recipe.compare_data]
             if recipe.compares_rewards:
                 compare_reward_models(
-                    recipe.compare, out, console, title=recipe.name, models=models, tasks=recipe.compare_tasks,
+                    recipe.compare, out, console, title=recipe.name, models=models, exams=exams,
                     device=first.device, precision=first.precision,
                 )  # fmt: skip
             else:
                 compare_models(
                     recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
                     parents={name: str(stage.model) for name, stage in recipe.stages.items()},
-                    recipe=recipes.to_yaml(recipe), began=began, device=first.device, precision=first.precision,
-                    exams=[Exam(data, n=recipe.compare_tasks) for data in recipe.compare_data],
+                    recipe=recipes.to_yaml(recipe), began=began, exams=exams,
+                    device=first.device, precision=first.precision,
                 )  # fmt: skip
         processes.barrier()
     return models

@@ -38,11 +38,13 @@ def run(attend, inputs, gradient):
     return [out.detach(), *(x.grad for x in leaves)]
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 20], ids=["computed again", "kept"])
 @pytest.mark.parametrize("waste", [0, segments.WASTE], ids=["exact lengths", "padded"])
 @pytest.mark.parametrize("heads", [(1, 1), (4, 4), (6, 2)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_one_masked_product_over_the_whole_row(monkeypatch, shape, heads, waste):
+def test_equals_one_masked_product_over_the_whole_row(monkeypatch, shape, heads, waste, kept):
     monkeypatch.setattr(segments, "WASTE", waste)
+    monkeypatch.setattr(segments, "KEPT", kept)
     lengths, parent = SHAPES[shape]
     *tokens_first, gradient = tensors(sum(lengths), *heads)
     heads_first = [x.contiguous() for x in tokens_first]

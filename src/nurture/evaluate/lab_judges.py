@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from ..data.template import Template
 from ..lab.answers import draw_answers
-from ..lab.datasets import open_dataset
 from ..lab.draw import Draw
 from ..lab.grading import Grade
 from ..lab.labellers import LABELLERS
 from ..lab.oracle import grade
 from ..records import Conversation, Message, Task
 from ..types import Group
+from .exam import Exam
 from .statistics import wilson
 
 Floats = NDArray[np.float64]
@@ -29,9 +29,8 @@ Judge = Callable[[Sequence[Group]], tuple[Floats, Floats]]
 CLEAR = 0.3
 """The oracle's overall scores of the two answers to a clear pair are at least this far apart."""
 
-
 TASKS = 350
-"""Held-out tasks, with two answers each, on which judges are compared."""
+"""Held-out tasks, with two answers each, that a reward card asks about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,8 @@ class LabPairs:
 
 
 @lru_cache(maxsize=4)
-def lab_pairs(tasks: int = TASKS) -> LabPairs:
-    chosen = [task for task in open_dataset("lab/test", n=tasks) if isinstance(task, Task)]
+def lab_pairs(exam: Exam) -> LabPairs:
+    chosen = exam.tasks()
     answers = [_two_answers(task, i) for i, task in enumerate(chosen)]
     grades = [(grade(task, a), grade(task, b)) for task, (a, b) in zip(chosen, answers, strict=True)]
     return LabPairs(chosen, answers, grades)
@@ -72,7 +71,7 @@ def lab_pairs(tasks: int = TASKS) -> LabPairs:
 def lab_agreement(judge: Judge, template: Template, criteria: Sequence[str], tasks: int = TASKS) -> dict[str, Any]:
     """Agreement on two answers to each of so many held-out tasks: with the oracle on all pairs that differ and on the
     clear ones, with each labeller, and per criterion."""
-    pairs = lab_pairs(tasks)
+    pairs = lab_pairs(Exam(n=tasks))
     return agreement_table(pairs, *judge(template.encode_many(pairs.conversations(), "last")), criteria)
 
 

@@ -2,8 +2,8 @@
 
 torch's fused kernel would be called once per segment, and its backward pass is slow for segments of some tens or
 hundreds of tokens. Here segments of like length are padded to one size and multiplied together; a long one is cut into
-pieces, rows of queries that need not see the keys behind them. Only query, key and value are kept for the backward
-pass, which computes each piece's probabilities again: no tensor of them is ever much larger than `SCORES`.
+pieces, rows of queries that need not see the keys behind them. No tensor of probabilities is ever much larger than
+`SCORES`; those of short segments are kept for the backward pass, those of long ones are computed again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from torch.autograd.function import once_differentiable
 
 from ..core.shapes import spare
 
-QUERIES = 64
+QUERIES = 128
 """The queries of one segment in a piece."""
-SCORES = 2**18
+SCORES = 2**19
 """About how many scores a piece may have: few enough that they are still in the cache for the next operation."""
+KEPT = 256
+"""Where a query sees no more keys than this on average, its probabilities are kept: about as many numbers as its layer
+keeps of a token anyway, and a quarter of the time of the backward pass."""
 WIDTHS = 8
 """Segments are padded to a multiple of this, for the reason in `core/shapes.py`."""
-WASTE = 2**14
+WASTE = 2**16
 """A segment joins a longer one's block if padding it costs no more scores than this: about what the operations of a
 block of its own would cost."""
 
@@ -66,6 +69,8 @@ class Work:
     keys: Tensor
     from_keys: Tensor
     """The same for keys; a key's own place, not those where it is part of a prefix."""
+    keep: bool
+    """Whether the probabilities are kept for the backward pass."""
 
 
 def lay_work(
@@ -117,6 +122,7 @@ def lay_work(
             query_place += rows.numel()
         blocks.append(block)
     padded = torch.cat(padding)
+    scores = sum(p.mask.numel() * block.batch for block in blocks for p in block.pieces)
     return Work(
         blocks,
         torch.cat(queries).to(device),
@@ -124,6 +130,7 @@ def lay_work(
         from_queries.to(device),
         torch.cat(keys).to(device),
         from_keys.to(device),
+        keep=scores <= KEPT * stops[-1] * heads,
     )
 
 
@@ -157,8 +164,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, work: Work
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, work: Work) -> Tensor:
-        ctx.save_for_backward(query, key, value)
         ctx.scaling, ctx.work = scaling, work
+        kept: list[Tensor] = []
         q, k, v = _rows(query, work.queries), _rows(key, work.keys), _rows(value, work.keys)
         out = q.new_empty(len(q), v.shape[-1])
         for block in work.blocks:
@@ -167,12 +174,15 @@ class _Attend(torch.autograd.Function):
                 seen = piece.mask.shape[-1]
                 p = _probabilities(_of(q, piece.places, block), ks[:, :seen], scaling, piece)
                 torch.bmm(p, vs[:, :seen], out=_of(out, piece.places, block))
+                kept += [p] if work.keep else []
+        ctx.save_for_backward(query, key, value, *kept)
         return _tokens(out, work.from_queries, query)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        query, key, value = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
+        known = iter(kept)
         scaling: float = ctx.scaling
         work: Work = ctx.work
         q, k, v = _rows(query, work.queries), _rows(key, work.keys), _rows(value, work.keys)
@@ -185,13 +195,11 @@ class _Attend(torch.autograd.Function):
             for piece in block.pieces:
                 qs, dos, dqs = (_of(x, piece.places, block) for x in (q, do, dq))
                 seen = piece.mask.shape[-1]
-                p = _probabilities(qs, ks[:, :seen], scaling, piece)
+                p = next(known) if work.keep else _probabilities(qs, ks[:, :seen], scaling, piece)
                 dvs[:, :seen].baddbmm_(p.mT, dos)
-                ds = torch.ops.aten._softmax_backward_data(torch.bmm(dos, vs[:, :seen].mT), p, -1, p.dtype).mul_(
-                    scaling
-                )
-                dks[:, :seen].baddbmm_(ds.mT, qs)
-                torch.bmm(ds, ks[:, :seen], out=dqs)
+                ds = torch.ops.aten._softmax_backward_data(torch.bmm(dos, vs[:, :seen].mT), p, -1, p.dtype)
+                dks[:, :seen].baddbmm_(ds.mT, qs, alpha=scaling)
+                dqs.baddbmm_(ds, ks[:, :seen], beta=0, alpha=scaling)
         d_key, d_value = _tokens(dk, work.from_keys, key), _tokens(dv, work.from_keys, value)
         for block in work.blocks:
             start, stop = block.prefix
