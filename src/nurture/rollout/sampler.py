@@ -34,6 +34,9 @@ from .products import Product, linear, packed, pays_to_pack
 Decode = Callable[[Sequence[int]], str]
 Event = Sample | tuple[int, int, int]
 
+FEWEST, MOST = 64, 256
+"""Rows at once. A small model needs many: what a step costs apart from its products is the same for one and for all."""
+CACHE_BYTES = 1 << 30
 FIRST_ROOM = 128
 """Rows of the cache begin with room for the longest prompt and this many more tokens."""
 
@@ -43,9 +46,10 @@ class LocalSampler:
 
     `layout` is the engine's choice for this model: with `tree` Nurture drives the attention, with continuous batching
     over a preallocated cache; with `rows` the model keeps its own cache, and the responses of one prompt run together.
-    `decode` turns ids into text; only stop strings need it. `max_batch` rows run at once, fewer if `max_cache_tokens`
-    (rows times the length of the longest) would be exceeded; `prefill_tokens` bounds how many tokens of waiting prompts
-    are read in one pass. None of the three changes what is drawn.
+    `decode` turns ids into text; only stop strings need it. `max_batch` rows run at once (by default 64, or up to 256
+    whose keys and values fit `CACHE_BYTES`), fewer if `max_cache_tokens` (rows times the length of the longest) would
+    be exceeded; `prefill_tokens` bounds how many tokens of waiting prompts are read in one pass. None of the three
+    changes what is drawn.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class LocalSampler:
         *,
         layout: Layout = "tree",
         decode: Decode | None = None,
-        max_batch: int = 64,
+        max_batch: int | None = None,
         max_cache_tokens: int | None = None,
         prefill_tokens: int = 4096,
     ):
@@ -155,10 +159,14 @@ class LocalSampler:
         return head(out.last_hidden_state[:, 0])
 
     def _places(self, requests: list[Request], sampling: Sampling) -> int:
-        rows = min(self.max_batch, sum(r.n for r in requests)) or 1
+        longest = max((len(r.prompt) for r in requests), default=1) + sampling.max_tokens + num_virtual(self.model)
+        most = self.max_batch
+        if most is None:
+            fitting = CACHE_BYTES // (longest * cache_bytes(self.model)) if self.layout == "tree" else 0
+            most = min(max(fitting, FEWEST), MOST)
+        rows = min(most, sum(r.n for r in requests)) or 1
         if self.max_cache_tokens is None:
             return rows
-        longest = max((len(r.prompt) for r in requests), default=1) + sampling.max_tokens + num_virtual(self.model)
         return max(1, min(rows, self.max_cache_tokens // longest))
 
     def _fused(self, pack: bool) -> FusedDecoder | None:
@@ -298,6 +306,15 @@ def position_limit(model: PreTrainedModel) -> int | None:
     if getattr(config, "rope_parameters", None) or getattr(config, "alibi", False):
         return None
     return getattr(config, "max_position_embeddings", None)
+
+
+def cache_bytes(model: PreTrainedModel) -> int:
+    """What the keys and values of one token take."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * config.num_hidden_layers * kept * width * model.dtype.itemsize
 
 
 @dataclass(slots=True)
