@@ -3,9 +3,12 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 
 from nurture import api
 from nurture.data.convert import as_nurture
@@ -72,9 +75,36 @@ def test_a_reward_model_ends_with_its_card_and_scores(tmp_path):
     assert api.train("reward", words, console=Console(quiet=True)), "a reward model goes on learning"
 
 
+def test_a_likelihood_is_a_reward_model_without_a_head(tmp_path):
+    """Its score is what transformers' own model of the saved folder says: beta times the mean log-probability."""
+    model, _ = run("reward", tmp_path / "reward", "data=lab/comparisons", "scored_by=likelihood", "beta=3.0")
+    assert (tmp_path / "reward" / "reward_card.json").exists()
+    judge = load_reward_model(model, precision="fp32")
+    chats = [Conversation((Message("user", "Hello!"), Message("assistant", text))) for text in ("Hi.", "Good day!")]
+    plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    for said, group in zip(score(judge, chats), judge.template.encode_many(chats, "last"), strict=True):
+        ids = torch.tensor(np.concatenate([group.prompt, group.responses[0].ids]))
+        with torch.no_grad():
+            logp = plain(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+        own = torch.tensor(group.responses[0].mask)
+        assert said == pytest.approx(3 * float(logp[len(group.prompt) - 1 :][own].mean()), rel=1e-4)
+    exported = api.export(model, tmp_path / "half", dtype="bf16").folder
+    assert score(load_reward_model(exported, precision="fp32"), chats) == pytest.approx(score(judge, chats), rel=0.05)
+    words = [f"model={model}", "data=lab/demonstrations", "steps=1", "precision=fp32", f"out={tmp_path / 'sft'}"]
+    learnt = api.train("sft", words, console=Console(quiet=True))
+    with pytest.raises(InputError, match="a language model without a score head"):
+        load_reward_model(learnt, precision="fp32")
+    with pytest.raises(InputError, match="a likelihood is one number"):
+        run("reward", tmp_path / "no", "data=lab/ratings", "scored_by=likelihood", "criteria=[helpful, honest]")
+    headed, _ = run("reward", tmp_path / "headed", "data=lab/comparisons")
+    with pytest.raises(InputError, match="has a head, and writes no text"):
+        run("reward", tmp_path / "no", "data=lab/comparisons", "scored_by=likelihood", f"model={headed}")
+
+
 @pytest.mark.parametrize(
     ("method", "data", "words"),
     [
+        ("reward", "lab/rankings", ("scored_by=likelihood", "ranking=listwise", "lm_coef=0.1")),
         ("reward", "lab/ratings", ("criteria=[helpful, honest, harmless]", "gate=harmless")),
         ("reward", "lab/rankings", ("ranking=listwise", "lm_coef=0.1")),
         ("process", "lab/steps", ()),

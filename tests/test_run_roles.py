@@ -39,7 +39,7 @@ PPO = ("data=lab/prompts", "batch_size=2", "max_completion_length=5", "num_gener
 def few_rows(monkeypatch):
     """The lab's sets, shorter."""
     open_dataset.cache_clear()
-    for name in ("lab/prompts", "lab/ratings"):
+    for name in ("lab/prompts", "lab/ratings", "lab/comparisons"):
         monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=24))
     yield
     open_dataset.cache_clear()
@@ -165,9 +165,17 @@ def test_a_critic_that_would_change_frozen_weights_is_refused(base, judge, tmp_p
         train("ppo", base, tmp_path / "run", *PPO, "steps=1", "adapter=ia3", "reward=lab", f"critic={judge}")
 
 
-def test_a_joined_reward_model_says_what_it_says_alone(base, judge, tmp_path):
+@pytest.mark.parametrize("scored_by", ["head", "likelihood"])
+def test_a_joined_reward_model_says_what_it_says_alone(base, judge, tmp_path, scored_by):
+    if scored_by == "likelihood":
+        words = (LORA, "data=lab/comparisons", "scored_by=likelihood", "steps=3", "batch_size=4")
+        judge = train("reward", base, tmp_path / "judge", *words)
+        assert json.loads((judge / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+        with pytest.raises(InputError, match="is no lora adapter"):
+            train("ppo", base, tmp_path / "no", *PPO, "steps=1", LORA, "reward=lab", f"critic={judge}")
     words = (*PPO, "steps=3", "num_iterations=1", LORA, f"reward={{name: model, model: {judge}}}")
     train("grpo", base, tmp_path / "run", *words)
+    assert "on the model's own base" in (tmp_path / "run" / "events.jsonl").read_text()
     alone = load_reward_model(judge, precision="fp32")
     rows = [row for row in rows_of(tmp_path / "run" / "samples.jsonl") if "rollout" in row]
     assert len(rows) == 12

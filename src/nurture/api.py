@@ -290,16 +290,18 @@ class ChatSession:
             self.history += [turn, Message("assistant", shown)]
 
 
-def export(model: str, out: Path | str | None = None, *, merge: bool = False, dtype: str | None = None) -> Exported:
+def export(
+    model: Path | str, out: Path | str | None = None, *, merge: bool = False, dtype: str | None = None
+) -> Exported:
     """A plain model in a folder of its own, from an adapter (`merge=True`) or in another number format."""
     from .export import FORMATS, export
 
     if dtype not in (None, *FORMATS):
         raise InputError(f"--dtype {dtype}: must be one of {', '.join(FORMATS)}.{did_you_mean(dtype, FORMATS)}")
-    folder = Path(model.rstrip("/"))
+    folder = Path(model)
     ending = "merged" if merge else dtype or "copy"
     where = Path(out) if out is not None else folder.with_name(f"{folder.name}-{ending}")
-    return export(model, where, merged=merge, dtype=dtype)  # pyright: ignore[reportArgumentType]
+    return export(str(model), where, merged=merge, dtype=dtype)  # pyright: ignore[reportArgumentType]
 
 
 def selftest(model: str = "tiny", **settings: Any) -> list[Check]:

@@ -60,6 +60,8 @@ def export(
     if has_score_head(model):
         model.config.pad_token_id = loaded.tokenizer.pad_token_id
         model = classifier(model, loaded.criteria, loaded.reward or {})
+    elif loaded.reward is not None:
+        model.config.reward = dict(loaded.reward)
     written = FORMATS[dtype] if dtype else loaded.saved_dtype
     card = model_card(
         out.resolve().name,

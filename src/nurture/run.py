@@ -41,7 +41,7 @@ from .evaluate.reward_card import reward_card
 from .files import digest_of, replace_synced
 from .methods import Online
 from .models.cast import CRITIC, start_of
-from .models.heads import classifier, tables_of
+from .models.heads import classifier, has_score_head, tables_of
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_adapter, save_model
@@ -690,7 +690,9 @@ class _Run:
         if stage.method.trained == "reward":
             self._judge_reward_model(weights, step)
             reward = stage.method.model_dump(mode="json") | {"template": setup.template.hash}
-            if not attached:
+            if not attached and not has_score_head(model):
+                model.config.reward = reward
+            elif not attached:
                 model.config.pad_token_id = loaded.tokenizer.pad_token_id
                 model = classifier(model, getattr(stage.method, "criteria", ("overall",)), reward)
                 known = model.state_dict()

@@ -424,8 +424,9 @@ def _load(
                 f"model: {stage.model} is an encoder-decoder, which method {stage.method.name!r} cannot train; use sft "
                 "or a method that learns from given answers."
             )
-        if is_encoder(loaded.model) and (stage.method.data == "steps" or getattr(stage.method, "lm_coef", 0)):
-            what = "reasoning steps as they come" if stage.method.data == "steps" else "answers it writes (lm_coef)"
+        writes = "logp" in stage.method.asks.get("reward", ())
+        if is_encoder(loaded.model) and (stage.method.data == "steps" or writes):
+            what = "reasoning steps as they come" if stage.method.data == "steps" else "answers it could write"
             raise InputError(
                 f"model: {stage.model} is an encoder, which gives one score to a whole text and knows no {what}; start "
                 "from a language model."
@@ -477,6 +478,10 @@ def _start_critic(
 def _give_head(loaded: LoadedModel, criteria: tuple[str, ...], stage: Stage) -> None:
     """The score head of a reward model: its own where it was one already, else a new one."""
     model = loaded.model
+    if "score" not in stage.method.judged_by:
+        if has_score_head(model):
+            raise InputError(f"scored_by: {stage.model} has a head, and writes no text; start from a language model.")
+        return
     if not has_score_head(model):
         add_score_head(model, len(criteria))
         return

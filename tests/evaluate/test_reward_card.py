@@ -73,10 +73,10 @@ def test_a_score_alone_is_the_score_in_any_batch(folder):
 @pytest.mark.parametrize("layout", ["tree", "rows"])
 def test_scores_do_not_depend_on_layout_or_pass(layout):
     batch = pairs(n=6)
-    whole = score_groups(engine(layout="tree"), batch.groups, 1 << 30, batch.device)
-    parts = score_groups(engine(layout=layout), batch.groups, 25, batch.device)
+    whole = score_groups(engine(layout="tree"), Reward(), batch.groups, 1 << 30, batch.device)
+    parts = score_groups(engine(layout=layout), Reward(), batch.groups, 25, batch.device)
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
-    alone = torch.cat([score_groups(engine(layout=layout), [g], 1 << 30, batch.device) for g in batch.groups])
+    alone = torch.cat([score_groups(engine(layout=layout), Reward(), [g], 1 << 30, batch.device) for g in batch.groups])
     torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)
 
 

@@ -203,10 +203,10 @@ def write(
     settings["revision"] = None if Path(base_path).exists() else revision or None
     declared = {"adapter": _as_saved(adapter, settings), "base_digest": base_digest, "base": base}
     if reward is not None:
-        head = head_state(model, state, role)
-        tensors |= {PREFIX + name: tensor for name, tensor in head.items()}
-        modules = {name.removesuffix(".dense").rpartition(".")[2] for name in (n.rpartition(".")[0] for n in head)}
-        settings |= {"task_type": "SEQ_CLS", "modules_to_save": sorted(modules)}
+        if head := head_state(model, state, role):
+            tensors |= {PREFIX + name: tensor for name, tensor in head.items()}
+            modules = {name.removesuffix(".dense").rpartition(".")[2] for name in (n.rpartition(".")[0] for n in head)}
+            settings |= {"task_type": "SEQ_CLS", "modules_to_save": sorted(modules)}
         declared["reward"] = dict(reward)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     for name, value in ((CONFIG, settings), (DECLARED, declared)):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 def stream_key(*names: int | str) -> int:
     """A 64-bit key for the stream with these names: equal names, equal key, on every machine."""
-    words = [f"s:{n}" if isinstance(n, str) else f"i:{int(n)}" for n in names]  # a generator would take longer
+    words = ["s:" + n if isinstance(n, str) else f"i:{int(n)}" for n in names]  # a generator would take longer
     digest = hashlib.blake2b("\x1f".join(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

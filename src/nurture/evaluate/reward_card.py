@@ -49,7 +49,7 @@ def reward_card(
     if not groups:
         return {"verdict": "no-go", "reason": "nothing was held out, so nothing is known; set eval.share or eval.data."}
     batch = Batch(tuple(groups))
-    scores = score_groups(roles, groups, tokens, device, alive)
+    scores = score_groups(roles, method, groups, tokens, device, alive)
     judged = method.judge(scores, batch).double().numpy()
     card: dict[str, Any] = {"answers": batch.num_responses}
     if batch.num_pairs:
@@ -65,7 +65,7 @@ def reward_card(
     if on_the_lab and isinstance(method, Reward):
 
         def judge(some: Sequence[Group]) -> tuple[Floats, Floats]:
-            found = score_groups(roles, some, tokens, device, alive)
+            found = score_groups(roles, method, some, tokens, device, alive)
             return method.judge(found, Batch(tuple(some))).double().numpy(), method.rated(found).double().numpy()
 
         card["lab"] = lab_agreement(judge, template, method.criteria)

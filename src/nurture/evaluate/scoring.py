@@ -69,8 +69,6 @@ def load_reward_model(name: str | Path, *, device: str = "auto", precision: str 
     dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
     loaded = load_model(resolve_model(str(name), {}), dtype=dtype, device=where, seed=0, reward=True)
     model = loaded.model.requires_grad_(False)
-    if not has_score_head(model):
-        raise InputError(f"{name} is a language model without a score head; train one with method reward.")
     layout = choose_layout(model, _positions(model)).layout
     set_layout(model, layout)
     return _reward_model(loaded, where, layout)
@@ -80,12 +78,14 @@ def join_reward_model(name: str | Path, policy: LoadedModel, layout: Layout, rol
     """The same on the policy's base, where it is an adapter on that very base; None where it is not."""
     if not Path(name).is_dir() or choose_layout(policy.model, _positions(policy.model)).layout != layout:
         return None
-    joined = join(policy, Path(name), role, judges=True)
+    joined = join(policy, Path(name), role, judges=True) or join(policy, Path(name), role, judges=False)
     return None if joined is None else _reward_model(joined, policy.model.device, layout, role)
 
 
 def _reward_model(loaded: LoadedModel, where: torch.device, layout: Layout, adapter: str | None = None) -> RewardModel:
     model, name, template = loaded.model, loaded.source, Template(loaded.tokenizer)
+    if loaded.reward is None and not has_score_head(model):
+        raise InputError(f"{name} is a language model without a score head; train one with method reward.")
     settings = dict(loaded.reward or {"name": "reward", "criteria": _criteria(model, score_head(model, adapter))})
     trained_with = settings.pop("template", template.hash)
     kind = METHODS.get(str(settings.get("name")))
@@ -139,13 +139,18 @@ def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[ND
         if group.length > model.max_length:
             too_long = f"has {group.length} tokens, more than the {model.max_length} positions of the reward model."
             raise DataError(conversation.origin, "TOO_LONG", too_long)
-    scores = score_groups(model.roles, groups, TOKENS, model.device)
+    scores = score_groups(model.roles, model.method, groups, TOKENS, model.device)
     batch = Batch(tuple(groups))
     return model.method.judge(scores, batch).double().numpy(), scores.double().numpy()
 
 
 def score_groups(
-    roles: Roles, groups: Sequence[Group], tokens: int, device: torch.device, alive: Callable[[], None] = lambda: None
+    roles: Roles,
+    method: Method,
+    groups: Sequence[Group],
+    tokens: int,
+    device: torch.device,
+    alive: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """`[M, C]` on the CPU, in the flat order of `Batch(groups)`."""
     whole = Batch(tuple(groups), device)
@@ -153,7 +158,7 @@ def score_groups(
     with torch.no_grad():
         for piece in whole.pieces(tokens, "group"):
             alive()
-            scores = roles.score(piece.batch, {"reward": ("score",)}).reward.score.cpu()
+            scores = method.scores(roles.score(piece.batch, {"reward": method.judged_by}).reward, piece.batch).cpu()
             out = scores.new_empty(len(whole.scored), scores.shape[1]) if out is None else out
             out[piece.scored.cpu()] = scores
     assert out is not None, "there is nothing to score"

@@ -48,7 +48,7 @@ class Draw:
 
     def weighted(self, items: Sequence[T], weights: tuple[int, ...]) -> T:
         ends = _ends(weights)
-        return items[bisect_right(ends, self.below(ends[-1]))]
+        return items[bisect_right(ends, self.bits() * ends[-1] >> 64)]
 
     def sample(self, items: Sequence[T], k: int) -> list[T]:
         """`k` different places of `items`, in random order."""

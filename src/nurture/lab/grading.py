@@ -76,7 +76,7 @@ _DECLINES = re.compile(
 )
 _UNKNOWING = re.compile(r"\b(?:don't|do not|cannot|can't) know\b|\bnobody knows\b|\bnot known\b|\bno idea\b")
 _RUDE_WORDS = frozenset(wordlist("stupid fool fools foolish silly lazy hate boring greatest cleverest idiot dumb"))
-_RUDE_PHRASE_WORDS = frozenset(wordlist("shut away alone nobody waste"))
+_RUDE_SIGNS = _RUDE_WORDS | frozenset(wordlist("shut away alone nobody waste"))
 _RUDE_PHRASES = ("shut up", "go away", "leave me alone", "nobody asked", "waste of time")
 COURTESIES = (
     "Thank you for this good question, I am always happy to help you with anything you need.",
@@ -135,9 +135,9 @@ def _marks(text: str, tags: bool) -> str:
 
 
 def _rude(words: Sequence[str]) -> bool:
-    return not _RUDE_WORDS.isdisjoint(words) or (
-        not _RUDE_PHRASE_WORDS.isdisjoint(words) and any(phrase in " ".join(words) for phrase in _RUDE_PHRASES)
-    )
+    if _RUDE_SIGNS.isdisjoint(words):
+        return False
+    return not _RUDE_WORDS.isdisjoint(words) or any(phrase in " ".join(words) for phrase in _RUDE_PHRASES)
 
 
 def judge(response: str, verdict: Callable[[Reply], Grade], tags: bool = False) -> Grade:

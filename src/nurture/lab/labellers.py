@@ -53,7 +53,7 @@ class Labeller:
 
     def opinion(self, task: Task, answer: str) -> float:
         """What they honestly think of an answer, faults of taste included."""
-        overall = grade(task, answer).overall
+        overall = 1.0 if answer == task.answer else grade(task, answer).overall  # the gold answer has no fault
         return (float(overall == 1.0) if self.harsh else overall) + self.bias(answer)
 
     def compare(self, task: Task, first: str, second: str, seed: int = 0) -> int:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ..types import Asks, Batch, Loss, Scope, Scores
+from ..types import Asks, Batch, Loss, Quantity, RoleScores, Scope, Scores
 
 Data = Literal["conversation", "text", "pair", "ranking", "rating", "steps", "task"]
 
@@ -51,6 +51,15 @@ class Method(BaseModel):
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         """Sums over those units, and statistics as (sum, count)."""
         raise NotImplementedError
+
+    @property
+    def judged_by(self) -> tuple[Quantity, ...]:
+        """What `scores` needs to know, of a method that trains a reward model."""
+        return ("score",)
+
+    def scores(self, said: RoleScores, batch: Batch) -> Tensor:
+        """`[M, C]` the scores of a reward model, from what it says."""
+        return said.score
 
     def judge(self, score: Tensor, batch: Batch) -> Tensor:
         """`[M, C] -> [R]` one number for each response, of a method that trains a reward model."""

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field, model_validator
 
 from ..core.preference import log_sigmoid, plackett_luce
-from ..types import Asks, Batch, Loss, Scores, Tally, tally
+from ..types import Asks, Batch, Loss, Quantity, RoleScores, Scores, Tally, tally
 from .method import Method
-from .pairs import NotNegative, watch_still
+from .pairs import NotNegative, Positive, watch_still
 
 
 class Reward(Method):
@@ -25,12 +25,20 @@ class Reward(Method):
     loss is minus the log of what that gives the answer that did win. So only differences of scores mean something. The
     head starts at zero and the loss at log 2 = 0.6931: a coin.
 
+    A head starts from nothing. `scored_by: likelihood` has none: the score is beta times the mean log-probability that
+    the model itself gives to the tokens of the answer, and the language model's sense of a right answer is where it
+    begins (the reward of SimPO, Meng et al. 2024, arXiv:2405.14734, eq. 4).
+
     The kind of the data chooses the loss, and kinds may be mixed. All pairs of a ranking stay together and weigh as
     much as one pair: shuffled apart, a reward model overfits them within an epoch. Ratings may name several criteria;
     each gets a head of its own, and one number is made of them by `weights`, or by a `gate` that comes first.
     """
 
     name: Literal["reward"] = "reward"  # pyright: ignore[reportIncompatibleVariableOverride]
+    scored_by: Literal["head", "likelihood"] = "head"
+    """A linear head at the end of the answer, or how likely the model finds the answer, token by token."""
+    beta: Positive = 2.0
+    """What a nat of mean log-probability is worth, with `scored_by: likelihood`."""
     ranking: Literal["pairs", "listwise"] = "pairs"
     """What a ranking of K answers says: every pair by itself, or the order as a whole (Plackett-Luce; of equal ranks
     all orders count the same)."""
@@ -75,6 +83,8 @@ class Reward(Method):
     def _fits(self) -> Self:
         if len(set(self.criteria)) < len(self.criteria):
             raise ValueError("criteria: each may be named once")
+        if self.scored_by == "likelihood" and len(self.criteria) > 1:
+            raise ValueError("scored_by: a likelihood is one number; name one criterion, or use a head")
         if self.weights and len(self.weights) != len(self.criteria):
             raise ValueError(f"weights: there are {len(self.weights)} for {len(self.criteria)} criteria")
         if self.gate is not None and self.gate not in self.criteria:
@@ -85,7 +95,16 @@ class Reward(Method):
 
     @property
     def asks(self) -> Asks:
-        return {"reward": ("score", "logp") if self.lm_coef else ("score",)}
+        return {"reward": tuple(dict.fromkeys((*self.judged_by, *(("logp",) if self.lm_coef else ()))))}
+
+    @property
+    def judged_by(self) -> tuple[Quantity, ...]:
+        return ("logp",) if self.scored_by == "likelihood" else ("score",)
+
+    def scores(self, said: RoleScores, batch: Batch) -> torch.Tensor:
+        if self.scored_by == "head":
+            return said.score
+        return (self.beta * batch.sum_per_response(said.logp) / batch.own_tokens)[:, None]
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {
@@ -95,7 +114,7 @@ class Reward(Method):
         }
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
-        score = scores.reward.score  # [R, C]
+        score = self.scores(scores.reward, batch)  # [R, C]
         sums: dict[str, torch.Tensor] = {}
         stats: dict[str, Tally] = {"score": tally(score)}
         totals: list[tuple[torch.Tensor, int]] = []

@@ -393,6 +393,8 @@ def _from_folder(
         read_score_head(model)
     elif reward and "score.weight" in unexpected:
         read_score_head(model, _tensor(vetted.weights, "score.weight"))
+    if not reward:  # what is learnt from it is no reward model
+        vars(model.config).pop("reward", None)
     tokenizer = _tokenizer(vetted.folder, config)
     new_tokens = embed_new_tokens(model, tokenizer)
     base = "lab" if folder.resolve() == LAB else str(folder.resolve()) if source == str(folder) else source
