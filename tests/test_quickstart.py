@@ -69,10 +69,10 @@ def test_the_base_is_no_assistant(base):
 def test_the_quickstart_from_end_to_end(tmp_path):
     stages = ("sft", "dpo", "ppo", "grpo")
     short = [f"stages.{name}.{key}" for name in stages for key in ("steps=4", "batch_size=4", "samples.count=1")]
-    done = nurture("quickstart", *short, "stages.dpo.data.cap=16", "compare_tasks=28", cwd=tmp_path)
+    done = nurture("quickstart", *short, "stages.dpo.data.cap=16", "compare_tasks=14", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "runs/quickstart/report.json").read_text())
-    assert list(report["models"]) == ["lab", *stages] and report["models"]["sft"]["overall"]["n"] == 28
+    assert list(report["models"]) == ["lab", *stages] and report["models"]["sft"]["overall"]["n"] == 14
     assert (tmp_path / "runs/quickstart/report.html").exists()
     assert "nurture chat runs/quickstart/grpo/model" in done.stdout
     chat = subprocess.run(

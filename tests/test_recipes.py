@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from nurture import api
+from nurture.evaluate import reward_card
 from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.models.load import LAB
 from nurture.recipe import load_recipe, to_yaml
@@ -23,17 +25,18 @@ def test_parses_and_reads_back(path, tmp_path):
     assert load_recipe(copy) == recipe
 
 
-LONG = ("adapters", "lab-base", "rlhf", "rest")
-"""Many stages, or the whole corpus to read."""
+LONG = ("adapters", "lab-base", "rlhf", "rest", "quickstart")
+"""Many stages, or the whole corpus to read. (`test_quickstart.py` runs the quickstart.)"""
 
 
 @pytest.fixture
 def few_tasks(monkeypatch):
-    """The lab's data sets, shorter."""
+    """The lab's data sets, shorter, and fewer questions to a reward model."""
     open_dataset.cache_clear()
     sizes = {name: 112 for name in DATASETS if name not in ("lab/corpus", "lab/test")}
     for name, size in (sizes | {"lab/prompts": 28, "lab/reasoning": 28}).items():
         monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=size))
+    monkeypatch.setattr(reward_card, "lab_agreement", partial(reward_card.lab_agreement, tasks=28))
     yield
     open_dataset.cache_clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,11 +18,16 @@ from ..methods.method import Method
 from ..train.loop import Budget, train
 from ..types import Batch, Group, Loss, Scores, Step, tally
 from .gym import Gym, State
+from .learn import mean_score
 from .roles import NetworkRoles, Trajectory, network
 from .sampler import SEEDS, play
 
 Count = Annotated[int, Field(strict=True, ge=1)]
+Whole = Annotated[int, Field(strict=True, ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+TRIAL = 20
 
 
 class DQN(Method):
@@ -53,12 +59,16 @@ class DQN(Method):
     """Share of the updates during which exploration falls."""
     max_completion_length: Count = 500
     """The most steps of an episode."""
+    trials: Whole = 50
+    """How often in a run the network plays `TRIAL` greedy episodes. In the end the one remains that did best in them:
+    action values that chase each other's targets forget again what they could do. 0 keeps the last one."""
 
     roles: ClassVar = {"q": ("value",)}
     default_learning_rate: ClassVar[float] = 1e-3
     metrics: ClassVar = {
         "loss": "Huber loss of the action values: it may rise while the policy improves, since the target moves",
         "q": "mean value of the actions in the mini-batch: runs away when learning diverges",
+        "trial": "mean score of the last trial",
     }
 
     def counts(self, batch: Batch) -> dict[str, float]:
@@ -122,11 +132,20 @@ class QPlayer:
         updates = train(
             self.roles, self.method, self._batches(steps), learning_rate=learning_rate, budget=Budget(1 << 62)
         )
+        trials = self.method.trials
+        best, kept = -math.inf, self.policy.state_dict()
         for step in updates:
+            if trials and step.number % math.ceil(steps / trials) == 0:
+                self.metrics["trial"] = mean_score(self.greedy(TRIAL, "trial"))
+                if self.metrics["trial"] >= best:
+                    best, kept = self.metrics["trial"], copy.deepcopy(self.policy.state_dict())
+            if trials and step.number == steps:
+                self.policy.load_state_dict(kept)
             yield replace(step, metrics={**step.metrics, **self.metrics})
 
-    def greedy(self, episodes: int) -> Batch:
-        keys = [f"greedy {i}" for i in range(episodes)]
+    def greedy(self, episodes: int, name: str = "greedy") -> Batch:
+        """Episodes from start states of this name, without exploring."""
+        keys = [f"{name} {i}" for i in range(episodes)]
         return play(
             lambda n: [Gym(self.env) for _ in range(n)], self.policy, keys, seed=self.seed,
             max_steps=self.method.max_completion_length, temperature=0.0,
@@ -162,7 +181,7 @@ class QPlayer:
             if turn.done or self.length >= self.method.max_completion_length:
                 self._begin()
         done = self.episodes[-11:-1]
-        self.metrics = {"rollout/score": float(np.mean(done)) if done else float("nan"), "epsilon": epsilon}
+        self.metrics |= {"rollout/score": float(np.mean(done)) if done else float("nan"), "epsilon": epsilon}
 
     @torch.no_grad()
     def _batch(self, chosen: Any, target: torch.nn.Module) -> Batch:
