@@ -201,6 +201,16 @@ def test_reward_models_side_by_side(tmp_path):
     gap = found["b"]["oracle_on_clear_pairs"]["agreement"] - found["a"]["oracle_on_clear_pairs"]["agreement"]
     assert found["b"]["versus"]["mean"] == pytest.approx(gap)
     assert "beside a" in (out / "report.html").read_text()
+    recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["a"], "compare_tasks": 14,
+                                      "compare_data": ["lab/prompts-test", "lab/test"]}))  # fmt: skip
+    api.run(recipe, out=out, console=Console(quiet=True))
+    both = json.loads((out / "report.json").read_text())
+    by_hand = api.compare([str(out / "a" / "model")], ["n=14"], console=Console(quiet=True))
+    assert both["data"] == "lab/prompts-test" and by_hand["data"] == "lab/test"
+    for key in ("oracle", "oracle_on_clear_pairs"):
+        assert by_hand["reward_models"]["a"][key] == both["also"]["lab/test"]["reward_models"]["a"][key]
+    with pytest.raises(InputError, match="is a reward model; compare it with others that are"):
+        api.compare([str(out / "a" / "model"), "lab"])
     recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["lab", "b"]}))
     with pytest.raises(InputError, match="'b' is a reward model"):
         api.run(recipe, out=out, console=Console(quiet=True))

@@ -137,16 +137,22 @@ def best_of(
 def compare(
     models: Sequence[str], overrides: Sequence[str] = (), out: Path | None = None, *, console: Console | None = None
 ) -> dict[str, Any]:
-    """Models side by side on the lab's test, with paired tests: `compare(["lab", "runs/sft/model"], ["n=500"])`.
+    """Models side by side on the lab's test, with paired tests: `compare(["lab", "runs/sft/model"], ["n=500"])`. Of
+    reward models it is how often they agree with the oracle.
 
     The words are the fields of `evaluate.exam.Exam`, `device` and `precision`. With `out` a page and `report.json` are
     written there. Returns what stands in the latter.
     """
-    from .compare import compare_models
+    from .compare import compare_models, compare_reward_models
+    from .models.load import is_reward_model, resolve_model
 
     exam, where = read_exam(overrides)
+    judges = [name for name in models if is_reward_model(resolve_model(name, {}))]
+    if judges and len(judges) < len(models):
+        raise InputError(f"{judges[0]} is a reward model; compare it with others that are.")
+    compared = compare_reward_models if judges else compare_models
     device, precision = where.get("device", "auto"), where.get("precision", "auto")
-    return compare_models(
+    return compared(
         models, out, console or _console(), title="comparison", exams=[exam], device=device, precision=precision
     )
 

@@ -38,7 +38,7 @@ Model = Annotated[str, typer.Argument(help="A folder (runs/sft/model), 'lab' or 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 CHECKS_FAILED = 3
-GRADED = ("lab/test", "lab/reasoning", "lab/prompts")
+GRADED = ("lab/test", "lab/reasoning", "lab/prompts", "lab/prompts-test")
 """Data sets with an oracle."""
 
 
@@ -171,7 +171,8 @@ def compare(
     words: Annotated[list[str], typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Folders, 'lab' or hub names.")],
     as_json: AsJson = False,
 ) -> None:
-    """Models side by side on the lab's test, with paired tests: nurture compare lab runs/sft/model out=DIR.
+    """Models side by side on the lab's test, with paired tests: nurture compare lab runs/sft/model out=DIR. Of reward
+    models it is how often each prefers the better of two answers.
 
     data=lab/test n=1008 samples=1 temperature=0 max_tokens=96 seed=0 say what is asked; with out=DIR a page and
     report.json are written there.
@@ -220,7 +221,8 @@ def evaluate(
 
         report = api.compare([model], words, console=Console(stderr=as_json))
         if as_json:
-            print(json.dumps(next(iter(report["models"].values()))))
+            found = report["reward_models"] if "reward_models" in report else report["models"]
+            print(json.dumps(next(iter(found.values()))))
         return
     measured = api.evaluate_reward(model, pairs) if pairs else api.evaluate(model, words)
     if as_json:
