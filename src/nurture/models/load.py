@@ -285,6 +285,7 @@ def join(loaded: LoadedModel, folder: Path, role: str, *, judges: bool) -> Loade
         ours is not None
         and saved.base_digest == loaded.base_digest
         and (theirs.peft_type, theirs.quantized) == (ours.peft_type, ours.quantized)
+        and theirs.peft_type != "ADALORA"  # of which peft allows one to a base
         and saved.settings.get("trainable_token_indices") == getattr(kind, "trainable_token_indices", None)
     )
     if not same or set(head) != ({"score.weight"} if judges else set()) or not has_tokenizer(folder):
