@@ -14,15 +14,17 @@ from .pairs import NotNegative, Positive
 class Distill(Method):
     """Knowledge distillation. Hinton et al. 2015, arXiv:1503.02531; Agarwal et al. 2024, arXiv:2306.13649 (GKD).
 
-        forward    D = KL( q || p )        q: the teacher's distribution of the next token,  p: the student's
-        reverse    D = KL( p || q )
-        jsd        D = beta KL( q || m ) + (1 - beta) KL( p || m )        m = beta q + (1 - beta) p
+        forward   D = KL( q || p )      q: what the teacher says comes next
+        reverse   D = KL( p || q )      p: what the student says
+        jsd       D = beta KL( q || m ) + (1 - beta) KL( p || m )
+                  m = beta q + (1 - beta) p
 
-        L = sum_t  temperature^2 D( . | x, y_<t) - sft_coef log p(y_t | x, y_<t)  /  number of trained tokens
+        L = sum_t  temperature^2 D_t - sft_coef log p(y_t | x, y_<t)
+            /  number of trained tokens
 
     A demonstration says which token came next. A teacher says how likely it held every token of the vocabulary: which
     others would have done as well, and which never. So a row teaches more, and the answers are only the places where
-    the two are compared; whoever wrote them. Their own tokens count through `sft_coef` alone.
+    the two are compared, whoever wrote them. Their own tokens count through `sft_coef` alone.
 
     Forward KL wants the student to put weight wherever the teacher does, and spreads a student that is too small for
     that over what lies between. Reverse KL wants it to put weight only there, and lets it choose a part it can do well.
