@@ -163,3 +163,14 @@ def test_a_model_may_hold_on_to_itself(base, tmp_path):
     assert rows[0]["divergence"] == pytest.approx(0, abs=1e-6) and rows[-1]["divergence"] > 0
     assert rows[0]["loss"] == pytest.approx(rows[0]["nll"], abs=1e-5)
     assert load_stage(tmp_path / "run" / "config.yaml").teacher == str(base)
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_it_learns_on_answers_that_were_drawn(base, teacher, tmp_path, who):
+    """The teacher's (Kim and Rush 2016), or the student's own, as GKD has it."""
+    answers = {"teacher": teacher, "student": base}[who]
+    draw = f"draw: {{model: {answers}, n: 2, tasks: 6, keep: all, max_completion_length: 6}}"
+    words = (f"data={{path: lab/prompts, {draw}}}", LORA, "steps=6", "learning_rate=1e-2", f"teacher={teacher}")
+    _, rows = run("distill", base, tmp_path / "run", *words)
+    assert rows[-1]["divergence"] < rows[0]["divergence"]
+    assert (tmp_path / "run" / "drawn-0.jsonl").exists()
