@@ -23,7 +23,7 @@ class Distill(Method):
             /  number of trained tokens
 
     A demonstration says which token came next. A teacher says how likely it held every token of the vocabulary: which
-    others would have done as well, and which never. So a row teaches more, and the answers are only the places where
+    others would have done as well, and which never. So a row says more, and the answers are only the places where
     the two are compared, whoever wrote them. Their own tokens count through `sft_coef` alone.
 
     Forward KL wants the student to put weight wherever the teacher does, and spreads a student that is too small for
