@@ -19,13 +19,13 @@ VOCABULARY = 199
 
 
 def engine(family="llama", layout="tree", seed=0, model=None, ref=None, criteria=1, head=0.3, **settings):
-    """Policy and reward model are one model with two heads, both trained; the reference is another one (or `ref`).
-    `head` scales the random weights of the score head."""
+    """Policy and reward model are one model with two heads, both trained; reference and teacher are another one (or
+    `ref`). `head` scales the random weights of the score head."""
     model = tiny(family, seed) if model is None else model
     ref = tiny(family, seed + 1) if ref is None else ref
     add_score_head(model, criteria)
     model.score.weight.data.normal_(0, head, generator=torch.Generator().manual_seed(seed)) if head else None
-    models = {"policy": model, "reward": model, "ref": ref.requires_grad_(False)}
+    models = {"policy": model, "reward": model, "ref": ref.requires_grad_(False), "teacher": ref}
     for one in models.values():
         set_layout(one, layout)
     optimizer = AdamW(list(model.named_parameters()))

@@ -53,11 +53,11 @@ def test_files_of_ours_that_are_named_exist(page):
             assert Path(name).exists(), f"{page}: {name}"
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo"])
+@pytest.mark.parametrize("name", ["ppo", "grpo", "distill"])
 def test_the_page_of_a_method_explains_each_metric_it_logs(name):
     page = Path(f"docs/methods/{name}.md").read_text()
     of_rollouts = {metric for metric in METRICS if metric.startswith("rollout/")}
     of_critics = {"rollout/explained_variance"}
-    general = of_critics if name == "ppo" else of_rollouts - of_critics  # whose page the other one names
+    general = {"ppo": of_critics, "grpo": of_rollouts - of_critics}.get(name, set())  # whose page the other one names
     told = set(re.findall(r"`([\w/]+)`", page))
     assert not {*METHODS[name].metrics, *general} - told

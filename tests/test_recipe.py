@@ -316,12 +316,14 @@ OTHER_VALUES = {
     "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
     "reward": "number", "optimizer": "adamw_8bit", "mix_temperature": "2.0",
     "oracle": "number", "alarms": "{window: 7}", "critic": "other", "ptx_data": "other", "env": "calculator",
+    "teacher": "other",
 }  # fmt: skip
 KNOWN = {
     "mix_temperature": ("sft", ["data=[x,y]"]),
     "reward": ("grpo", ["data=x", "reward=exact"]), "oracle": ("grpo", ["data=x", "reward=exact"]),
     "critic": ("ppo", ["data=x", "reward=exact"]), "env": ("grpo", ["data=x", "reward=exact"]),
     "ptx_data": ("ppo", ["data=x", "reward=exact", "ptx_coef=1", "ptx_data=y"]),
+    "teacher": ("distill", ["data=x", "teacher=y"]),
 }  # fmt: skip
 """The methods and words that some fields need beside them."""
 

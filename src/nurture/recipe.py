@@ -40,6 +40,7 @@ from .methods.method import Data
 from .named import listed_or_named
 from .rewards import Reward, reward_from, reward_name
 from .rewards.model import models_in
+from .types import roles_in
 from .yaml12 import Dumper, Tree, read_yaml
 
 DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples", "alarms")
@@ -406,6 +407,9 @@ class Stage(Section):
     precompute_ref_log_probs: Flag = True
     """Ask the reference once, before the first step, and keep only its log-probs (in `ref_logp.safetensors`); otherwise
     the reference stays in memory and is asked at every step."""
+    teacher: Text | None = None
+    """The model that a student learns from, of methods that have one; it stays as it is. An earlier stage, `lab`, a
+    folder or a hub name, which must read the same tokens. Adapters of one kind on one base share that base."""
     adapter: Annotated[
         SerializeAsAny[Adapter] | None, WrapValidator(_adapter, json_schema_input_type=str | AnyAdapter | None)
     ] = None
@@ -503,6 +507,17 @@ class Stage(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_a_teacher(self) -> Stage:
+        if self.teacher is not None and not self.has_teacher:
+            raise ValueError(f"teacher is set, but method {self.method.name!r} has no teacher; take it out")
+        if self.teacher is None and self.has_teacher:
+            raise ValueError(
+                f"teacher is missing: method {self.method.name!r} learns from what another model says; name an earlier "
+                "stage or a folder"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_a_reward(self) -> Stage:
         if self.reward is not None and not isinstance(self.method, Online):
             raise ValueError(
@@ -555,9 +570,18 @@ class Stage(Section):
 
     @property
     def has_reference(self) -> bool:
-        """Whether the method compares with a reference model: in its loss, or when a rollout is recorded."""
+        """Whether the method compares with a reference model."""
+        return "ref" in self._roles
+
+    @property
+    def has_teacher(self) -> bool:
+        return "teacher" in self._roles
+
+    @property
+    def _roles(self) -> set[str]:
+        """Those of the method: in its loss, or when a rollout is recorded."""
         asked = [self.method.asks, *([self.method.records] if isinstance(self.method, Online) else [])]
-        return any("ref" in asks or "kl" in asks.get("policy", ()) for asks in asked)
+        return {role for asks in asked for role in roles_in(asks)}
 
     @property
     def asks_reference_once(self) -> bool:
@@ -581,8 +605,9 @@ class Stage(Section):
         flat["eval"]["data"] = _sources_written(self.eval.data) if self.eval.data else None
         if self.steps is not None:
             del flat["epochs"]
-        if self.env is None:
-            del flat["env"]
+        for key in ("env", "teacher"):
+            if flat[key] is None:
+                del flat[key]
         flat["ptx_data"] = _sources_written(self.ptx_data) if self.ptx_data else None
         for key, reward in (("reward", self.reward), ("oracle", self.oracle)):
             flat = _with_reward_name(flat, key, reward)
@@ -665,6 +690,8 @@ def _references(stage: Stage) -> Iterator[tuple[str, str]]:
         yield "model.tokenizer", stage.model.tokenizer
     if stage.ref is not None:
         yield "ref", stage.ref
+    if stage.teacher is not None:
+        yield "teacher", stage.teacher
     if stage.reward is not None:
         yield from (("reward", name) for name in models_in(stage.reward))
     if stage.critic is not None:

@@ -28,7 +28,7 @@ METRICS: Mapping[str, str] = {
     "trained_tokens": "those of them that carried loss",
     "skipped": "1 where the loss or the gradient was not finite and nothing was updated",
     "eval/loss": "the loss on held-out rows, no dropout",
-    "eval/perplexity": "exp(eval/loss)",
+    "eval/perplexity": "exp(eval/loss), or exp(eval/nll) where the method tells that apart from its loss",
     "eval/token_accuracy": "share of held-out tokens that were the model's first choice",
     "eval/score": "mean score of greedy episodes at the end of a game",
     "rollout/score": "mean score of a response: what the rewards say, before any KL penalty",

@@ -35,9 +35,9 @@ from .evaluate.answers import with_chat
 from .evaluate.ready import make_ready
 from .methods import Online
 from .models.cast import CRITIC, Cast, assemble
-from .models.heads import add_score_head, has_score_head, head_parameters, is_encoder, start_critic
+from .models.heads import add_score_head, has_score_head, head_parameters, is_encoder, output_head, start_critic
 from .models.layouts import Choice, check_virtual, choose_layout, is_seq2seq, set_layout
-from .models.load import LoadedModel, attach_adapter, load_model, parameter_count, resolve_model
+from .models.load import LoadedModel, attach_adapter, join, load_model, parameter_count, resolve_model
 from .models.save import refuse_changed_tokenizer
 from .recipe import FreshModel, Source, Stage
 from .records import Conversation, Message, Record, Task, Text
@@ -94,6 +94,8 @@ class Setup:
     """Demonstrations to imitate beside every rollout."""
     critic_digest: str = ""
     """Of the reward model that the critic starts as."""
+    teacher: LoadedModel | None = None
+    """Whom the student learns from: an adapter beside its own, or another model."""
 
     @property
     def parameters(self) -> int:
@@ -135,7 +137,8 @@ class Setup:
         rows = {f"{kind}.{i}:{r.source}": r.sha256 for kind, some in reports.items() for i, r in enumerate(some)}
         ref = {"ref": self.ref_digest} if self.ref_digest else {}
         critic = {"critic": self.critic_digest} if self.critic_digest else {}
-        return {"model": self.loaded.digest} | ref | critic | rows
+        teacher = {"teacher": self.teacher.digest} if self.teacher else {}
+        return {"model": self.loaded.digest} | ref | critic | teacher | rows
 
 
 def set_up(
@@ -227,13 +230,16 @@ def set_up(
         )  # fmt: skip
     if stage.oracle is not None:
         make_ready(stage.oracle, template, stages=stages, device=stage.device, precision=stage.precision)
+    teacher = None
+    if stage.teacher is not None:
+        teacher = _seat_teacher(stage, stages, cast, loaded, longest, dtype, device)
     largest = longest if prompts else max(g.num_tokens for g in [*train, *held_out])
     tokens, memory = _micro_batch(stage, cast, device, dtype, largest, processes.world_size)
     ref = _load_ref(stage, stages, loaded, dtype, device) if stage.ref is not None else None
     critic_digest = _start_critic(stage, stages, cast, template, dtype, device) if stage.critic is not None else ""
     return Setup(
         stage, device, dtype, loaded, template, train, held_out, reports, eval_reports, rejected, layout, cast, steps,
-        tokens, memory, ref, ref.digest if ref else "", mixture, prompts, joined, mixed_in, critic_digest,
+        tokens, memory, ref, ref.digest if ref else "", mixture, prompts, joined, mixed_in, critic_digest, teacher,
     )  # fmt: skip
 
 
@@ -264,6 +270,10 @@ def describe(setup: Setup, processes: int = 1) -> dict[str, str]:
         if setup.cast.adapters.get("ref", "") is None:
             how = "which is the base with the adapter off"
         facts["reference"] = f"{source}, {how}"
+    if setup.teacher is not None:
+        shares = "teacher" in setup.cast.adapters
+        how = "a second adapter on the student's base" if shares else "a model of its own"
+        facts["teacher"] = f"{setup.teacher.source}, {how}, which stays as it is"
     if stage.critic:
         what = "adapter and head" if setup.cast.judge else "all of it"
         facts["critic"] = f"starts as the reward model {stage.critic}, {what} trained along"
@@ -448,12 +458,45 @@ def _load_ref(
     """Another model as the reference. It must read the same tokens: their log-probs are subtracted one by one."""
     assert stage.ref is not None
     ref = with_chat(load_model(resolve_model(stage.ref, stages), dtype=dtype, device=device, seed=stage.seed))
-    if ref.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise InputError(
-            f"ref: {stage.ref} has another vocabulary than the model; a reference must read the same tokens."
-        )
+    _refuse_other_tokens(f"ref: {stage.ref}", ref, policy, "reference")
     ref.model.requires_grad_(False).eval()
     return ref
+
+
+def _refuse_other_tokens(name: str, other: LoadedModel, policy: LoadedModel, role: str) -> None:
+    if other.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise InputError(f"{name} has another vocabulary than the model; a {role} must read the same tokens.")
+
+
+def _seat_teacher(
+    stage: Stage, stages: Mapping[str, Path], cast: Cast, student: LoadedModel, longest: int, dtype: torch.dtype,
+    device: torch.device,
+) -> LoadedModel:  # fmt: skip
+    """The teacher among those who play: one more adapter on the student's base where it is such a one, else a model of
+    its own."""
+    assert stage.teacher is not None
+    source, name = resolve_model(stage.teacher, stages), f"teacher: {stage.teacher}"
+    teacher = join(student, source, "teacher", judges=False) if isinstance(source, Path) else None
+    shares = teacher is not None
+    if teacher is None:
+        teacher = with_chat(load_model(source, dtype=dtype, device=device, seed=stage.seed))
+        teacher.model.requires_grad_(False).eval()
+    _refuse_other_tokens(name, teacher, student, "teacher")
+    if teacher.digest == student.digest and not getattr(stage.method, "sft_coef", 1):
+        raise InputError(f"{name} is the model itself, which has nothing to learn from it; name another one.")
+    room = _positions(teacher) - (teacher.adapter.num_virtual if teacher.adapter else 0)
+    if longest > room:
+        raise InputError(f"{name} reads {room} tokens and the longest row has {longest}; set max_length: {room}.")
+    known, asked = (len(output_head(one.model).weight) for one in (teacher, student))
+    if known < asked:
+        raise InputError(f"{name} has logits for {known} tokens and the model for {asked}; take a teacher with more.")
+    if shares:
+        cast.adapters["teacher"], layout = "teacher", cast.layouts["policy"]
+    else:
+        layout = choose_layout(teacher.model, longest, stage.layout).layout
+        set_layout(teacher.model, layout)
+    cast.models["teacher"], cast.layouts["teacher"] = teacher.model, layout
+    return teacher
 
 
 def _start_critic(

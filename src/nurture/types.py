@@ -411,8 +411,42 @@ Quantity = Literal["logp", "hit", "entropy", "kl", "value", "score"]
 `entropy` `[T]` of its distribution, `kl` `[T]` KL(this role || ref) over the whole vocabulary, `value` `[T]` what it
 expects where each own token is about to be written, `score` `[M, C]` of each response (or each step) per criterion."""
 
-Asks = Mapping[str, tuple[Quantity, ...]]
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Asks for `divergence` `[T]`: how far this role is from another one over the whole vocabulary, where each own
+    token is about to be written. No gradient goes to the other role."""
+
+    role: str
+    """The other one."""
+    beta: float = 1.0
+    """1 for KL(this || other), 0 for KL(other || this), between them the generalised Jensen-Shannon divergence."""
+    temperature: float = 1.0
+    """Divides the logits of both; what else is asked of this role stays as it is."""
+
+    def __str__(self) -> str:
+        return "divergence"
+
+
+Ask = Quantity | Divergence
+"""Its `str` is the name of the answer in `RoleScores`."""
+
+Asks = Mapping[str, tuple[Ask, ...]]
 """role -> what is asked of it."""
+
+
+def comparison(asked: tuple[Ask, ...]) -> Divergence | None:
+    """The divergence that is among what is asked of a role; `kl` is that from the reference."""
+    found = [Divergence("ref") if ask == "kl" else ask for ask in asked]
+    found = [ask for ask in found if isinstance(ask, Divergence)]
+    assert len(found) <= 1, "a role is compared with one other role at a time"
+    return found[0] if found else None
+
+
+def roles_in(asks: Asks) -> set[str]:
+    """Every role that has to be there: those that are asked, and those that they are compared with."""
+    compared = map(comparison, asks.values())
+    return {*asks, *(found.role for found in compared if found is not None)}
 
 
 class RoleScores(dict[str, Tensor]):

@@ -2,12 +2,18 @@
 
 import pytest
 import torch
-from adapted import adapted, learn, load, make_base
+from adapted import adapted, engine_of, learn, load, make_base, numbered_rows, save
+from rich.console import Console
 
+from nurture.errors import InputError
+from nurture.export import export
 from nurture.methods import SFT
 from nurture.models.load import parameter_count
+from nurture.recipe import stage_from
+from nurture.run import run_stage
 
 bnb = pytest.importorskip("bitsandbytes")
+QUIET = Console(quiet=True)
 
 NF4 = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -55,3 +61,20 @@ def test_training_leaves_the_packed_weights_alone(base):
 
 def test_it_counts_what_the_packed_weights_stand_for(base):
     assert parameter_count(load(base, quantized=True).model) == parameter_count(load(base).model)
+
+
+@pytest.mark.parametrize("adapter", ["full", "freeze"])
+def test_weights_in_four_bits_are_not_trained(base, tmp_path, adapter):
+    """Neither those of a base nor, below another adapter, those that one was merged into."""
+    rows = numbered_rows(tmp_path, 8)
+    loaded = adapted(base, "qlora")
+    folder = save(loaded, engine_of(loaded), tmp_path / "qlora")
+    words = [f"data={rows}", "steps=1", "batch_size=2", "precision=fp32", "device=cpu", "samples.count=0"]
+    above = run_stage(stage_from("sft", [f"model={folder}", "adapter=ia3", *words]), tmp_path / "above", QUIET)
+    for model in (folder, above):
+        stage = stage_from("sft", [f"model={model}", f"adapter={adapter}", *words])
+        with pytest.raises(InputError, match=f"adapter: {adapter} trains weights, and those of .* in 4 bits") as told:
+            run_stage(stage, tmp_path / "run", QUIET)
+        assert told.value.exit_code == 2 and not (tmp_path / "run").exists()
+    merged = export(str(folder), tmp_path / "merged", merged=True).folder
+    run_stage(stage_from("sft", [f"model={merged}", f"adapter={adapter}", *words]), tmp_path / "fine", QUIET)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nurture.core import logp as module
-from nurture.core.logp import Head, selected_logp
+from nurture.core.logp import Against, Head, selected_logp
 
 HEADS = {
     "plain": {},
@@ -14,6 +14,8 @@ HEADS = {
     "temperature": {"temperature": 0.7},
     "all": {"bias": True, "scale": 0.5, "softcap": 4.0, "temperature": 1.3},
 }
+DIVERGENCES = [(1.0, 1.0), (0.0, 1.0), (0.5, 1.0), (0.1, 1.0), (1.0, 2.0), (0.0, 2.0), (0.7, 0.5)]
+"""(beta, temperature)"""
 
 
 def make(options, dtype, rows=13, hidden=6, vocabulary=11, seed=0):
@@ -25,13 +27,17 @@ def make(options, dtype, rows=13, hidden=6, vocabulary=11, seed=0):
     return h, Head(weight, bias, **options), torch.randint(vocabulary, (rows,), generator=g)
 
 
-def plain(h, head, target, other):
+def plain(h, head, target, other, beta=1.0, temperature=1.0):
+    """From full logits, with the gradients that autograd finds. Of the divergence: by its definition."""
     log_p = torch.log_softmax(head.logits(h), 1)
-    log_q = torch.log_softmax(other[1].logits(other[0]), 1).detach()
     chosen = log_p.gather(1, target[:, None]).squeeze(1)
     entropy = torch.distributions.Categorical(logits=log_p).entropy()
-    kl = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
-    return chosen, entropy, kl, log_p.argmax(1) == target
+    p = torch.softmax(head.logits(h) / temperature, 1)
+    q = torch.softmax(other[1].logits(other[0]).detach() / temperature, 1)
+    m = p if beta == 0 else q if beta == 1 else beta * q + (1 - beta) * p
+    parts = {0: (1, 0), 1: (0, 1)}.get(beta, (beta, 1 - beta))
+    divergence = parts[0] * (q * (q / m).log()).sum(1) + parts[1] * (p * (p / m).log()).sum(1)
+    return chosen, entropy, divergence, log_p.argmax(1) == target
 
 
 @pytest.fixture(params=[(1, 1), (5, 3), (100, 4), (100, 100)], ids=lambda rows: f"chunks of {rows}")
@@ -42,33 +48,34 @@ def chunk(request, monkeypatch):
 
 @pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_equals_full_logits(options, dtype, chunk):
+@pytest.mark.parametrize(("beta", "temperature"), DIVERGENCES)
+def test_equals_full_logits(options, dtype, beta, temperature, chunk):
     h, head, target = make(options, dtype)
     other = make(options, dtype, seed=1)[:2]
-    got = selected_logp(h, head, target, entropy=True, hit=True, kl_to=other)
-    want = plain(h, head, target, other)
+    got = selected_logp(h, head, target, entropy=True, hit=True, against=Against(*other, beta, temperature))
+    want = plain(h, head, target, other, beta, temperature)
     tolerance = {"atol": 2e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-12, "rtol": 1e-12}
-    for x, y in zip((got.logp, got.entropy, got.kl, got.hit), want, strict=True):
+    for x, y in zip((got.logp, got.entropy, got.divergence, got.hit), want, strict=True):
         torch.testing.assert_close(x, y.to(dtype), **tolerance)
     g = torch.randn(3, len(target), generator=torch.Generator().manual_seed(2), dtype=dtype)
     inputs = [x for x in (h, head.weight, head.bias) if x is not None]
-    ours = torch.autograd.grad((g[0] * got.logp + g[1] * got.entropy + g[2] * got.kl).sum(), inputs)
+    ours = torch.autograd.grad((g[0] * got.logp + g[1] * got.entropy + g[2] * got.divergence).sum(), inputs)
     theirs = torch.autograd.grad((g[0] * want[0] + g[1] * want[1] + g[2] * want[2]).sum(), inputs)
     for x, y in zip(ours, theirs, strict=True):
         torch.testing.assert_close(x, y, **{k: v * 10 for k, v in tolerance.items()})
 
 
 @pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)
-def test_gradcheck(options, chunk):
+@pytest.mark.parametrize(("beta", "temperature"), [(1.0, 1.0), (0.7, 0.5)])
+def test_gradcheck(options, beta, temperature, chunk):
     h, head, target = make(options, torch.float64, rows=4)
     other = make(options, torch.float64, rows=4, seed=1)[:2]
     inputs = [x for x in (h, head.weight, head.bias) if x is not None]
 
     def f(hidden, weight, bias=None):
-        out = selected_logp(
-            hidden, Head(weight, bias, head.scale, head.softcap, head.temperature), target, entropy=True, kl_to=other
-        )
-        return out.logp, out.entropy, out.kl
+        own = Head(weight, bias, head.scale, head.softcap, head.temperature)
+        out = selected_logp(hidden, own, target, entropy=True, against=Against(*other, beta, temperature))
+        return out.logp, out.entropy, out.divergence
 
     assert torch.autograd.gradcheck(f, inputs)
 
@@ -83,7 +90,7 @@ def test_frozen_head_gets_no_gradient():
 def test_what_was_not_asked_for_is_absent():
     h, head, target = make({}, torch.float32)
     out = selected_logp(h, head, target)
-    assert out.entropy is None and out.kl is None and out.hit is None
+    assert out.entropy is None and out.divergence is None and out.hit is None
 
 
 def test_zero_head_is_uniform():
@@ -100,3 +107,12 @@ def test_bf16_gradients_are_summed_in_fp32(monkeypatch):
     half = Head(head.weight.detach().bfloat16().requires_grad_())
     rough = torch.autograd.grad(selected_logp(h.bfloat16(), half, target).logp.sum(), half.weight)[0].float()
     assert ((rough - exact).norm() / exact.norm()).item() < 0.02
+
+
+def test_a_table_that_is_filled_up_further_says_the_same():
+    """Rows behind the last token of a smaller table are no part of the other model's distribution."""
+    h, head, target = make({}, torch.float64)
+    theirs, other, _ = make({"bias": True}, torch.float64, vocabulary=19, seed=1)
+    cut = Head(other.weight[:11], other.bias[:11])
+    got = selected_logp(h, head, target, against=Against(theirs, other.first(11), 0.5)).divergence
+    torch.testing.assert_close(got, plain(h, head, target, (theirs, cut), 0.5)[2])

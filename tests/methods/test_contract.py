@@ -34,6 +34,7 @@ from nurture.types import Batch, Loss, RoleScores, Scores
 BATCHES = {
     "lm": demonstrations,
     "sft": demonstrations,
+    "distill": demonstrations,
     "reward": rankings,
     "process": chains,
     "dpo": pairs,
@@ -81,6 +82,7 @@ def scored(batch):
 AT_FIRST = {
     "lm": lambda batch: math.log(VOCABULARY),
     "sft": lambda batch: math.log(VOCABULARY),
+    "distill": lambda batch: 0.0,
     "reward": None,  # not every pair of a ranking with ties counts: tests/methods/test_reward.py
     "process": lambda batch: math.log(2),
     "dpo": lambda batch: math.log(2),
@@ -95,9 +97,11 @@ AT_FIRST = {
     "reinforce++": lambda batch: 0.0,
     "actor-critic": critic_error_at_first,
 }
-"""The loss of a model whose output head is zero (and whose critic says 0): log V where it imitates; where it learns
-from a rollout of its own, what the advantages leave over."""
+"""The loss of a model whose output head is zero (and whose critic says 0): log V where it imitates tokens, 0 where it
+imitates as uniform a teacher; where it learns from a rollout of its own, what the advantages leave over."""
 ONLY_WITH_A_FIELD = {"reward": {"nll"}}
+NEEDS = {"distill": ["teacher=lab"]}
+"""What its stage must say besides."""
 
 
 @pytest.fixture(params=METHODS)
@@ -176,7 +180,7 @@ def random_scores(method, batch, seed=0):
         x = torch.rand(shape, generator=draw, dtype=torch.float64)
         return batch.logp_old + x - 0.5 if name == "logp" and batch.logp_old is not None else -x
 
-    return Scores({role: RoleScores({q: about(q) for q in asked}) for role, asked in method.asks.items()})
+    return Scores({role: RoleScores({str(q): about(str(q)) for q in asked}) for role, asked in method.asks.items()})
 
 
 def test_gradient_of_the_loss_by_finite_differences(method):
@@ -223,7 +227,7 @@ def test_overfits_one_batch(method):
 
 def test_configuration_round_trip(method):
     assert type(method).model_validate(method.model_dump()) == method
-    needed = ["data=x.jsonl", *(["reward=number"] if isinstance(method, Online) else [])]
+    needed = ["data=x.jsonl", *NEEDS.get(method.name, ["reward=number"] if isinstance(method, Online) else [])]
     stage = stage_from(method.name, needed)
     assert stage.method == method
     words = [

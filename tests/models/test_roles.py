@@ -11,10 +11,11 @@ from engine import demonstrations
 from nurture.adapters.attached import active, adapter_parameters, attached, copy_adapter, train_on
 from nurture.core.logp import selected_logp
 from nurture.errors import InputError
-from nurture.methods import PPO
+from nurture.methods import PPO, Distill
 from nurture.models.cast import assemble
 from nurture.models.heads import add_score_head, output_head, score_head
 from nurture.models.layouts import hidden_states, lay_rows, set_layout
+from nurture.models.load import join
 from nurture.models.roles import LocalRoles
 from nurture.rollout.record import advantages, record
 from nurture.train.loop import Budget, train
@@ -235,3 +236,70 @@ def test_a_copy_begins_as_what_it_copies(base):
     assert [n for n, p in model.named_parameters() if p.requires_grad] == [
         n for n, p in model.named_parameters() if ".value." in n
     ]
+
+
+TEACHES = ("lora", "lora-dora", "ia3", "bottleneck", "prompt", "prefix", "ptuning_v2", "qlora")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("pieces", [False, True], ids=["", "pieces"])
+@pytest.mark.parametrize("case", TEACHES)
+def test_a_teacher_on_the_students_base_teaches_as_a_model_of_its_own(base, tmp_path, case, pieces, checkpointing):
+    """The same divergence and the same gradients; nothing of the teacher learns."""
+    teacher = adapted(base, case)
+    stir(teacher.model, "policy", 7)
+    folder = save(teacher, engine_of(teacher), tmp_path / "teacher")
+    method, found = Distill(divergence="jsd", beta=0.3, temperature=1.5, sft_coef=0.1), []
+    for shared in (False, True):
+        student = adapted(base, case)
+        stir(student.model, "policy", 1)
+        if shared:
+            assert join(student, folder, "teacher", judges=False) is not None
+            models = {"policy": student.model, "teacher": student.model}
+            adapters = {"policy": "policy", "teacher": "teacher"}
+        else:
+            models, adapters = {"policy": student.model, "teacher": load(folder).model.requires_grad_(False)}, {}
+        for model in models.values():
+            set_layout(model, "tree")
+        if checkpointing:
+            student.model.activation_checkpointing_enable({"use_reentrant": False})
+            student.model.train()
+        trained = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
+        layouts = dict.fromkeys(models, "tree")
+        roles = LocalRoles(models, layouts, AdamW(trained.items()), Processes(), adapters=adapters)
+        if pieces:
+            roles.tokens_per_pass = 40
+        loss = method.loss(BATCH, roles.score(BATCH, method.asks))
+        roles.backward(loss.divided_by(method.counts(BATCH)))
+        assert attached(student.model).active == "policy", "the student's adapter is on again"
+        assert student.model.training == checkpointing
+        found.append((float(loss.stats["divergence"][0]) / BATCH.num_own, roles.gradients()))
+    (expected, theirs), (divergence, ours) = found
+    assert divergence == pytest.approx(expected, rel=1e-5) and expected > 1e-5
+    assert ours.keys() == theirs.keys() and theirs
+    for name in theirs:
+        assert (ours[name] - theirs[name]).norm() <= 1e-5 * theirs[name].norm() + 1e-7, name
+
+
+def test_what_cannot_share_a_base_is_a_model_of_its_own(base, tmp_path):
+    folders = {}
+    for case in ("lora", "ia3", "adalora"):
+        teacher = adapted(base, case)
+        folders[case] = save(teacher, engine_of(teacher), tmp_path / case)
+    assert join(adapted(base, "lora"), folders["ia3"], "teacher", judges=False) is None, "of another kind"
+    assert join(adapted(base, "adalora"), folders["adalora"], "teacher", judges=False) is None, "one budget of ranks"
+    assert join(adapted(base, "lora-pissa"), folders["lora"], "teacher", judges=False) is None, "the base has changed"
+    assert join(load(base), folders["lora"], "teacher", judges=False) is None, "all weights learn"
+
+
+def test_a_teacher_drops_nothing(base):
+    """Not even where it is the model that learns with dropout."""
+    student, teacher = load(base).model.requires_grad_(False), load(base, dropout=0.5).model
+    for model in (student, teacher):
+        set_layout(model, "rows")
+    assert teacher.training
+    roles = LocalRoles(
+        {"policy": student, "teacher": teacher}, {"policy": "rows", "teacher": "rows"}, AdamW([]), Processes()
+    )
+    apart = roles.score(BATCH, Distill().asks).policy.divergence
+    assert apart.abs().max() < 1e-6 and teacher.training

@@ -2,7 +2,7 @@
 
 - peft keeps a closed list of methods (`register_peft_method` refuses names that are not in its `PeftType`), so the
   bottleneck adapter is entered in its mapping tables directly. Its folders load with `PeftModel.from_pretrained` in any
-  program that has imported `nurture.adapters.peft_compat`.
+  program that has imported `nurture` (`with_peft.py` sees to it).
 - `set_adapter` also changes which parameters have gradients; several roles on one base need all of theirs at once, so
   `switch` sets the active adapter alone.
 """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.reduce import global_norm
 from ..errors import InputError
 from ..train.optim import AdamW
-from ..types import Asks, Batch, Quantity, Response, RoleScores, Scores
+from ..types import Ask, Asks, Batch, Response, RoleScores, Scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +84,7 @@ class NetworkRoles:
             scores[role] = leaves
         return scores
 
-    def _outputs(self, role: str, quantities: tuple[Quantity, ...], out: Tensor, batch: Batch) -> RoleScores:
+    def _outputs(self, role: str, quantities: tuple[Ask, ...], out: Tensor, batch: Batch) -> RoleScores:
         if role == "value":
             return RoleScores(value=self.value_scale * out.squeeze(-1))
         if role == "q":
@@ -94,7 +94,7 @@ class NetworkRoles:
             "logp": lambda: logp.gather(1, batch.target[:, None]).squeeze(1),
             "entropy": lambda: -(logp.exp() * logp).sum(-1),
         }
-        return RoleScores({q: known[q]() for q in quantities})
+        return RoleScores({str(q): known[str(q)]() for q in quantities})
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()

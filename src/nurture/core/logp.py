@@ -1,6 +1,6 @@
 """Log-probabilities of chosen tokens without ever holding `[tokens x vocabulary]`.
 
-One pass over the output matrix, in chunks of rows, gives the log-probability, the entropy, the exact KL divergence to
+One pass over the output matrix, in chunks of rows, gives the log-probability, the entropy, the exact divergence from
 another model's distribution, and whether the token was the likeliest. The forward pass keeps one number per row (the
 log-normaliser) instead of the logits; the backward pass computes each chunk of logits again.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from .kl import divergence, divergence_slope
 from .shapes import ROWS, spare
 
 CHUNK_BYTES = 64 * 2**20
@@ -42,6 +43,12 @@ class Head:
     def at(self, temperature: float) -> Head:
         return replace(self, temperature=temperature)
 
+    def first(self, tokens: int) -> Head:
+        """The head of the first so many tokens: models of one vocabulary fill up their tables to different sizes."""
+        if len(self.weight) == tokens:
+            return self
+        return replace(self, weight=self.weight[:tokens], bias=None if self.bias is None else self.bias[:tokens])
+
     def logits(self, hidden: Tensor) -> Tensor:
         """`[T, H] -> [T, V]`, in at least fp32 after the matrix product."""
         return self.shaped(self.product(hidden))
@@ -67,13 +74,33 @@ class Head:
         return grad if self.scale == 1.0 else grad.mul_(self.scale)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Against:
+    """Another model's distribution p' at the same rows, and which divergence from it is asked for."""
+
+    hidden: Tensor
+    head: Head
+    beta: float = 1.0
+    """1 for KL(p || p'), 0 for KL(p' || p), between them Jensen and Shannon's (`core.kl.divergence`)."""
+    temperature: float = 1.0
+    """Divides the logits of both first: above 1 the distributions are flatter."""
+
+    def log_probs(self, chunk: slice) -> Callable[[slice], Tensor]:
+        """Those of p' at some rows of a chunk."""
+        product = self.head.product(self.hidden[chunk])
+        return lambda here: self.flattened(torch.log_softmax(self.head.shaped(product[here]), 1))
+
+    def flattened(self, log_p: Tensor) -> Tensor:
+        return log_p if self.temperature == 1 else torch.log_softmax(log_p / self.temperature, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Selected:
     """`[T]` each. What was not asked for is None."""
 
     logp: Tensor
     entropy: Tensor | None = None
-    kl: Tensor | None = None
+    divergence: Tensor | None = None
     hit: Tensor | None = None
 
 
@@ -84,21 +111,20 @@ def selected_logp(
     *,
     entropy: bool = False,
     hit: bool = False,
-    kl_to: tuple[Tensor, Head] | None = None,
+    against: Against | None = None,
 ) -> Selected:
     """`log softmax(head.logits(hidden))[target]` for `hidden [T, H]`, `target [T]`; differentiable in `hidden`, the
     head's weight and its bias.
 
-    `entropy` adds `H(p)`, `hit` whether the target has the largest logit, `kl_to = (hidden', head')` adds
-    `KL(p || p')` over the whole vocabulary (differentiable in p only).
+    `entropy` adds `H(p)`, `hit` whether the target has the largest logit, `against` the divergence from another model
+    over the whole vocabulary (differentiable in p only).
     """
-    other_hidden, other_head = kl_to if kl_to is not None else (None, None)
-    asks, rows = (entropy, kl_to is not None, hit), len(target)
+    asks, rows = (entropy, against is not None, hit), len(target)
     if more := spare(rows):
         hidden, target = pad(hidden, (0, 0, 0, more)), pad(target, (0, more))
-        other_hidden = None if other_hidden is None else pad(other_hidden, (0, 0, 0, more))
+        against = None if against is None else replace(against, hidden=pad(against.hidden, (0, 0, 0, more)))
     apply: Callable[..., tuple[Tensor, ...]] = _Selected.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, other_hidden, other_head)
+    logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, against)
     return Selected(logp[:rows], *(x[:rows] if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
 
@@ -116,14 +142,6 @@ def _blocks(chunk: slice, vocabulary: int, itemsize: int) -> Iterator[tuple[slic
         yield slice(i, j), slice(i - chunk.start, j - chunk.start)
 
 
-def _other(hidden: Tensor | None, head: Head | None, chunk: slice) -> Callable[[slice], Tensor]:
-    """The other model's log-probabilities of some rows of a chunk."""
-    if hidden is None or head is None:
-        return _nobody
-    product = head.product(hidden[chunk])
-    return lambda here: torch.log_softmax(head.shaped(product[here]), 1)
-
-
 def _nobody(here: slice) -> Tensor:
     raise AssertionError("no other model was given")
 
@@ -138,17 +156,16 @@ class _Selected(torch.autograd.Function):
         target: Tensor,
         head: Head,
         asks: tuple[bool, bool, bool],
-        other_hidden: Tensor | None,
-        other_head: Head | None,
+        against: Against | None,
     ) -> tuple[Tensor, ...]:
-        want_entropy, want_kl, want_hit = asks
+        want_entropy, _, want_hit = asks
         rows, dtype = len(target), torch.float64 if hidden.dtype == torch.float64 else torch.float32
         lse, logp = hidden.new_empty(rows, dtype=dtype), hidden.new_empty(rows, dtype=dtype)
         entropy = hidden.new_empty(rows if want_entropy else 0, dtype=dtype)
-        kl = hidden.new_empty(rows if want_kl else 0, dtype=dtype)
+        apart = hidden.new_empty(rows if against else 0, dtype=dtype)
         hit = hidden.new_empty(rows if want_hit else 0, dtype=dtype)
         for c in _chunks(rows, weight.shape[0], hidden.itemsize):
-            product, other = head.product(hidden[c]), _other(other_hidden, other_head, c)
+            product, other = head.product(hidden[c]), against.log_probs(c) if against else _nobody
             for r, here in _blocks(c, weight.shape[0], dtype.itemsize):
                 z = head.shaped(product[here])
                 chosen = z.gather(1, target[r, None]).squeeze(1)
@@ -156,26 +173,25 @@ class _Selected(torch.autograd.Function):
                 logp[r] = chosen - lse[r]
                 if want_hit:
                     hit[r] = (chosen >= z.amax(1)).to(dtype)
-                if want_entropy or want_kl:
+                if want_entropy or against:
                     q = z.sub_(lse[r, None])  # log p
-                    p = q.exp()
                     if want_entropy:
-                        entropy[r] = -(p * q).sum(1)
-                    if want_kl:
-                        kl[r] = (p * q.sub_(other(here))).sum(1)
-        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, kl, other_hidden)
-        ctx.head, ctx.other_head, ctx.asks = head, other_head, asks
+                        entropy[r] = -(q.exp() * q).sum(1)
+                    if against:
+                        apart[r] = divergence(against.flattened(q), other(here), against.beta)
+        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy)
+        ctx.head, ctx.against, ctx.want_entropy = head, against, want_entropy
         ctx.mark_non_differentiable(hit)
-        return logp, entropy, kl, hit
+        return logp, entropy, apart, hit
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, g_logp: Tensor, g_entropy: Tensor, g_kl: Tensor, g_hit: Tensor
+        ctx: Any, g_logp: Tensor, g_entropy: Tensor, g_apart: Tensor, g_hit: Tensor
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, target, lse, entropy, kl, other_hidden = ctx.saved_tensors
+        hidden, weight, bias, target, lse, entropy = ctx.saved_tensors
         head: Head = replace(ctx.head, weight=weight, bias=bias)
-        want_entropy, want_kl, _ = ctx.asks
+        against: Against | None = ctx.against
         need_hidden, need_weight, need_bias, *_ = ctx.needs_input_grad
         d_hidden = torch.empty_like(hidden) if need_hidden else None
         # Summed over chunks in at least fp32: bf16 sums over chunks would lose what the chunks add.
@@ -183,17 +199,18 @@ class _Selected(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         for c in _chunks(len(target), weight.shape[0], hidden.itemsize):
-            d, other = head.product(hidden[c]), _other(other_hidden, ctx.other_head, c)
+            d, other = head.product(hidden[c]), against.log_probs(c) if against else _nobody
             for r, here in _blocks(c, weight.shape[0], lse.dtype.itemsize):  # the gradient takes the logits' place
                 z = head.shaped(d[here])
-                if want_entropy or want_kl:
+                if ctx.want_entropy or against:
                     q = z - lse[r, None]
                     p = q.exp()
                     dz = p * -g_logp[r, None]
-                    if want_entropy:  # dH/dz = -p (log p + H)
+                    if ctx.want_entropy:  # dH/dz = -p (log p + H)
                         dz -= p * (q + entropy[r, None]) * g_entropy[r, None]
-                    if want_kl:  # dKL/dz = p (log p - log p' - KL)
-                        dz += p * (q - other(here) - kl[r, None]) * g_kl[r, None]
+                    if against:
+                        slope = divergence_slope(against.flattened(q), other(here), against.beta)
+                        dz += slope.mul_(g_apart[r, None] / against.temperature)
                 else:  # in place, unless the softcap's derivative still needs the logits
                     q = z - lse[r, None] if head.softcap is not None else z.sub_(lse[r, None])
                     dz = q.exp_().mul_(-g_logp[r, None])
@@ -212,7 +229,6 @@ class _Selected(torch.autograd.Function):
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None else d_bias.to(bias.dtype),
-            None,
             None,
             None,
             None,

@@ -31,6 +31,7 @@ def evaluate_loss(
             stats.add(method.loss(batch, roles.score(batch, method.asks)).stats)
     total = stats.summed(roles.all_sum)
     means = Stats({name: kept for name, kept in total.items() if kept[1]}).means()
-    if "loss" in means and method.data in ("conversation", "text"):
-        means["perplexity"] = math.exp(min(means["loss"], 700.0))
+    nll = means.get("nll", means.get("loss"))
+    if nll is not None and method.data in ("conversation", "text"):
+        means["perplexity"] = math.exp(min(nll, 700.0))
     return {f"eval/{name}": value for name, value in means.items()}

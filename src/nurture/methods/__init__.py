@@ -1,6 +1,7 @@
 """One method, one page. The table below is the registry: YAML, command line, JSON schema and forms come from it."""
 
 from .actor_critic import ActorCritic
+from .distill import Distill
 from .dpo import DPO
 from .grpo import GRPO
 from .kto import KTO
@@ -21,6 +22,7 @@ from .stable import Stable
 METHODS: dict[str, type[Method]] = {
     "lm": LM,
     "sft": SFT,
+    "distill": Distill,
     "reward": Reward,
     "process": Process,
     "dpo": DPO,
@@ -47,6 +49,7 @@ __all__ = [
     "RLOO",
     "SFT",
     "ActorCritic",
+    "Distill",
     "Method",
     "Online",
     "Process",

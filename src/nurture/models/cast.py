@@ -1,8 +1,9 @@
 """Who plays which role.
 
 Where the model learns through an adapter, all play on one base: the critic is a second adapter with a head, the
-reference is the base with its adapters off, a reward model joins with the adapter it was saved as (`load.join`). Where
-the base itself learns, critic and reference are copies of it, which share the weights that nobody trains.
+reference is the base with its adapters off, a reward model or a teacher joins with the adapter it was saved as
+(`load.join`). Where the base itself learns, critic and reference are copies of it, which share the weights that nobody
+trains.
 """
 
 from __future__ import annotations

@@ -63,6 +63,8 @@ class LoadedModel:
     base_digest: str = ""
     merged: str = ""
     """The adapter that was added to the weights when they were loaded, in words."""
+    from_4_bits: bool = False
+    """Whether its matrices are kept in 4 bits, or were when an adapter on them was merged."""
     reward: Mapping[str, Any] | None = None
     """Of a reward model: how its scores are to be read."""
 
@@ -214,6 +216,8 @@ def _with_adapter(
     if plain and quantized:
         with quiet():
             model.dequantize()
+        # transformers leaves this at True, and peft then merges no (IA)3 that stands on it.
+        model.is_loaded_in_4bit = False  # pyright: ignore[reportArgumentType]
     if has_tokenizer(folder):
         tokenizer = _tokenizer(vet_tokenizer(folder), model.config)
         new_tokens = embed_new_tokens(model, tokenizer)
@@ -225,6 +229,7 @@ def _with_adapter(
     return replace(
         base, tokenizer=tokenizer, source=name, digest=_joint_digest(base.digest, folder), new_tokens=new_tokens,
         adapter=saved.adapter, base_digest=base.digest, reward=saved.reward or base.reward,
+        from_4_bits=quantized or base.from_4_bits,
     )  # fmt: skip
 
 
@@ -296,6 +301,7 @@ def join(loaded: LoadedModel, folder: Path, role: str, *, judges: bool) -> Loade
         ours is not None
         and saved.base_digest == loaded.base_digest
         and (theirs.peft_type, theirs.quantized) == (ours.peft_type, ours.quantized)
+        and theirs.peft_type != "ADALORA"  # of which peft allows one to a base
         and saved.settings.get("trainable_token_indices") == getattr(kind, "trainable_token_indices", None)
     )
     if not same or set(head) != ({"score.weight"} if judges else set()) or not has_tokenizer(folder):
@@ -315,6 +321,11 @@ def join(loaded: LoadedModel, folder: Path, role: str, *, judges: bool) -> Loade
 def attach_adapter(loaded: LoadedModel, adapter: Adapter, *, steps: int, seed: int) -> LoadedModel:
     """The model with a new adapter, which trains for so many steps."""
     assert loaded.adapter is None, "what a new adapter stands on is loaded with merged=True"
+    if loaded.from_4_bits and not adapter.peft_type:
+        raise InputError(
+            f"adapter: {adapter.name} trains weights, and those of {loaded.source} are of a base in 4 bits; put lora "
+            "on it, or export it merged and train that."
+        )
     if adapter.peft_type and not loaded.base:
         raise InputError(
             f"adapter: {adapter.name} is saved without its base, and a fresh model exists in this run alone; train all "

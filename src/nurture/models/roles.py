@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from ..adapters import Companion
 from ..adapters.attached import active, adapter_parameters
-from ..core.logp import selected_logp
+from ..core.logp import Against, selected_logp
 from ..core.reduce import global_norm
-from ..types import Asks, Batch, Piece, Quantity, RoleScores, Scores
+from ..types import Ask, Asks, Batch, Divergence, Piece, RoleScores, Scores, comparison
 from .heads import is_encoder, output_head, score_head
 from .layouts import LAY, Layout, classify, hidden_states
 
@@ -47,7 +47,7 @@ class _Live:
     """What `backward` needs of one scored piece: the leaves the method saw, and the graph or the way to it again."""
 
     role: str
-    quantities: tuple[Quantity, ...]
+    quantities: tuple[Ask, ...]
     batch: Batch
     leaves: RoleScores
     outputs: RoleScores | None
@@ -126,7 +126,7 @@ class LocalRoles:
         with active(self.models[role], self.adapters[role]):
             yield
 
-    def _forward(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
+    def _forward(self, role: str, quantities: tuple[Ask, ...], batch: Batch) -> RoleScores:
         pieces = batch.pieces(self.tokens_per_pass)
         if len(pieces) == 1:
             return self._pass(role, quantities, batch)
@@ -138,11 +138,11 @@ class LocalRoles:
                 whole[_places(piece, quantity)] = values
         return RoleScores(out)
 
-    def _pass(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
+    def _pass(self, role: str, quantities: tuple[Ask, ...], batch: Batch) -> RoleScores:
         with self._as(role):
             return self._quantities(role, quantities, batch)
 
-    def _quantities(self, role: str, quantities: tuple[Quantity, ...], batch: Batch) -> RoleScores:
+    def _quantities(self, role: str, quantities: tuple[Ask, ...], batch: Batch) -> RoleScores:
         laid = LAY[self.layouts[role]](batch)
         model, adapter = self.models[role], self.adapters.get(role)
         if is_encoder(model):
@@ -160,19 +160,27 @@ class LocalRoles:
             out["value"] = score_head(model, adapter)(hidden)[:, 0]
         if set(quantities) <= {"score", "value"}:
             return out
-        other = None
-        if "kl" in quantities:
-            with torch.no_grad(), self._as("ref"):
-                ref_laid = LAY[self.layouts["ref"]](batch)
-                ref_hidden = hidden_states(self.models["ref"], ref_laid).index_select(0, ref_laid.at)
-                other = (ref_hidden, output_head(self.models["ref"]).at(self.temperature))
         head = output_head(model).at(self.temperature)
+        asked = comparison(quantities)
+        against = None if asked is None else self._against(asked, batch, tokens=len(head.weight))
         selected = selected_logp(
-            hidden, head, batch.target, entropy="entropy" in quantities, hit="hit" in quantities, kl_to=other
+            hidden, head, batch.target, entropy="entropy" in quantities, hit="hit" in quantities, against=against
         )
-        everything = {"logp": selected.logp, "hit": selected.hit, "entropy": selected.entropy, "kl": selected.kl}
-        out.update({q: t for q in quantities if (t := everything.get(q)) is not None})
+        everything = {
+            "logp": selected.logp, "hit": selected.hit, "entropy": selected.entropy,
+            "kl": selected.divergence, "divergence": selected.divergence,
+        }  # fmt: skip
+        out.update({str(q): t for q in quantities if (t := everything.get(str(q))) is not None})
         return out
+
+    def _against(self, asked: Divergence, batch: Batch, tokens: int) -> Against:
+        """What the other role says of the same batch, without a graph and without dropout."""
+        model = self.models[asked.role]
+        with torch.no_grad(), self._as(asked.role), _in_evaluation(model):
+            laid = LAY[self.layouts[asked.role]](batch)
+            hidden = hidden_states(model, laid).index_select(0, laid.at)
+            head = output_head(model).at(self.temperature).first(tokens)
+        return Against(hidden, head, asked.beta, asked.temperature)
 
     # -- learning -----------------------------------------------------------------------------------------------
 
@@ -259,6 +267,19 @@ class LocalRoles:
 
     def all_sum(self, values: Mapping[str, float]) -> dict[str, float]:
         return self.processes.all_sum(values)
+
+
+@contextmanager
+def _in_evaluation(model: PreTrainedModel) -> Iterator[None]:
+    """A model that another role may be learning through."""
+    if not model.training:
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def _places(piece: Piece, quantity: str) -> Tensor:

@@ -37,7 +37,7 @@ def record(
         return batch
     processes = processes or Processes()
     rank, world = processes.rank, processes.world_size
-    asked = [(role, quantity) for role, quantities in method.records.items() for quantity in quantities]
+    asked = [(role, str(ask)) for role, asks in method.records.items() for ask in asks]
     found = {NAMES[ask]: torch.zeros(batch.num_own, device=batch.device) for ask in asked}
     for piece in batch.pieces(min(tokens, -(-batch.num_tokens // world)))[rank::world]:
         scores = roles.score(piece.batch, method.records)
