@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from .comparison_page import Cost, Trained, comparison_page, cost_cells, costs, short
+from .comparison_page import SIDE_BY_SIDE, Cost, Trained, comparison_page, cost_cells, costs, short
 from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
 from .evaluate.exam import Exam, Examined, before_last, chosen_tasks, examine, p_value, report_json, steps
@@ -30,8 +30,6 @@ from .show import printable
 
 SHOWN_FAMILIES = ("lookup", "arithmetic", "format", "unanswerable", "harmful", "benign", "followup")
 """Of these one task each is shown side by side; the report shows one of every family."""
-SIDE_BY_SIDE = 6
-"""More models than this do not fit a terminal beside each other: there it is only the table of what each cost."""
 
 
 def compare_models(

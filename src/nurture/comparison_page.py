@@ -88,13 +88,16 @@ def comparison_page(
 ) -> str:  # fmt: skip
     """`sat` holds what was examined by the data set it was examined on; the first leads."""
     (lead, examined), *others = sat.items()
+    cost = section("What each stage cost", _costs(costs(stages, examined)) if stages[1:] else "")
+    many = len(examined) > SIDE_BY_SIDE
     sections = [
         f"<h1>{text(title)}</h1>",
         f'<p class="lead">{text(_lead(lead, examined, seconds))}</p>',
-        section(f"Scores on {lead}", _bars(examined) + _criteria(examined)),
+        *([cost] if many else []),
+        section(f"Scores on {lead}", (_one_bar_each(examined) if many else _bars(examined)) + _criteria(examined)),
         *(section(f"Scores on {data}", _criteria(some)) for data, some in others),
         section("What each step made of it", _steps(sat) if examined[2:] else ""),
-        section("What each stage cost", _costs(costs(stages, examined)) if stages[1:] else ""),
+        *([] if many else [cost]),
         section("The same questions, answered by each", _samples(examined)),
         section("By family of tasks", _families(examined)),
         section("Training", _training(stages)),
@@ -118,31 +121,50 @@ def _lead(data: str, examined: Sequence[Examined], seconds: float) -> str:
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
+SIDE_BY_SIDE = 6
+"""More models than this do not fit beside each other: a reader looks for what each cost, and for one score of each."""
 BAR, GAP, WIDTH, NAMES, RIGHT = 20, 14, 900, 96, 60
 
 
 def _bars(examined: Sequence[Examined]) -> str:
     """One group of bars for each criterion, with 95% intervals."""
-    height = len(CRITERIA) * (len(examined) * BAR + GAP) + 26
-    scale = WIDTH - NAMES - RIGHT
-    parts = [f'<svg class="bars" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="scores by criterion">']
-    for tick in range(0, 11, 2):
-        x = NAMES + scale * tick / 10
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="middle">{tick / 10:g}</text>')
+    parts = [_grid(len(CRITERIA) * (len(examined) * BAR + GAP) + 26)]
     y = 4
     for of in CRITERIA:
         middle = y + len(examined) * BAR / 2 + 4
         parts.append(f'<text class="name" x="{NAMES - 10}" y="{middle:.1f}" text-anchor="end">{of}</text>')
         for number, one in enumerate(examined):
-            parts.append(_bar(estimate(one.values(of)), f"{one.name}, {of}", number, y, scale))
+            parts.append(_bar(estimate(one.values(of)), f"{one.name}, {of}", number, y))
             y += BAR
         y += GAP
     keys = "".join(f'<span class="key s{i % 5}">{text(one.name)}</span>' for i, one in enumerate(examined))
     return f'<p class="keys">{keys}</p>{"".join(parts)}</svg>'
 
 
-def _bar(found: Estimate, name: str, number: int, y: float, scale: float) -> str:
+def _one_bar_each(examined: Sequence[Examined]) -> str:
+    """The overall score of every model, by its name."""
+    parts = [_grid(len(examined) * BAR + GAP + 26)]
+    for place, one in enumerate(examined):
+        y = 4 + place * BAR
+        parts.append(
+            f'<text class="name" x="{NAMES - 10}" y="{y + BAR / 2 + 4:.1f}" text-anchor="end">{text(one.name)}</text>'
+        )
+        parts.append(_bar(estimate(one.values("overall")), one.name, 0, y))
+    return "".join(parts) + "</svg>"
+
+
+def _grid(height: float) -> str:
+    """The beginning of a figure of bars: lines at every fifth of the scale."""
+    parts = [f'<svg class="bars" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="scores">']
+    for tick in range(0, 11, 2):
+        x = NAMES + (WIDTH - NAMES - RIGHT) * tick / 10
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 22}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 6}" text-anchor="middle">{tick / 10:g}</text>')
+    return "".join(parts)
+
+
+def _bar(found: Estimate, name: str, number: int, y: float) -> str:
+    scale = WIDTH - NAMES - RIGHT
     low, high = (NAMES + scale * min(max(v, 0.0), 1.0) for v in found.interval)
     middle, end = y + BAR / 2, NAMES + scale * found.mean
     told = f"{text(name)}: {found.mean:.3f} ± {found.se:.3f} (n = {found.n})"
@@ -214,7 +236,7 @@ def _score_table(examined: Sequence[Examined], rows: Sequence[str]) -> str:
     heads = "".join(f"<th>{text(one.name)}</th>" for one in examined)
     if len(examined) > 1:
         heads += f"<th>{text(examined[-1].name)} − {text(examined[before_last(examined)].name)}, 95%</th><th>p</th>"
-    return f'<table class="scores"><tr><th></th><th>n</th>{heads}</tr>{"".join(rows)}</table>'
+    return f'<div class="wide"><table class="scores"><tr><th></th><th>n</th>{heads}</tr>{"".join(rows)}</table></div>'
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------
@@ -344,6 +366,7 @@ _STYLE = """
 .range { stroke: var(--ink); stroke-width: 1.5; }
 .keys { margin: 0 0 .5rem; }
 .scores td, .scores th { font-variant-numeric: tabular-nums; padding-right: 1rem; }
+.wide { overflow-x: auto; }
 .scores td, .scores th { overflow-wrap: normal; word-break: normal; }
 .scores tr + tr { border-top: 1px solid var(--rule); }
 .scores th .note { font-weight: 400; white-space: normal; }
