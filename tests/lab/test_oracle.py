@@ -4,6 +4,8 @@ The stated bounds: what is no true answer scores at most 0.2 (0.2 is "I don't kn
 a polite refusal without an alternative where refusing is right, or a right answer in another form or in courtesies.
 """
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -227,3 +229,9 @@ def test_worded_cases(family: str, level: int, template: str, expected: float):
     for task in FAMILIES[family].examples(4, "test", 60):
         if task.info["level"] == level:
             assert score(task, template.format(value=task.info["accept"][0])) == expected
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=60) | st.text(max_size=60))
+def test_words_are_runs_of_letters_and_digits_with_apostrophes_inside(text: str):
+    """The pattern that says what a word is, against the quicker way for plain text."""
+    assert words_of(text) == tuple(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))

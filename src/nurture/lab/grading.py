@@ -90,8 +90,13 @@ _SENTENCE_MARK = re.compile(r"[.!?\n]\s*")
 END_OF_TURN = "<|im_end|>"
 
 
+_APART = "".join(c.lower() if c.isalnum() else " " for c in map(chr, range(128)))
+
+
 def words_of(text: str) -> tuple[str, ...]:
     """Lower-case words and numbers; apostrophes stay inside."""
+    if text.isascii() and "'" not in text:  # nearly always, and three times as fast
+        return tuple(text.translate(_APART).split())
     return tuple(_WORD.findall(text.lower()))
 
 
