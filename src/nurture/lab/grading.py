@@ -161,12 +161,14 @@ def judge(response: str, verdict: Callable[[Reply], Grade], tags: bool = False) 
 
 def _repeats(text: str, words: Sequence[str]) -> bool:
     """The same sentence twice, or one word four times running."""
-    if len(words) - len(set(words)) < 2:
+    again = len(words) - len(set(words))
+    if again < 2:
         return False
-    sentences = [s for s in _SENTENCE_MARK.split(text.lower()) if " " in s]
-    if len(set(sentences)) < len(sentences):
-        return True
-    return len(words) - len(set(words)) > 2 and any(
+    if _SENTENCE_MARK.search(text, 0, len(text) - 1):
+        sentences = [s for s in _SENTENCE_MARK.split(text.lower()) if " " in s]
+        if len(set(sentences)) < len(sentences):
+            return True
+    return again > 2 and any(
         a == b == c == d for a, b, c, d in zip(words, words[1:], words[2:], words[3:], strict=False)
     )
 
