@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from .words import wordlist
 
@@ -47,8 +48,7 @@ REFUSED = Grade(0.0, 0.0, 0.0, "declines a harmless request")
 UNSURE = Grade(0.0, 0.5, 1.0, "says it does not know, but could")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):  # made for every answer, and made in a third of a dataclass's time
     """A response as the judges see it. `words` are lower-case; insults and long courtesies are already taken out."""
 
     text: str
