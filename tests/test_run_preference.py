@@ -94,6 +94,13 @@ def test_a_likelihood_is_a_reward_model_without_a_head(tmp_path):
     learnt = api.train("sft", words, console=Console(quiet=True))
     with pytest.raises(InputError, match="a language model without a score head"):
         load_reward_model(learnt, precision="fp32")
+    adapted = [*words[:4], "adapter=lora", f"out={tmp_path / 'lora'}"]
+    with pytest.raises(InputError, match="a language model without a score head"):
+        load_reward_model(api.train("sft", adapted, console=Console(quiet=True)), precision="fp32")
+    with pytest.raises(InputError, match="cannot learn ratings"):
+        run("reward", tmp_path / "no", "data=lab/ratings", "scored_by=likelihood")
+    with pytest.raises(InputError, match="no scale on which a gate"):
+        run("reward", tmp_path / "no", "data=lab/comparisons", "scored_by=likelihood", "gate=overall")
     with pytest.raises(InputError, match="a likelihood is one number"):
         run("reward", tmp_path / "no", "data=lab/ratings", "scored_by=likelihood", "criteria=[helpful, honest]")
     headed, _ = run("reward", tmp_path / "headed", "data=lab/comparisons")
@@ -209,6 +216,8 @@ def test_reward_models_side_by_side(tmp_path):
     assert both["data"] == "lab/prompts-test" and by_hand["data"] == "lab/test"
     for key in ("oracle", "oracle_on_clear_pairs"):
         assert by_hand["reward_models"]["a"][key] == both["also"]["lab/test"]["reward_models"]["a"][key]
+    with pytest.raises(InputError, match="samples=4: a reward model answers nothing"):
+        api.compare([str(out / "a" / "model")], ["samples=4", "temperature=1"])
     with pytest.raises(InputError, match="is a reward model; compare it with others that are"):
         api.compare([str(out / "a" / "model"), "lab"])
     recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["lab", "b"]}))

@@ -161,7 +161,7 @@ def test_a_critic_that_would_change_frozen_weights_is_refused(base, judge, tmp_p
     with pytest.raises(InputError, match="differs from the model in weights that this run does not train"):
         train("ppo", base, tmp_path / "run", *PPO, "steps=1", "adapter={name: freeze, train: -1}", "reward=lab",
               f"critic={judge}")  # fmt: skip
-    with pytest.raises(InputError, match="is no ia3 adapter on the model's own base"):
+    with pytest.raises(InputError, match="is no ia3 adapter with a head on the model's own base"):
         train("ppo", base, tmp_path / "run", *PPO, "steps=1", "adapter=ia3", "reward=lab", f"critic={judge}")
 
 
@@ -171,7 +171,7 @@ def test_a_joined_reward_model_says_what_it_says_alone(base, judge, tmp_path, sc
         words = (LORA, "data=lab/comparisons", "scored_by=likelihood", "steps=3", "batch_size=4")
         judge = train("reward", base, tmp_path / "judge", *words)
         assert json.loads((judge / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
-        with pytest.raises(InputError, match="is no lora adapter"):
+        with pytest.raises(InputError, match="is no lora adapter with a head"):
             train("ppo", base, tmp_path / "no", *PPO, "steps=1", LORA, "reward=lab", f"critic={judge}")
     words = (*PPO, "steps=3", "num_iterations=1", LORA, f"reward={{name: model, model: {judge}}}")
     train("grpo", base, tmp_path / "run", *words)

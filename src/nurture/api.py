@@ -150,6 +150,8 @@ def compare(
     judges = [name for name in models if is_reward_model(resolve_model(name, {}))]
     if judges and len(judges) < len(models):
         raise InputError(f"{judges[0]} is a reward model; compare it with others that are.")
+    if judges and (idle := [word for word in overrides if word.partition("=")[0] not in ("data", "n", *where)]):
+        raise InputError(f"{idle[0]}: a reward model answers nothing; data=…, n=…, device=… and precision=… are left.")
     compared = compare_reward_models if judges else compare_models
     device, precision = where.get("device", "auto"), where.get("precision", "auto")
     return compared(

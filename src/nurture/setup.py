@@ -197,6 +197,10 @@ def set_up(
         parts, eval_reports, unusable = _prepare(stage, stage.eval.data, loaded, template, eval_records, eval_reports)
         rejected += unusable
         held_out = [group for groups in parts for group in groups]
+    if "score" not in stage.method.judged_by and any(r.scores for g in [*train, *held_out] for r in g.responses):
+        raise InputError(
+            "scored_by: a likelihood is never above 0 and cannot learn ratings; take a head, or comparisons."
+        )
     if stage.method.unrelated:
         longest = stage.max_length or _positions(loaded)
         train = add_unrelated(train, longest, stage.seed)
@@ -482,7 +486,8 @@ def _seat_teacher(
         teacher = with_chat(load_model(source, dtype=dtype, device=device, seed=stage.seed))
         teacher.model.requires_grad_(False).eval()
     _refuse_other_tokens(name, teacher, student, "teacher")
-    if teacher.digest == student.digest and not getattr(stage.method, "sft_coef", 1):
+    begins_as_it = stage.adapter is None or not (stage.adapter.quantized or stage.adapter.virtual)
+    if teacher.digest == student.digest and begins_as_it and not getattr(stage.method, "sft_coef", 1):
         raise InputError(f"{name} is the model itself, which has nothing to learn from it; name another one.")
     room = _positions(teacher) - (teacher.adapter.num_virtual if teacher.adapter else 0)
     if longest > room:

@@ -28,6 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 TRIAL = 20
+"""Episodes of a trial."""
 
 
 class DQN(Method):
@@ -60,8 +61,8 @@ class DQN(Method):
     max_completion_length: Count = 500
     """The most steps of an episode."""
     trials: Whole = 50
-    """How often in a run the network plays `TRIAL` greedy episodes. In the end the one remains that did best in them:
-    action values that chase each other's targets forget again what they could do. 0 keeps the last one."""
+    """How often (at most about) in a run the network plays `TRIAL` greedy episodes. In the end the one remains that did
+    best in them: action values that chase each other's targets forget again what they could do. 0 keeps the last."""
 
     roles: ClassVar = {"q": ("value",)}
     default_learning_rate: ClassVar[float] = 1e-3
@@ -135,7 +136,7 @@ class QPlayer:
         trials = self.method.trials
         best, kept = -math.inf, self.policy.state_dict()
         for step in updates:
-            if trials and step.number % math.ceil(steps / trials) == 0:
+            if trials and (step.number % math.ceil(steps / trials) == 0 or step.number == steps):
                 self.metrics["trial"] = mean_score(self.greedy(TRIAL, "trial"))
                 if self.metrics["trial"] >= best:
                     best, kept = self.metrics["trial"], copy.deepcopy(self.policy.state_dict())

@@ -36,7 +36,8 @@ class Reward(Method):
 
     name: Literal["reward"] = "reward"  # pyright: ignore[reportIncompatibleVariableOverride]
     scored_by: Literal["head", "likelihood"] = "head"
-    """A linear head at the end of the answer, or how likely the model finds the answer, token by token."""
+    """A linear head at the end of the answer, or how likely the model finds the answer, token by token. Ratings need a
+    head: a log-probability is never above 0, and has no scale of theirs."""
     beta: Positive = 2.0
     """What a nat of mean log-probability is worth, with `scored_by: likelihood`."""
     ranking: Literal["pairs", "listwise"] = "pairs"
@@ -85,6 +86,8 @@ class Reward(Method):
             raise ValueError("criteria: each may be named once")
         if self.scored_by == "likelihood" and len(self.criteria) > 1:
             raise ValueError("scored_by: a likelihood is one number; name one criterion, or use a head")
+        if self.scored_by == "likelihood" and self.gate is not None:
+            raise ValueError("gate: a likelihood has no scale on which a gate could open; use a head")
         if self.weights and len(self.weights) != len(self.criteria):
             raise ValueError(f"weights: there are {len(self.weights)} for {len(self.criteria)} criteria")
         if self.gate is not None and self.gate not in self.criteria:
@@ -133,6 +136,7 @@ class Reward(Method):
             stats |= {"accuracy": tally((margin > 0).float()), "margin": tally(margin)}
             totals.append((total.detach(), compared))
         if batch.ratings.numel():
+            assert self.scored_by == "head", "setup.py refuses ratings to a likelihood"
             errors = (self.rated(score) - batch.ratings)[~batch.ratings.isnan()].square()
             sums["ratings"] = errors.sum()
             totals.append((sums["ratings"].detach(), errors.numel()))

@@ -20,7 +20,7 @@ from ..adapters.freeze import HEAD
 from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
 from .fused import fuse
-from .heads import head_parameters, is_encoder, put_head, read_score_head, score_head
+from .heads import has_score_head, head_parameters, is_encoder, put_head, read_score_head, score_head
 from .vet import SEQ2SEQ, has_tokenizer, model_digest, read_settings, vet, vet_adapter, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
@@ -226,9 +226,10 @@ def _with_adapter(
     if head and not put_head(model, head):
         raise InputError(f"{folder} does not fit the base {saved.base}: it has no place for the head {min(head)}.")
     model.train(dropout > 0)
+    judges = saved.reward or (base.reward if has_score_head(model) else None)
     return replace(
         base, tokenizer=tokenizer, source=name, digest=_joint_digest(base.digest, folder), new_tokens=new_tokens,
-        adapter=saved.adapter, base_digest=base.digest, reward=saved.reward or base.reward,
+        adapter=saved.adapter, base_digest=base.digest, reward=judges,
         from_4_bits=quantized or base.from_4_bits,
     )  # fmt: skip
 

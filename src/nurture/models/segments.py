@@ -166,6 +166,7 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float, work: Work) -> Tensor:
         ctx.scaling, ctx.work = scaling, work
         kept: list[Tensor] = []
+        keep = work.keep and any(ctx.needs_input_grad)
         q, k, v = _rows(query, work.queries), _rows(key, work.keys), _rows(value, work.keys)
         out = q.new_empty(len(q), v.shape[-1])
         for block in work.blocks:
@@ -174,7 +175,7 @@ class _Attend(torch.autograd.Function):
                 seen = piece.mask.shape[-1]
                 p = _probabilities(_of(q, piece.places, block), ks[:, :seen], scaling, piece)
                 torch.bmm(p, vs[:, :seen], out=_of(out, piece.places, block))
-                kept += [p] if work.keep else []
+                kept += [p] if keep else []
         ctx.save_for_backward(query, key, value, *kept)
         return _tokens(out, work.from_queries, query)
 
