@@ -109,13 +109,14 @@ def test_it_is_the_same_name_in_another_process():
 
 
 def test_all_code_that_makes_tokens_counts():
-    """Whatever of the package is loaded when records are prepared is among the files whose content is in the name."""
+    """Whatever of the package is loaded when records are prepared is among the files whose content is in the name; but
+    for the hook that `import nurture` sets, which waits for peft."""
     code = (
         "import sys, nurture.data.prepare\n"
         "print(*[m.__file__ for n, m in sys.modules.items() if n.startswith('nurture.')], sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
-    loaded = set(map(Path, done.stdout.split()))
+    loaded = {path for path in map(Path, done.stdout.split()) if path.name != "with_peft.py"}
     assert any(path.name == "fit.py" for path in loaded) and loaded <= set(code_files())
 
 
