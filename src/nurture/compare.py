@@ -110,10 +110,11 @@ def compare_reward_models(
     for label, name in _labels(names, models).items():
         folder = resolve_model(name, models)
         model = load_reward_model(folder, device=device, precision=precision)
+        learnt = _learnt(Path(str(folder)).parent)
         for data, some in pairs.items():
             one, rated = judge(model, some.conversations())
             right[data][label] = agrees(one[0::2] - one[1::2], some.clear_gap).astype(float).tolist()
-            found[data][label] = _learnt(Path(str(folder)).parent) | agreement_table(some, one, rated, model.criteria)
+            found[data][label] = learnt | agreement_table(some, one, rated, model.criteria)
     for data, rows in found.items():
         first, *others = rows
         for label in others if right[data][first] else ():

@@ -112,7 +112,8 @@ def _add_critic(loaded: LoadedModel, judge: Path | None) -> LoadedModel | None:
     elif (joined := join(loaded, judge, "value", judges=True)) is None:
         raise InputError(
             f"critic: {judge} is no {loaded.adapter.name} adapter with a head on the model's own base, as a critic "
-            "beside an adapter is; train the reward model with the same adapter from the same model, or leave it out."
+            "beside an adapter is; train the reward model with the same adapter from the same model, or leave critic "
+            "out."
         )
     elif score_head(loaded.model, "value").out_features != 1:
         raise InputError(f"critic: {judge} judges several criteria; a critic expects one number.")
