@@ -6,7 +6,7 @@ workers or another batch composition cannot change what is drawn.
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 def stream_key(*names: int | str) -> int:
     """A 64-bit key for the stream with these names: equal names, equal key, on every machine."""
-    words = ["s:" + n if isinstance(n, str) else f"i:{int(n)}" for n in names]  # a generator would take longer
-    digest = hashlib.blake2b("\x1f".join(words).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    words = ["s:" + n if isinstance(n, str) else f"i:{n:d}" for n in names]  # a generator would take longer
+    return int.from_bytes(blake2b("\x1f".join(words).encode(), digest_size=8).digest(), "little")
 
 
 def torch_generator(*names: int | str) -> torch.Generator:

@@ -95,14 +95,14 @@ KINDS: dict[str, tuple[Spoil, int]] = {
 }
 """Each kind of answer, and how many in a hundred are of it."""
 
-_SPOILS, _SHARES = tuple(spoil for spoil, _ in KINDS.values()), tuple(share for _, share in KINDS.values())
+_HUNDRED = tuple(spoil for spoil, share in KINDS.values() for _ in range(share))
 
 
 def draw_answers(task: Task, draw: Draw, n: int) -> list[str]:
     """`n` answers that all read differently, of different kinds as far as these go."""
     answers: list[str] = []
     while len(answers) < n:
-        text = draw.weighted(_SPOILS, _SHARES)(task, draw)
+        text = draw.pick(_HUNDRED)(task, draw)
         if text not in answers:
             answers.append(text)
     return answers

@@ -96,7 +96,7 @@ class Labeller:
         return min(max(quarters, 0), 4) / 4
 
     def _draw(self, seed: int, task: Task, *answers: str) -> Draw:
-        return Draw(seed, "labeller", self.name, *(message.content for message in task.prompt), *answers)
+        return Draw(seed, "labeller", self.name, *[message.content for message in task.prompt], *answers)
 
 
 LABELLERS: dict[str, Labeller] = {
