@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from .adapters.attached import train_on
-from .core.logp import CHUNK_BYTES
+from .core.logp import CHUNK_BYTES, KEPT_BYTES
 from .data.batches import epoch_size, sample_order, steps_in
 from .data.cache import token_cache
 from .data.formats import Fault, Kind
@@ -759,7 +759,7 @@ def _micro_batch(
             itemsize=dtype.itemsize,
             tokens=tokens,
             checkpointing=stage.gradient_checkpointing,
-            chunk_bytes=CHUNK_BYTES,
+            head_bytes=3 * CHUNK_BYTES + KEPT_BYTES,
             average_bytes=1 if stage.optimizer.endswith("8bit") else 4,
         )
 

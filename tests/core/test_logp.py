@@ -80,6 +80,51 @@ def test_gradcheck(options, beta, temperature, chunk):
     assert torch.autograd.gradcheck(f, inputs)
 
 
+LEARNS = {
+    "everything": ("hidden", "weight", "bias"),
+    "frozen head": ("hidden",),
+    "head alone": ("weight", "bias"),
+    "bias and hidden": ("hidden", "bias"),
+}
+
+
+@pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("learns", LEARNS.values(), ids=LEARNS)
+@pytest.mark.parametrize("kept", [0, 7, 100], ids=lambda rows: f"{rows} rows kept")
+@pytest.mark.parametrize("entropy", ["not asked", "only looked at", "times zero", "learnt from"])
+def test_gradients_from_what_the_forward_pass_kept(options, learns, kept, entropy, chunk, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_BYTES", kept * 11 * 8)
+    h, head, target = make(options, torch.float64)
+    leaves = {"hidden": h, "weight": head.weight, "bias": head.bias}
+    for name, leaf in leaves.items():
+        if leaf is not None:
+            leaf.requires_grad_(name in learns)
+    leaves = [leaf for name, leaf in leaves.items() if leaf is not None and name in learns]
+    if not leaves:
+        pytest.skip("this head has no bias")
+    g = torch.randn(2, len(target), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    factor = {"times zero": 0.0, "learnt from": 1.0}.get(entropy)
+
+    def total(logp, its_entropy):
+        return (logp * g[0]).sum() + (0 if factor is None else factor * (its_entropy * g[1]).sum())
+
+    found = selected_logp(h, head, target, entropy=entropy != "not asked")
+    other = h.detach(), head
+    want = torch.autograd.grad(total(*plain(h, head, target, other)[:2]), leaves)
+    for x, y in zip(torch.autograd.grad(total(found.logp, found.entropy), leaves), want, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-12, rtol=1e-12)
+
+
+def test_nothing_is_kept_where_nothing_is_learnt():
+    h, head, target = make({}, torch.float32)
+    with torch.no_grad():
+        assert selected_logp(h, head, target).logp.grad_fn is None
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        selected_logp(h, Head(head.weight.detach()), target)
+    assert not [x for x in kept if x.shape == (len(target), len(head.weight))], "logits are kept for a frozen head"
+
+
 def test_frozen_head_gets_no_gradient():
     h, head, target = make({}, torch.float32)
     frozen = Head(head.weight.detach())

@@ -1,8 +1,11 @@
 """Log-probabilities of chosen tokens without ever holding `[tokens x vocabulary]`.
 
 One pass over the output matrix, in chunks of rows, gives the log-probability, the entropy, the exact divergence from
-another model's distribution, and whether the token was the likeliest. The forward pass keeps one number per row (the
-log-normaliser) instead of the logits; the backward pass computes each chunk of logits again.
+another model's distribution, and whether the token was the likeliest. A row's log-probability has one gradient, `p - 1`
+at the token and `p` elsewhere, times a factor that the backward pass brings: so the forward pass carries it back through
+the matrix at once, while the logits are at hand, and keeps `[tokens x hidden]`. A matrix that is itself trained needs the
+logits again: those of the first `KEPT_BYTES` are kept, the others are computed twice, and so are all where the entropy or
+the divergence is learnt from.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from .shapes import ROWS, spare
 
 CHUNK_BYTES = 64 * 2**20
 """Size of the largest temporary: the logits of one chunk of rows, as they come out of the matrix product."""
+KEPT_BYTES = 128 * 2**20
+"""How much may be kept for the gradient of the matrix."""
 BLOCK_BYTES = 2 * 2**20
 """Size of the fp32 logits that are worked on at a time: little enough to stay in the processor's cache from one
 operation to the next."""
@@ -124,7 +129,7 @@ def selected_logp(
         hidden, target = pad(hidden, (0, 0, 0, more)), pad(target, (0, more))
         against = None if against is None else replace(against, hidden=pad(against.hidden, (0, 0, 0, more)))
     apply: Callable[..., tuple[Tensor, ...]] = _Selected.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, against)
+    logp, *rest = apply(hidden, head.weight, head.bias, target, head, asks, against, torch.is_grad_enabled())
     return Selected(logp[:rows], *(x[:rows] if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
 
@@ -157,78 +162,108 @@ class _Selected(torch.autograd.Function):
         head: Head,
         asks: tuple[bool, bool, bool],
         against: Against | None,
+        learns: bool,
     ) -> tuple[Tensor, ...]:
         want_entropy, _, want_hit = asks
+        need_hidden, *need_head = ctx.needs_input_grad[:3]
+        learns = learns and (need_hidden or any(need_head))
+        learns = learns and against is None  # whoever asks for a divergence wants its gradient
         rows, dtype = len(target), torch.float64 if hidden.dtype == torch.float64 else torch.float32
         lse, logp = hidden.new_empty(rows, dtype=dtype), hidden.new_empty(rows, dtype=dtype)
         entropy = hidden.new_empty(rows if want_entropy else 0, dtype=dtype)
         apart = hidden.new_empty(rows if against else 0, dtype=dtype)
         hit = hidden.new_empty(rows if want_hit else 0, dtype=dtype)
+        back = torch.empty_like(hidden) if learns and need_hidden else None
+        kept: list[Tensor | None] = []
         for c in _chunks(rows, weight.shape[0], hidden.itemsize):
             product, other = head.product(hidden[c]), against.log_probs(c) if against else _nobody
+            fits = sum(d.nbytes for d in kept if d is not None) + product.nbytes <= KEPT_BYTES
+            learn = learns and (fits or not any(need_head))
             for r, here in _blocks(c, weight.shape[0], dtype.itemsize):
                 z = head.shaped(product[here])
-                chosen = z.gather(1, target[r, None]).squeeze(1)
-                lse[r] = torch.logsumexp(z, 1)
+                chosen, top = z.gather(1, target[r, None]).squeeze(1), z.amax(1, keepdim=True)
+                below = z - top if head.softcap is not None else z.sub_(top)
+                powers = below.exp() if want_entropy or against else below.exp_()
+                total = powers.sum(1, keepdim=True)
+                log_total = total.log()
+                lse[r] = (top + log_total).squeeze(1)
                 logp[r] = chosen - lse[r]
                 if want_hit:
-                    hit[r] = (chosen >= z.amax(1)).to(dtype)
-                if want_entropy or against:
-                    q = z.sub_(lse[r, None])  # log p
-                    if want_entropy:
-                        entropy[r] = -(q.exp() * q).sum(1)
-                    if against:
-                        apart[r] = divergence(against.flattened(q), other(here), against.beta)
-        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy)
-        ctx.head, ctx.against, ctx.want_entropy = head, against, want_entropy
+                    hit[r] = (chosen >= top.squeeze(1)).to(dtype)
+                if want_entropy:
+                    entropy[r] = (log_total - (powers * below).sum(1, keepdim=True) / total).squeeze(1)
+                if against:
+                    apart[r] = divergence(against.flattened(below - log_total), other(here), against.beta)
+                if learn:  # the gradient takes the logits' place
+                    d = powers.div_(total).scatter_add_(1, target[r, None], total.new_full((len(total), 1), -1.0))
+                    product[here] = head.backward(d, z)
+            if learn and back is not None:
+                torch.mm(product, weight, out=back[c])
+            kept.append(product if learn and any(need_head) else None)
+        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, back, *kept)
+        ctx.head, ctx.against, ctx.prepared = head, against, learns
         ctx.mark_non_differentiable(hit)
+        ctx.set_materialize_grads(False)
         return logp, entropy, apart, hit
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, g_logp: Tensor, g_entropy: Tensor, g_apart: Tensor, g_hit: Tensor
+        ctx: Any, g_logp: Tensor | None, g_entropy: Tensor | None, g_apart: Tensor | None, g_hit: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, target, lse, entropy = ctx.saved_tensors
+        hidden, weight, bias, target, lse, entropy, back, *kept = ctx.saved_tensors
         head: Head = replace(ctx.head, weight=weight, bias=bias)
         against: Against | None = ctx.against
         need_hidden, need_weight, need_bias, *_ = ctx.needs_input_grad
+        need_head = need_weight or need_bias
         d_hidden = torch.empty_like(hidden) if need_hidden else None
         # Summed over chunks in at least fp32: bf16 sums over chunks would lose what the chunks add.
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
         d_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
         d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
-        for c in _chunks(len(target), weight.shape[0], hidden.itemsize):
-            d, other = head.product(hidden[c]), against.log_probs(c) if against else _nobody
-            for r, here in _blocks(c, weight.shape[0], lse.dtype.itemsize):  # the gradient takes the logits' place
-                z = head.shaped(d[here])
-                if ctx.want_entropy or against:
-                    q = z - lse[r, None]
+        g_logp = torch.zeros_like(lse) if g_logp is None else g_logp
+        g_entropy = None if g_entropy is None or not g_entropy.any() else g_entropy
+        prepared = ctx.prepared and g_entropy is None
+        for c, d in zip(_chunks(len(target), weight.shape[0], hidden.itemsize), kept, strict=True):
+            x = hidden[c]
+            if prepared and (d is not None or not need_head):
+                factor = -g_logp[c, None]
+                if d_hidden is not None:
+                    d_hidden[c] = back[c] * factor
+                if d is None:
+                    continue
+                x = (x * factor).to(x.dtype)
+                if d_bias is not None:
+                    d_bias += (d * factor).sum(0)
+            else:
+                d = head.product(x)
+                other = against.log_probs(c) if against else _nobody
+                for r, here in _blocks(c, weight.shape[0], lse.dtype.itemsize):  # the gradient takes the logits' place
+                    z = head.shaped(d[here])
+                    q: Tensor = z - lse[r, None]
                     p = q.exp()
                     dz = p * -g_logp[r, None]
-                    if ctx.want_entropy:  # dH/dz = -p (log p + H)
+                    if g_entropy is not None:  # dH/dz = -p (log p + H)
                         dz -= p * (q + entropy[r, None]) * g_entropy[r, None]
-                    if against:
+                    if against and g_apart is not None:
                         slope = divergence_slope(against.flattened(q), other(here), against.beta)
                         dz += slope.mul_(g_apart[r, None] / against.temperature)
-                else:  # in place, unless the softcap's derivative still needs the logits
-                    q = z - lse[r, None] if head.softcap is not None else z.sub_(lse[r, None])
-                    dz = q.exp_().mul_(-g_logp[r, None])
-                dz.scatter_add_(1, target[r, None], g_logp[r, None].to(dz.dtype))
-                d[here] = head.backward(dz, z)
-            if d_hidden is not None:
-                torch.mm(d, weight, out=d_hidden[c])
+                    dz.scatter_add_(1, target[r, None], g_logp[r, None].to(dz.dtype))
+                    d[here] = head.backward(dz, z)
+                if d_hidden is not None:
+                    torch.mm(d, weight, out=d_hidden[c])
+                if d_bias is not None:
+                    d_bias += d.sum(0, dtype=wide)
             if d_weight is not None:
                 if d.dtype == wide:
-                    d_weight.addmm_(d.T, hidden[c])
+                    d_weight.addmm_(d.T, x)
                 else:
-                    d_weight += d.T @ hidden[c]
-            if d_bias is not None:
-                d_bias += d.sum(0, dtype=wide)
+                    d_weight += d.T @ x
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None else d_bias.to(bias.dtype),
+            None,
             None,
             None,
             None,

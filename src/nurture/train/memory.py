@@ -106,10 +106,11 @@ def estimate(
     itemsize: int,
     tokens: int,
     checkpointing: bool,
-    chunk_bytes: int,
+    head_bytes: int,
     average_bytes: int = 4,
 ) -> Estimate:
-    """What the run will need, from shapes alone. `average_bytes` is the size of a number in Adam's two averages.
+    """What the run will need, from shapes alone. `head_bytes` is the most that the head holds of logits, and
+    `average_bytes` the size of a number in Adam's two averages.
 
     Activations per token and layer: what autograd keeps of the norms, projections, attention and residual of one block
     (about 14 hidden sizes in the compute format, two norms in fp32) and of its gated MLP (about 5 intermediate sizes).
@@ -125,5 +126,5 @@ def estimate(
         weights=parameters * itemsize,
         optimizer=2 * average_bytes * trained + masters,
         gradients=trained * itemsize,
-        activations=kept + 3 * min(chunk_bytes, 4 * tokens * text.vocab_size),
+        activations=kept + min(head_bytes, 12 * tokens * text.vocab_size),
     )
