@@ -1,27 +1,24 @@
 """Whole runs of stages that begin with a model's own answers: ReST, rejection sampling, online DPO, a curriculum."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from shorter import shorter
 from test_run_online import SHORT, TINY
 
 from nurture import api
 from nurture.errors import InputError
-from nurture.lab.datasets import DATASETS, open_dataset
+from nurture.lab.datasets import open_dataset
 from nurture.runs import rows_of
 
 QUIET = Console(quiet=True)
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    open_dataset.cache_clear()
-    for name in ("lab/prompts", "lab/reasoning"):
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=28))
-    yield
-    open_dataset.cache_clear()
+def few_rows():
+    with shorter({"lab/prompts": 28, "lab/reasoning": 28}):
+        yield
 
 
 def run(tmp_path, stages, **words):

@@ -1,16 +1,16 @@
 """Every recipe we ship parses, and runs a few steps from end to end."""
 
 import re
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from shorter import shorter
 
 from nurture import api
 from nurture.evaluate import reward_card
-from nurture.lab.datasets import DATASETS, open_dataset
+from nurture.lab.datasets import DATASETS
 from nurture.models.load import LAB
 from nurture.recipe import load_recipe, to_yaml
 
@@ -32,13 +32,10 @@ LONG = ("adapters", "lab-base", "rlhf", "rest", "quickstart")
 @pytest.fixture
 def few_tasks(monkeypatch):
     """The lab's data sets, shorter, and fewer questions to a reward model."""
-    open_dataset.cache_clear()
     sizes = {name: 112 for name in DATASETS if name not in ("lab/corpus", "lab/test")}
-    for name, size in (sizes | {"lab/prompts": 28, "lab/reasoning": 28}).items():
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=size))
     monkeypatch.setattr(reward_card, "lab_agreement", partial(reward_card.lab_agreement, tasks=28))
-    yield
-    open_dataset.cache_clear()
+    with shorter(sizes | {"lab/prompts": 28, "lab/reasoning": 28}):
+        yield
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +9,10 @@ from adapted import CARD, CPU, SHAPE
 from families import scale_up
 from rewound import rewound
 from rich.console import Console
+from shorter import shorter
 
 from nurture.errors import InputError
 from nurture.export import export
-from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.models.load import LAB, load_model
 from nurture.models.save import save_model
 from nurture.recipe import config_digest, load_recipe, load_stage, stage_from
@@ -23,16 +22,13 @@ from nurture.runs import rows_of
 QUIET = Console(quiet=True)
 SHORT = ("data=lab/demonstrations", "precision=fp32", "warmup=0", "samples.count=0", "device=cpu", "batch_size=4")
 LORA = "adapter={name: lora, r: 4}"
+FEW = {"lab/demonstrations": 24, "lab/ratings": 24}
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    """The lab's sets, shorter."""
-    open_dataset.cache_clear()
-    for name in ("lab/demonstrations", "lab/ratings"):
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=24))
-    yield
-    open_dataset.cache_clear()
+def few_rows():
+    with shorter(FEW):
+        yield
 
 
 def random_model(folder, seed=0, tokenizer=str(LAB), **shape):
@@ -53,8 +49,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(base, tmp_path_factory):
     """An adapter on the base that has learnt something."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS, "lab/demonstrations", replace(DATASETS["lab/demonstrations"], size=24))
+    with shorter(FEW):
         return run("sft", base, tmp_path_factory.mktemp("teacher"), LORA, "steps=6", "learning_rate=2e-2")[0]
 
 

@@ -8,17 +8,16 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from shorter import shorter
 
 from nurture import api
 from nurture.errors import Alarmed, InputError
 from nurture.evaluate.scoring import load_reward_model, score
-from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.records import Conversation, Message
 from nurture.runs import rows_of
 
@@ -42,13 +41,9 @@ CASES = {"grpo": GRPO, "ppo": PPO}
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    """The lab's sets, shorter (in this process)."""
-    open_dataset.cache_clear()
-    for name in ("lab/prompts", "lab/ratings", "lab/demonstrations"):
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=56))
-    yield
-    open_dataset.cache_clear()
+def few_rows():
+    with shorter({"lab/prompts": 56, "lab/ratings": 56, "lab/demonstrations": 56}):
+        yield
 
 
 def words(method, out):

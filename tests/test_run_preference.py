@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from shorter import shorter
 from transformers import AutoModelForCausalLM
 
 from nurture import api
@@ -15,7 +16,7 @@ from nurture.data.convert import as_nurture
 from nurture.errors import InputError
 from nurture.evaluate.best_of import BestOf
 from nurture.evaluate.scoring import load_reward_model, score
-from nurture.lab.datasets import DATASETS, open_dataset, task_of_all
+from nurture.lab.datasets import open_dataset, task_of_all
 from nurture.lab.votes import votes
 from nurture.records import Conversation, Message
 from nurture.runs import rows_of
@@ -28,13 +29,9 @@ FEW = {"lab/comparisons": 42, "lab/rankings": 14, "lab/ratings": 28, "lab/steps"
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    """Each data set of the lab, shorter: a shorter one is the beginning of a longer one."""
-    open_dataset.cache_clear()
-    for name, size in FEW.items():
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=size))
-    yield
-    open_dataset.cache_clear()
+def few_rows():
+    with shorter(FEW):
+        yield
 
 
 def run(method, out, *words):

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +11,12 @@ from families import scale_up
 from rewound import rewound
 from rich.console import Console
 from safetensors.torch import load_file
+from shorter import shorter
 from transformers import AutoModelForSequenceClassification
 
 from nurture.errors import InputError
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.export import export
-from nurture.lab.datasets import DATASETS, open_dataset
 from nurture.models.load import LAB, load_model
 from nurture.models.roles import LocalRoles
 from nurture.models.save import save_model
@@ -32,17 +31,14 @@ from nurture.types import Batch
 QUIET = Console(quiet=True)
 SHORT = ("precision=fp32", "warmup=0", "learning_rate=1e-2", "samples.count=0", "device=cpu")
 LORA = "adapter={name: lora, r: 4}"
+FEW = {"lab/prompts": 24, "lab/ratings": 24, "lab/comparisons": 24}
 PPO = ("data=lab/prompts", "batch_size=2", "max_completion_length=5", "num_generations=2", "num_iterations=2")
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch):
-    """The lab's sets, shorter."""
-    open_dataset.cache_clear()
-    for name in ("lab/prompts", "lab/ratings", "lab/comparisons"):
-        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=24))
-    yield
-    open_dataset.cache_clear()
+def few_rows():
+    with shorter(FEW):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +55,7 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def judge(base, tmp_path_factory):
     """A reward model that is an adapter with a head."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS, "lab/ratings", replace(DATASETS["lab/ratings"], size=24))
+    with shorter(FEW):
         return train(
             "reward", base, tmp_path_factory.mktemp("judge"), LORA, "data=lab/ratings", "steps=3", "batch_size=4"
         )
