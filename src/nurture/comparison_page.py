@@ -124,6 +124,8 @@ def _lead(data: str, examined: Sequence[Examined], seconds: float) -> str:
 SIDE_BY_SIDE = 6
 """More models than this do not fit beside each other: a reader looks for what each cost, and for one score of each."""
 BAR, GAP, WIDTH, NAMES, RIGHT = 20, 14, 900, 96, 60
+FITS = 14
+"""The characters of a name for which there is room beside its bar."""
 
 
 def _bars(examined: Sequence[Examined]) -> str:
@@ -146,11 +148,15 @@ def _one_bar_each(examined: Sequence[Examined]) -> str:
     parts = [_grid(len(examined) * BAR + GAP + 26)]
     for place, one in enumerate(examined):
         y = 4 + place * BAR
-        parts.append(
-            f'<text class="name" x="{NAMES - 10}" y="{y + BAR / 2 + 4:.1f}" text-anchor="end">{text(one.name)}</text>'
-        )
+        name = f"{text(_fitting(one.name))}<title>{text(one.name)}</title>"
+        parts.append(f'<text class="name" x="{NAMES - 10}" y="{y + BAR / 2 + 4:.1f}" text-anchor="end">{name}</text>')
         parts.append(_bar(estimate(one.values("overall")), one.name, 0, y))
     return "".join(parts) + "</svg>"
+
+
+def _fitting(name: str) -> str:
+    """A long name by its beginning and its end: what tells models of one family apart is mostly there."""
+    return name if len(name) <= FITS else f"{name[: FITS // 2 - 1]}…{name[-FITS // 2 :]}"
 
 
 def _grid(height: float) -> str:

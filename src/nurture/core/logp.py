@@ -1,11 +1,11 @@
 """Log-probabilities of chosen tokens without ever holding `[tokens x vocabulary]`.
 
 One pass over the output matrix, in chunks of rows, gives the log-probability, the entropy, the exact divergence from
-another model's distribution, and whether the token was the likeliest. A row's log-probability has one gradient, `p - 1`
-at the token and `p` elsewhere, times a factor that the backward pass brings: so the forward pass carries it back through
-the matrix at once, while the logits are at hand, and keeps `[tokens x hidden]`. A matrix that is itself trained needs the
-logits again: those of the first `KEPT_BYTES` are kept, the others are computed twice, and so are all where the entropy or
-the divergence is learnt from.
+another model's distribution, and whether the token was the likeliest. A row's log-probability falls with the logits by
+`p`, less 1 at the token; how much that weighs, the backward pass brings as a factor. So the forward pass carries the
+gradient back through the matrix at once, while the logits are at hand, and keeps `[tokens x hidden]`. A matrix that is
+itself trained needs the logits again: those of the first chunks are kept, `KEPT_BYTES` of them, and the others are
+computed twice. So are all where the entropy or the divergence is learnt from.
 """
 
 from __future__ import annotations
