@@ -6,7 +6,7 @@ if __name__ == "__main__":
     print(f"machine: {measure.machine()}\n")
     sft.table(steps=20, discard=3, rounds=1, reference_steps=20, peer_steps=6)
     print()
-    preference.table(steps=10, discard=2, rounds=1, peer_steps=4, cases=["dpo", "reward", "tree"])
+    preference.table(steps=10, discard=3, rounds=1, peer_steps=6, cases=["dpo", "reward", "tree"])
     print()
     sampler.table(sampler.CASES, rounds=3)
     print()
