@@ -128,7 +128,7 @@ DATASETS: dict[str, DataSet] = {
     "lab/ratings": DataSet(_rating, 4_004, "one answer, rated per criterion by a careful labeller (Rating)"),
     "lab/steps": DataSet(_steps, 3_000, "workings with a label per step (Steps)"),
     "lab/prompts": DataSet(_prompt, 4_004, "instructions to reinforce, in other words than the demonstrations (Task)"),
-    "lab/reasoning": DataSet(_reasoning, 4_000, "arithmetic in several steps, graded in difficulty (Task)"),
+    "lab/reasoning": DataSet(_reasoning, 8_000, "arithmetic in several steps, graded in difficulty (Task)"),
     "lab/prompts-test": DataSet(_prompts_test, 1_008, "new instructions in the words of lab/prompts (Task)"),
     "lab/test": DataSet(_test, 1_008, "held-out phrasings and facts, every family and level (Task)"),
 }
