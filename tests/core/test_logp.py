@@ -92,6 +92,7 @@ LEARNS = {
 @pytest.mark.parametrize("learns", LEARNS.values(), ids=LEARNS)
 @pytest.mark.parametrize("kept", [0, 7, 100], ids=lambda rows: f"{rows} rows kept")
 @pytest.mark.parametrize("entropy", ["not asked", "only looked at", "times zero", "learnt from"])
+@pytest.mark.parametrize("chunk", [(5, 3)], indirect=True, ids=["chunks of 5"])
 def test_gradients_from_what_the_forward_pass_kept(options, learns, kept, entropy, chunk, monkeypatch):
     monkeypatch.setattr(module, "KEPT_BYTES", kept * 11 * 8)
     h, head, target = make(options, torch.float64)
