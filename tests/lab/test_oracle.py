@@ -16,7 +16,7 @@ from nurture.lab.corpus import corpus
 from nurture.lab.datasets import open_dataset
 from nurture.lab.draw import Draw
 from nurture.lab.families import FAMILIES
-from nurture.lab.grading import MAX_CHARACTERS, WEIGHTS, Grade, words_of
+from nurture.lab.grading import MAX_CHARACTERS, WEIGHTS, Grade, read, words_of
 from nurture.lab.oracle import grade, reward
 from nurture.lab.words import CATEGORY_OF, COLOURS, JOBS, PETS
 from nurture.lab.world import build_world
@@ -235,3 +235,13 @@ def test_worded_cases(family: str, level: int, template: str, expected: float):
 def test_words_are_runs_of_letters_and_digits_with_apostrophes_inside(text: str):
     """The pattern that says what a word is, against the quicker way for plain text."""
     assert words_of(text) == tuple(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
+
+
+def test_only_these_characters_are_plain():
+    """Of ASCII, by the quicker way, and beyond it, by the pattern: the same verdict either way."""
+    plain = {*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", *" \t\n\v\f\r\x1c\x1d\x1e\x1f"}
+    plain |= {*".,:;!?'\"()-+*=/"}
+    for code in range(128):
+        if chr(code) not in "<>":  # these make tags, which are refused before
+            for text in (f"one{chr(code)}two", f"one{chr(code)}é"):
+                assert (read(text) == "strange characters in the answer") == (chr(code) not in plain), repr(text)

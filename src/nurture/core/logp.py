@@ -166,8 +166,8 @@ class _Selected(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         want_entropy, _, want_hit = asks
         need_hidden, *need_head = ctx.needs_input_grad[:3]
-        learns = learns and (need_hidden or any(need_head))
-        learns = learns and against is None  # whoever asks for a divergence wants its gradient
+        # Whoever asks for a divergence wants its gradient, which is not prepared.
+        learns = learns and against is None and (need_hidden or any(need_head))
         rows, dtype = len(target), torch.float64 if hidden.dtype == torch.float64 else torch.float32
         lse, logp = hidden.new_empty(rows, dtype=dtype), hidden.new_empty(rows, dtype=dtype)
         entropy = hidden.new_empty(rows if want_entropy else 0, dtype=dtype)
@@ -175,6 +175,7 @@ class _Selected(torch.autograd.Function):
         hit = hidden.new_empty(rows if want_hit else 0, dtype=dtype)
         back = torch.empty_like(hidden) if learns and need_hidden else None
         kept: list[Tensor | None] = []
+        prepared: list[bool] = []
         for c in _chunks(rows, weight.shape[0], hidden.itemsize):
             product, other = head.product(hidden[c]), against.log_probs(c) if against else _nobody
             fits = sum(d.nbytes for d in kept if d is not None) + product.nbytes <= KEPT_BYTES
@@ -200,8 +201,9 @@ class _Selected(torch.autograd.Function):
             if learn and back is not None:
                 torch.mm(product, weight, out=back[c])
             kept.append(product if learn and any(need_head) else None)
+            prepared.append(learn)
         ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, back, *kept)
-        ctx.head, ctx.against, ctx.prepared = head, against, learns
+        ctx.head, ctx.against, ctx.prepared = head, against, prepared
         ctx.mark_non_differentiable(hit)
         ctx.set_materialize_grads(False)
         return logp, entropy, apart, hit
@@ -215,7 +217,6 @@ class _Selected(torch.autograd.Function):
         head: Head = replace(ctx.head, weight=weight, bias=bias)
         against: Against | None = ctx.against
         need_hidden, need_weight, need_bias, *_ = ctx.needs_input_grad
-        need_head = need_weight or need_bias
         d_hidden = torch.empty_like(hidden) if need_hidden else None
         # Summed over chunks in at least fp32: bf16 sums over chunks would lose what the chunks add.
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
@@ -223,14 +224,14 @@ class _Selected(torch.autograd.Function):
         d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         g_logp = torch.zeros_like(lse) if g_logp is None else g_logp
         g_entropy = None if g_entropy is None or not g_entropy.any() else g_entropy
-        prepared = ctx.prepared and g_entropy is None
-        for c, d in zip(_chunks(len(target), weight.shape[0], hidden.itemsize), kept, strict=True):
+        chunks = _chunks(len(target), weight.shape[0], hidden.itemsize)
+        for c, d, prepared in zip(chunks, kept, ctx.prepared, strict=True):
             x = hidden[c]
-            if prepared and (d is not None or not need_head):
+            if prepared and g_entropy is None:
                 factor = -g_logp[c, None]
                 if d_hidden is not None:
                     d_hidden[c] = back[c] * factor
-                if d is None:
+                if d is None:  # the head is frozen
                     continue
                 x = (x * factor).to(x.dtype)
                 if d_bias is not None:
