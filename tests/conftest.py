@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -12,7 +13,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True, scope="module")
+def old_objects_stay():
+    """Every run begins with a garbage collection, which need not go through all that was imported before."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
 def forks():
     """Runs in processes of their own, each of which may be killed."""
     from forks import Forks

@@ -19,11 +19,18 @@ from nurture.protocols import Request, Sampling
 from nurture.rollout.sampler import LocalSampler
 
 
-def nurture(*words, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "nurture", *words], cwd=cwd, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1"},
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def nurture(tmp_path_factory):
+    """The command, with a cache of tokens, as a newcomer has one."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+
+    def run(*words, cwd, said=None):
+        return subprocess.run(
+            [sys.executable, "-m", "nurture", *words], cwd=cwd, input=said, capture_output=True, text=True, timeout=300,
+            env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "NURTURE_CACHE": cache},
+        )  # fmt: skip
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def test_the_base_is_no_assistant(base):
     assert sum(declines(text) for (text,) in answers) <= 0.1 * len(harmful)
 
 
-def test_the_quickstart_from_end_to_end(tmp_path):
+def test_the_quickstart_from_end_to_end(nurture, tmp_path):
     stages = ("sft", "dpo", "ppo", "grpo")
     short = [f"stages.{name}.{key}" for name in stages for key in ("steps=4", "batch_size=4", "samples.count=1")]
     done = nurture("quickstart", *short, "stages.dpo.data.cap=16", "compare_tasks=14", cwd=tmp_path)
@@ -75,14 +82,11 @@ def test_the_quickstart_from_end_to_end(tmp_path):
     assert list(report["models"]) == ["lab", *stages] and report["models"]["sft"]["overall"]["n"] == 14
     assert (tmp_path / "runs/quickstart/report.html").exists()
     assert "nurture chat runs/quickstart/grpo/model" in done.stdout
-    chat = subprocess.run(
-        [sys.executable, "-m", "nurture", "chat", "runs/quickstart/sft/model", "--max-tokens", "8"], cwd=tmp_path,
-        input="Hello!\n/quit\n", capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    chat = nurture("chat", "runs/quickstart/sft/model", "--max-tokens", "8", cwd=tmp_path, said="Hello!\n/quit\n")
     assert chat.returncode == 0 and "> Hello!" in chat.stdout
 
 
-def test_a_method_alone_trains_on_the_lab(tmp_path):
+def test_a_method_alone_trains_on_the_lab(nurture, tmp_path):
     done = nurture("train", "sft", "steps=2", "samples.count=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/sft/model/model.safetensors").exists()

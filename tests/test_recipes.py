@@ -9,7 +9,8 @@ from rich.console import Console
 from shorter import shorter
 
 from nurture import api
-from nurture.evaluate import reward_card
+from nurture.evaluate import exam, reward_card
+from nurture.evaluate.answers import draw_answers as answers
 from nurture.lab.datasets import DATASETS
 from nurture.models.load import LAB
 from nurture.recipe import load_recipe, to_yaml
@@ -31,9 +32,10 @@ LONG = ("adapters", "lab-base", "rlhf", "rest", "quickstart")
 
 @pytest.fixture
 def few_tasks(monkeypatch):
-    """The lab's data sets, shorter, and fewer questions to a reward model."""
+    """The lab's data sets, shorter, fewer questions to a reward model, and shorter answers in an exam."""
     sizes = {name: 112 for name in DATASETS if name not in ("lab/corpus", "lab/test")}
     monkeypatch.setattr(reward_card, "lab_agreement", partial(reward_card.lab_agreement, tasks=28))
+    monkeypatch.setattr(exam, "draw_answers", lambda *asked, **how: answers(*asked, **how | {"max_tokens": 8}))
     with shorter(sizes | {"lab/prompts": 28, "lab/reasoning": 28}):
         yield
 
@@ -54,7 +56,7 @@ def test_runs_a_few_steps(path, tmp_path):
     text = text.replace("keep: pairs", "keep: pairs, reward: {name: regex, pattern: e}")
     short = tmp_path / path.name
     short.write_text(text)
-    words = [f"stages.{name}.{word}" for name in stages for word in ("steps=2", "samples.max_tokens=4")]
+    words = [f"stages.{name}.{word}" for name in stages for word in ("steps=2", "batch_size=4", "samples.max_tokens=4")]
     words += ["compare_tasks=14"] if load_recipe(path).compare else []
     models = api.run(short, words, tmp_path / "run", console=Console(quiet=True))
     assert list(models) == list(stages)

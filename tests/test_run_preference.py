@@ -25,7 +25,7 @@ MODEL = (
     "model={config: {model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, "
     "num_attention_heads: 2, num_key_value_heads: 2, max_position_embeddings: 512}, tokenizer: {vocab_size: 400}}"
 )
-FEW = {"lab/comparisons": 42, "lab/rankings": 14, "lab/ratings": 28, "lab/steps": 14}
+FEW = {"lab/comparisons": 42, "lab/rankings": 14, "lab/ratings": 28, "lab/steps": 14, "lab/demonstrations": 28}
 
 
 @pytest.fixture(autouse=True)
