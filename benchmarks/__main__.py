@@ -1,12 +1,21 @@
-"""Every benchmark, one after the other: `python -m benchmarks`. Nothing else should run beside it."""
+"""Everything that is held against a peer, what several roles cost, and the rewards: `python -m benchmarks`.
 
-from . import measure, preference, rewards, sampler, sft
+Nothing else should run beside it. (`data`, `duplicates` and `optimizers` are asked for by name.)
+"""
+
+from . import grpo, lora, measure, preference, rewards, roles, sampler, sft
 
 if __name__ == "__main__":
     print(f"machine: {measure.machine()}\n")
     sft.table(steps=20, discard=3, rounds=1, reference_steps=20, peer_steps=6)
     print()
-    preference.table(steps=10, discard=3, rounds=1, peer_steps=6, cases=["dpo", "reward", "tree"])
+    lora.table(steps=10, discard=4, rounds=1, peer_steps=9)
+    print()
+    preference.table(steps=7, discard=3, rounds=1, peer_steps=6, cases=["dpo", "reward", "tree"])
+    print()
+    grpo.table(list(grpo.SIZES), steps=6, discard=3, rounds=1)
+    print()
+    roles.table(steps=2, precision="auto")
     print()
     sampler.table(sampler.CASES, rounds=3)
     print()

@@ -104,7 +104,7 @@ class DecodePlan:
         self.positions = torch.tensor(lengths, device=device)[:, None]
         self._places: dict[int, Tensor] = {}
         self._mask: Tensor | None = None
-        self._unseen: Tensor | None = None
+        self._beyond: Tensor | None = None
         if min(lengths) + 1 < self.longest:
             seen = torch.arange(self.longest, device=device) <= self.positions
             self._mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
@@ -129,10 +129,12 @@ class DecodePlan:
         """For the few queries of a step the CPU's fused kernel takes several times as long in bf16, and as long in
         fp32. The products go over the whole capacity: a slice of it would be copied first, which costs more."""
         keys, values = (x[: self.rows] for x in (self.cache.keys[layer], self.cache.values[layer]))
-        scores = torch.matmul(query, keys.mT).to(torch.promote_types(query.dtype, torch.float32)).mul_(scaling)
-        if self._unseen is None:
-            self._unseen = (torch.arange(self.cache.capacity) > self.positions)[:, None, None]
-        return torch.matmul(scores.masked_fill_(self._unseen, -torch.inf).softmax(-1).to(query.dtype), values)
+        if self._beyond is None:
+            beyond = torch.arange(self.cache.capacity) > self.positions
+            wide = torch.promote_types(query.dtype, torch.float32)
+            self._beyond = torch.zeros(beyond.shape, dtype=wide).masked_fill_(beyond, -torch.inf)[:, None, None]
+        scores = torch.add(self._beyond, torch.matmul(query, keys.mT), alpha=scaling)
+        return torch.matmul(scores.softmax(-1).to(query.dtype), values)
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         heads, width = new.shape[1], new.shape[-1]
