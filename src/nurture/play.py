@@ -96,8 +96,8 @@ def player_of(stage: Stage) -> Player | QPlayer:
     if isinstance(stage.method, DQN):
         player = QPlayer(env, stage.method, stage.seed, stage.batch_size)
     elif isinstance(stage.method, Online):
-        if stage.method.refills:
-            raise InputError("refills: a game never repeats a start state; leave it out.")
+        if stage.method.sets_aside:
+            raise InputError("oversample, refills: a game never repeats a start state; leave them out.")
         player = Player(env, stage.method, stage.seed, stage.batch_size)
     else:
         raise InputError(

@@ -64,6 +64,27 @@ def test_a_rollout_records_what_a_loss_needs(method):
     assert STOP not in map(int, row["response"].split())
 
 
+def test_more_prompts_are_asked_at_once_and_those_that_teach_are_kept():
+    """Three places: of the prompts in turn and those asked besides, in this order, the first three that teach."""
+    flat = {1, 3}
+    score = {a: (lambda i: 1.0) if a in flat else float for a in range(5)}
+    over = GRPO4.model_copy(update={"oversample": 2.5})
+    made = rollouts(over, judge=lambda answers: [Scored(score[a.task.answer](i)) for i, a in enumerate(answers)])
+    spent = 0.0
+    for number in range(6):
+        asked = [p.task.answer for p in next(iter(made._choices(number)))]
+        assert len(asked) == 8 and asked[:3] == [p.task.answer for p in next(iter(rollouts(GRPO4)._choices(number)))]
+        teach = [a for a in asked if a not in flat]
+        batch = made.rollout(number, {})
+        told = [int(g.key.split()[1]) for g in batch.groups]
+        assert told[: len(teach)] == teach[:3] and len(told) == 3
+        counts = {name: made.metrics[f"rollout/{name}"] for name in ("responses", "surplus", "refilled")}
+        spare = max(0, 3 - len(teach))
+        assert counts == {"responses": 32, "surplus": max(0, len(teach) - 3), "refilled": 8 - len(teach) - spare}
+        spent += counts["surplus"]
+    assert spent > 0
+
+
 def test_every_epoch_shows_every_prompt_once():
     made = rollouts(GRPO4)
     keys = [key for k in range(5) for key in [g.key for g in made.rollout(k, {}).groups]]

@@ -32,9 +32,13 @@ class Online(Method):
     """How often each rollout is gone through."""
     num_mini_batches: Count = 1
     """Updates each time: the rollout's prompts are shuffled and cut into so many parts."""
+    oversample: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    """Dynamic sampling: groups whose scores are all equal teach nothing by comparison. So many times the prompts are
+    asked at once, and the first of those that teach fill the batch. Answers drawn side by side cost less than refills,
+    and some are drawn in vain."""
     refills: Whole = 0
-    """Dynamic sampling: groups whose scores are all equal teach nothing by comparison, so they are set aside and other
-    prompts drawn for them, so many times at most."""
+    """Dynamic sampling afterwards: groups whose scores are all equal are set aside and other prompts drawn for them, so
+    many times at most."""
     importance_cap: Positive | None = None
     """Multiply each token's advantage by min(p_trainer / p_sampler, this), to correct for a sampler whose arithmetic
     differs from the trainer's. `null` does not correct."""
@@ -43,6 +47,11 @@ class Online(Method):
     default_learning_rate: ClassVar[float] = 1e-6
     lab_data: ClassVar = "lab/prompts"
     lab_settings: ClassVar = {"learning_rate": 2e-4, "epochs": 0.2, "batch_size": 8}
+
+    @property
+    def sets_aside(self) -> bool:
+        """Whether groups without signal make room for others."""
+        return self.oversample > 1 or self.refills > 0
 
     @property
     def updates_per_rollout(self) -> int:

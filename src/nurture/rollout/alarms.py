@@ -36,7 +36,7 @@ def ringing(history: History, limits: Alarms) -> dict[str, str]:
 
 NO_SIGNAL = (
     "{mean:.0%} of the groups have equal scores, so little is learnt from them: the prompts are too easy or too hard. "
-    "Set refills, draw the prompts with keep: tasks, or raise num_generations or the temperature."
+    "Set oversample or refills, draw the prompts with keep: tasks, or raise num_generations or the temperature."
 )
 LENGTH = (
     "{mean:.0%} of the answers are cut off at max_completion_length, so what is scored are halves: raise it, or pay "

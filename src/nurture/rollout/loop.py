@@ -9,6 +9,7 @@ that was never stopped. Checkpoints belong on these borders, every `method.updat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -154,13 +155,13 @@ class Rollouts:
             missing = self.batch_size - len(kept)
             if not missing:
                 break
-            for scene in self._shared(chosen[:missing], number):
+            for scene in self._shared(chosen[: math.ceil(missing * self.method.oversample)], number):
                 drawn += len(scene.samples)
                 unscored += len(scene.samples) - len(scene.responses)
                 empty += not scene.responses
                 if scene.responses:
-                    (kept if scene.has_signal or not self.method.refills else aside).append(scene)
-        spare = self.batch_size - len(kept)
+                    (kept if scene.has_signal or not self.method.sets_aside else aside).append(scene)
+        spare = max(0, self.batch_size - len(kept))
         if not kept and not aside:
             raise InputError(f"no response of rollout {number} could be scored; events and samples say why.")
         counts = {
@@ -168,19 +169,27 @@ class Rollouts:
             "rollout/unscored": float(unscored),
             "rollout/empty_groups": float(empty),
             "rollout/refilled": float(max(0, len(aside) - spare)),
+            "rollout/surplus": float(max(0, len(kept) - self.batch_size)),
         }
-        return kept + aside[:spare], counts
+        return kept[: self.batch_size] + aside[:spare], counts
 
     def _choices(self, number: int) -> Iterator[list[Prompt]]:
-        """The prompts of a rollout in the order of their epoch, then others by chance for each refill."""
+        """The prompts of a rollout in the order of their epoch, with others by chance for groups that teach nothing,
+        then only others for each refill; as many as an empty batch would ask."""
         n = epoch_size(len(self.prompts), self.mixture)
         places = [divmod(number * self.batch_size + i, n) for i in range(self.batch_size)]
         orders = {epoch: self._order(epoch) for epoch, _ in places}
-        yield [self.prompts[orders[epoch][place]] for epoch, place in places]
         asked = range(n) if self.mixture is None else self.mixture.order(places[0][0]).tolist()
+
+        def others(count: int, *time: int) -> list[Prompt]:
+            order = numpy_generator(self.seed, "refill", number, *time).permutation(n)
+            return [self.prompts[asked[order[i % n]]] for i in range(count)]
+
+        size = math.ceil(self.batch_size * self.method.oversample)
+        turn = [self.prompts[orders[epoch][place]] for epoch, place in places]
+        yield turn + others(size - self.batch_size)
         for refill in range(self.method.refills):
-            order = numpy_generator(self.seed, "refill", number, refill).permutation(n)
-            yield [self.prompts[asked[order[i % n]]] for i in range(self.batch_size)]
+            yield others(size, refill)
 
     def _order(self, epoch: int) -> Sequence[int]:
         order: list[int] = sample_order(self.seed, epoch, len(self.prompts), self.mixture).tolist()

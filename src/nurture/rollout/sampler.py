@@ -37,7 +37,7 @@ Event = Sample | tuple[int, int, int]
 FEWEST, MOST = 64, 256
 """Rows at once. A small model needs many: what a step costs apart from its products is the same for one and for all."""
 CACHE_BYTES = 1 << 30
-FIRST_ROOM = 128
+FIRST_ROOM = 32
 """Rows of the cache begin with room for the longest prompt and this many more tokens."""
 
 
