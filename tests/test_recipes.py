@@ -65,3 +65,17 @@ def test_runs_a_few_steps(path, tmp_path):
         assert (tmp_path / "run" / name / "report.html").exists()
     again = api.run(short, words, tmp_path / "run", console=Console(quiet=True))
     assert again == models
+
+
+@pytest.mark.usefixtures("few_tasks")
+@pytest.mark.parametrize("name", ["rlhf", "rest", "r1", "reward", "quickstart", "adapters"])
+def test_a_dry_run_goes_through_every_stage(name, tmp_path, monkeypatch, capsys):
+    """Also those that are judged, shown or drawn from by a stage that is not trained yet; and nothing is written."""
+    if not (LAB / "model.safetensors").exists():
+        pytest.skip("the lab's base model has no weights here")
+    recipe = Path(f"recipes/{name}.yaml").resolve()
+    monkeypatch.chdir(tmp_path)
+    assert api.run(recipe, dry_run=True, console=Console(width=200)) == {}
+    told = capsys.readouterr().out
+    assert all(f"stage {stage} of {name}" in told for stage in load_recipe(recipe).stages)
+    assert not list(tmp_path.iterdir())

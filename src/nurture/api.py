@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, did_you_mean
-from .recipe import Recipe, Stage, load_recipe, stage_from, take, take_flag
+from .recipe import Recipe, Stage, load_recipe, references, stage_from, take, take_flag
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,15 +77,23 @@ def _console() -> Console:
 
 def _dry_run(recipe: Recipe, console: Console) -> None:
     """What each stage would do. A stage that starts from an earlier one is shown with that one's own start, whose
-    shapes it shares."""
+    shapes it shares. One that has an earlier one for a judge, a critic, a reference or a teacher has to wait for it."""
+    from .show import header
+
     starts: dict[str, Any] = {}
     for name, stage in recipe.stages.items():
         model = stage.model
         while isinstance(model, str) and model in starts:
             model = starts[model]
         starts[name] = model
+        title = f"stage {name} of {recipe.name}"
+        other = {used for key, used in references(stage) if key != "model" and "draw" not in key}
+        if awaited := [earlier for earlier in recipe.stages if earlier in other]:
+            what = {"needs": ", ".join(awaited), "dry run": "what it needs is trained by then; nothing was loaded"}
+            header(console, f"{stage.method.name} in {title}", what)
+            continue
         shown = stage.model_copy(update={"model": model})
-        _show_setup(shown, f"stage {name} of {recipe.name}", {}, console)
+        _show_setup(shown, title, {}, console)
 
 
 def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: Console) -> None:

@@ -656,7 +656,7 @@ class Recipe(Section):
             raise ValueError("stages: 'lab' is the name of the embedded model; call the stage something else")
         names = list(self.stages)
         for at, (name, stage) in enumerate(self.stages.items()):
-            for key, used in _references(stage):
+            for key, used in references(stage):
                 if used in names[at:]:
                     fault = "itself" if used == name else f"{used!r}, which comes later"
                     raise ValueError(f"stages.{name}.{key} names {fault}; a stage can only build on earlier ones")
@@ -682,7 +682,7 @@ class Recipe(Section):
         return first is not None and first.method.trained == "reward"
 
 
-def _references(stage: Stage) -> Iterator[tuple[str, str]]:
+def references(stage: Stage) -> Iterator[tuple[str, str]]:
     """The words of a stage that may name another one, each with its key."""
     if isinstance(stage.model, str):
         yield "model", stage.model
