@@ -52,7 +52,7 @@ def serve():
     import nurture.run  # noqa: F401
 
     gc.collect()
-    gc.freeze()  # no fork copies these pages, or goes through them again
+    gc.freeze()  # no collection in a fork goes through them again
     for line in sys.stdin:
         asked = json.loads(line)
         reading, writing = os.pipe()

@@ -148,7 +148,7 @@ def test_two_processes_equal_one(forks, tmp_path):
     for method in CASES:
         one, two = tmp_path / f"{method}-1", tmp_path / f"{method}-2"
         reward = f"reward={{name: regex, pattern: '{WANTED}'}}"
-        same = (TINY, *SHORT, *CASES[method][:-2], "batch_size=3", "steps=4", reward)
+        same = (TINY, *SHORT, *CASES[method][:-2], "batch_size=3", "steps=4", "oversample=1.5", reward)
         assert forks.train(method, *same, f"out={one}")[0] == 0
         done = subprocess.run(
             [sys.executable, "-m", "nurture", "train", method, *same, "processes=2", f"out={two}"],
@@ -298,6 +298,11 @@ def test_a_reward_model_is_the_judge(tmp_path):
         ("grpo", ["data=lab/prompts", "critic=lab"], "critic is set, but method 'grpo' has no critic"),
         ("ppo", ["data=lab/prompts", "critic=lab"], "critic: lab has no score head"),
         ("ppo", ["data=lab/prompts", "ptx_coef=1"], "ptx_data and ptx_coef belong together"),
+        (
+            "ppo",
+            ["data=lab/prompts", "num_generations=1", "oversample=2"],
+            "oversample, refills: one answer to a prompt",
+        ),
         ("grpo", ["data=lab/prompts", "max_length=6"], "max_completion_length: 6 leaves no room for a prompt"),
         ("grpo", ["data=lab/prompts", "max_length=30", "on_long=error"], "TOO_LONG"),
         ("grpo", ["data=lab/prompts", "beta=0", "ref=lab"], "ref is set, but method 'grpo' has no reference"),

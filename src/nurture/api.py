@@ -75,6 +75,9 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
+AWAITED = ("model.tokenizer", "ref", "teacher", "reward", "critic", "oracle")
+
+
 def _dry_run(recipe: Recipe, console: Console) -> None:
     """What each stage would do. A stage that starts from an earlier one is shown with that one's own start, whose
     shapes it shares. One that has an earlier one for a judge, a critic, a reference or a teacher has to wait for it."""
@@ -87,7 +90,7 @@ def _dry_run(recipe: Recipe, console: Console) -> None:
             model = starts[model]
         starts[name] = model
         title = f"stage {name} of {recipe.name}"
-        other = {used for key, used in references(stage) if key != "model" and "draw" not in key}
+        other = {used for key, used in references(stage) if key in AWAITED}
         if awaited := [earlier for earlier in recipe.stages if earlier in other]:
             what = {"needs": ", ".join(awaited), "dry run": "what it needs is trained by then; nothing was loaded"}
             header(console, f"{stage.method.name} in {title}", what)

@@ -31,7 +31,7 @@ METRICS: Mapping[str, str] = {
     "eval/perplexity": "exp(eval/loss), or exp(eval/nll) where the method tells that apart from its loss",
     "eval/token_accuracy": "share of held-out tokens that were the model's first choice",
     "eval/score": "mean score of greedy episodes at the end of a game",
-    "rollout/score": "mean score of a response: what the rewards say, before any KL penalty",
+    "rollout/score": "mean score of a response in the batch: what the rewards say, before any KL penalty",
     "rollout/oracle": "mean of the second judge's scores, from whom nothing is learnt: should rise with rollout/score",
     "rollout/part/NAME": "mean of the part NAME of a combined reward",
     "rollout/score_std": "standard deviation of the scores over the rollout",
@@ -41,7 +41,7 @@ METRICS: Mapping[str, str] = {
     "rollout/no_signal": "share of groups whose scores are all equal, so that comparing within them teaches nothing",
     "rollout/explained_variance": "1 - Var(return - value) / Var(return): 1 for a critic that knows the returns, 0 for "
     "one that knows only their mean",
-    "rollout/responses": "responses drawn, those of groups set aside included",
+    "rollout/responses": "responses drawn, those of groups set aside or left over included",
     "rollout/unscored": "responses that no reward could be given for; they are left out",
     "rollout/empty_groups": "groups in which no response could be scored; they are left out",
     "rollout/refilled": "groups without signal that were set aside for others",

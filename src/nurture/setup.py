@@ -308,9 +308,10 @@ def _rollout_lines(setup: Setup, method: Online) -> dict[str, str]:
     assert setup.stage.reward is not None
     shares = "value" in setup.cast.adapters
     how = "a second adapter with a value head on the same base" if shares else "a copy of the model with a value head"
+    asked = f" (of {method.oversample:g} times as many)" if method.oversample > 1 else ""
     joined = f" ({', '.join(setup.joined)} on the model's own base)" if setup.joined else ""
     return {
-        "rollout": f"{size} prompts with {method.num_generations} answers each, of at most "
+        "rollout": f"{size} prompts{asked} with {method.num_generations} answers each, of at most "
         f"{method.max_completion_length} tokens, learnt from in {updates} update{'s' * (updates > 1)} in micro-batches "
         f"of at most {setup.tokens_per_micro:,} tokens",
         "steps": f"{setup.steps:,} updates, {rollouts:,} rollouts = {rollouts * size / prompts:.2f} passes over "
@@ -569,6 +570,8 @@ def _refuse_for_rollouts(stage: Stage, method: Online) -> None:
             f"processes: an update of method {name!r} has as few as {least} answers, fewer than the "
             f"{stage.processes} processes; raise batch_size or lower num_mini_batches."
         )
+    if method.sets_aside and method.num_generations == 1:
+        raise InputError("oversample, refills: one answer to a prompt has none to differ from; raise num_generations.")
     if stage.eval.data or stage.eval.share:
         raise InputError(
             f"eval: method {name!r} has no loss on given rows; leave eval out, watch rollout/score, and compare the "

@@ -1,5 +1,7 @@
 """Rollouts of a tiny real model through the real sampler and the real roles."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -64,25 +66,36 @@ def test_a_rollout_records_what_a_loss_needs(method):
     assert STOP not in map(int, row["response"].split())
 
 
-def test_more_prompts_are_asked_at_once_and_those_that_teach_are_kept():
-    """Three places: of the prompts in turn and those asked besides, in this order, the first three that teach."""
-    flat = {1, 3}
-    score = {a: (lambda i: 1.0) if a in flat else float for a in range(5)}
-    over = GRPO4.model_copy(update={"oversample": 2.5})
-    made = rollouts(over, judge=lambda answers: [Scored(score[a.task.answer](i)) for i, a in enumerate(answers)])
-    spent = 0.0
+@pytest.mark.parametrize("flat", [{1, 3}, {0, 1, 2, 3}], ids=["some teach", "few teach"])
+@pytest.mark.parametrize("refills", [0, 2])
+def test_more_prompts_are_asked_at_once_and_those_that_teach_are_kept(flat, refills):
+    """Three places: of the prompts in turn and those asked besides, in this order, the first three that teach; then
+    those set aside. Refills are for what is missing after that."""
+
+    def judge(answers):
+        return [Scored(1.0 if a.task.answer in flat else float(i)) for i, a in enumerate(answers)]
+
+    method = GRPO4.model_copy(update={"oversample": 2.5, "refills": refills})
+    made, short = rollouts(method, judge=judge), 0
     for number in range(6):
-        asked = [p.task.answer for p in next(iter(made._choices(number)))]
-        assert len(asked) == 8 and asked[:3] == [p.task.answer for p in next(iter(rollouts(GRPO4)._choices(number)))]
-        teach = [a for a in asked if a not in flat]
+        rounds = [[p.task.answer for p in some] for some in made._choices(number)]
+        assert [len(some) for some in rounds] == [8] * (1 + refills)
+        assert rounds[0][:3] == [p.task.answer for p in next(iter(rollouts(GRPO4)._choices(number)))]
+        teach, aside, drawn = [], [], 0
+        for some in rounds:
+            asked = some[: max(0, math.ceil(2.5 * (3 - len(teach))))]
+            teach += [a for a in asked if a not in flat]
+            aside += [a for a in asked if a in flat]
+            drawn += len(asked)
+        expected = (teach + aside)[:3]
         batch = made.rollout(number, {})
-        told = [int(g.key.split()[1]) for g in batch.groups]
-        assert told[: len(teach)] == teach[:3] and len(told) == 3
+        assert [int(g.key.split()[1]) for g in batch.groups] == expected
+        short += len(teach) < 3
         counts = {name: made.metrics[f"rollout/{name}"] for name in ("responses", "surplus", "refilled")}
-        spare = max(0, 3 - len(teach))
-        assert counts == {"responses": 32, "surplus": max(0, len(teach) - 3), "refilled": 8 - len(teach) - spare}
-        spent += counts["surplus"]
-    assert spent > 0
+        surplus, spare = max(0, len(teach) - 3), max(0, 3 - len(teach))
+        assert counts == {"responses": 4 * drawn, "surplus": surplus, "refilled": len(aside) - spare}
+    if not refills:
+        assert short == (6 if len(flat) == 4 else 0)
 
 
 def test_every_epoch_shows_every_prompt_once():

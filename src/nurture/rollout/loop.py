@@ -84,9 +84,9 @@ class Rollouts:
     """`batch_size` prompts a rollout, `method.num_generations` responses each.
 
     A response that cannot be scored is left out of its group, and a group without any is left out of the rollout; both
-    are counted. With `method.refills`, groups whose scores are all equal are set aside and other prompts drawn for
-    them, so many times at most; what is still missing then is filled up with those set aside, so that a rollout keeps
-    its size. In the first epoch prompts whose `ease` is known come in its order, the easiest first.
+    are counted. With `method.oversample` more prompts are asked, and with `method.refills` others afterwards: groups
+    whose scores are all equal are set aside for them; what is still missing then is filled up with those set aside, so
+    that a rollout keeps its size. In the first epoch prompts whose `ease` is known come in its order, easiest first.
 
     Several processes share the prompts of a rollout; each ends up with all of it, since advantages may need it whole.
     """
@@ -115,7 +115,7 @@ class Rollouts:
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     """Of the newest rollout: `rollout_metrics`, and how many responses and groups came to nothing."""
     samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Every response of the newest rollout: prompt, response, score with its reason, length, KL."""
+    """Every response of the newest batch: prompt, response, score with its reason, length, KL."""
 
     def __post_init__(self):
         check_parts(self.method, self.batch_size)
@@ -153,9 +153,9 @@ class Rollouts:
         drawn = unscored = empty = 0
         for chosen in self._choices(number):
             missing = self.batch_size - len(kept)
-            if not missing:
+            if missing <= 0:
                 break
-            for scene in self._shared(chosen[: math.ceil(missing * self.method.oversample)], number):
+            for scene in self._shared(chosen[: self._asked(missing)], number):
                 drawn += len(scene.samples)
                 unscored += len(scene.samples) - len(scene.responses)
                 empty += not scene.responses
@@ -185,11 +185,15 @@ class Rollouts:
             order = numpy_generator(self.seed, "refill", number, *time).permutation(n)
             return [self.prompts[asked[order[i % n]]] for i in range(count)]
 
-        size = math.ceil(self.batch_size * self.method.oversample)
+        size = self._asked(self.batch_size)
         turn = [self.prompts[orders[epoch][place]] for epoch, place in places]
         yield turn + others(size - self.batch_size)
         for refill in range(self.method.refills):
             yield others(size, refill)
+
+    def _asked(self, missing: int) -> int:
+        """How many prompts are asked for so many groups. (100 * 1.1 is a little over 110.)"""
+        return math.ceil(round(missing * self.method.oversample, 6))
 
     def _order(self, epoch: int) -> Sequence[int]:
         order: list[int] = sample_order(self.seed, epoch, len(self.prompts), self.mixture).tolist()
