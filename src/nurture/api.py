@@ -75,6 +75,7 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
+# What a stage cannot be set up without. (An earlier stage's answers, too, but those are told apart: `_show_setup`.)
 AWAITED = ("model.tokenizer", "ref", "teacher", "reward", "critic", "oracle")
 
 
@@ -90,8 +91,8 @@ def _dry_run(recipe: Recipe, console: Console) -> None:
             model = starts[model]
         starts[name] = model
         title = f"stage {name} of {recipe.name}"
-        other = {used for key, used in references(stage) if key in AWAITED}
-        if awaited := [earlier for earlier in recipe.stages if earlier in other]:
+        used = {word for key, word in references(stage) if key in AWAITED}
+        if awaited := [earlier for earlier in recipe.stages if earlier in used]:
             what = {"needs": ", ".join(awaited), "dry run": "what it needs is trained by then; nothing was loaded"}
             header(console, f"{stage.method.name} in {title}", what)
             continue

@@ -102,13 +102,9 @@ class DecodePlan:
     def __init__(self, cache: KeyValueCache, lengths: Sequence[int], dtype: torch.dtype, device: torch.device):
         self.cache, self.rows, self.longest = cache, len(lengths), max(lengths) + 1
         self.positions = torch.tensor(lengths, device=device)[:, None]
+        self.ragged, self.dtype = min(lengths) + 1 < self.longest, dtype
         self._places: dict[int, Tensor] = {}
-        self._mask: Tensor | None = None
-        self._beyond: Tensor | None = None
-        if min(lengths) + 1 < self.longest:
-            seen = torch.arange(self.longest, device=device) <= self.positions
-            self._mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
-            self._mask = self._mask[:, None, None, :]
+        self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
@@ -117,24 +113,31 @@ class DecodePlan:
         values = self._append(self.cache.values[layer], value)
         # Heads that share a key head become queries of one sequence: nothing is repeated.
         grouped = query.reshape(self.rows, key.shape[1], -1, query.shape[-1])
-        if softcap is not None:
-            out = softcapped(grouped, keys, values, scaling, softcap, self._mask)
-        elif query.device.type == "cpu":
+        if softcap is None and query.device.type == "cpu":
             out = self._products(layer, grouped, scaling)
         else:
-            out = scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling)
+            mask = self._mask(self.longest, self.dtype) if self.ragged else None
+            if softcap is not None:
+                out = softcapped(grouped, keys, values, scaling, softcap, mask)
+            else:
+                out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
         return out.reshape(self.rows, -1, 1, value.shape[-1])
 
     def _products(self, layer: int, query: Tensor, scaling: float) -> Tensor:
         """For the few queries of a step the CPU's fused kernel takes several times as long in bf16, and as long in
         fp32. The products go over the whole capacity: a slice of it would be copied first, which costs more."""
         keys, values = (x[: self.rows] for x in (self.cache.keys[layer], self.cache.values[layer]))
-        if self._beyond is None:
-            beyond = torch.arange(self.cache.capacity) > self.positions
-            wide = torch.promote_types(query.dtype, torch.float32)
-            self._beyond = torch.zeros(beyond.shape, dtype=wide).masked_fill_(beyond, -torch.inf)[:, None, None]
-        scores = torch.add(self._beyond, torch.matmul(query, keys.mT), alpha=scaling)
+        mask = self._mask(self.cache.capacity, torch.promote_types(query.dtype, torch.float32))
+        scores = torch.add(mask, torch.matmul(query, keys.mT), alpha=scaling)
         return torch.matmul(scores.softmax(-1).to(query.dtype), values)
+
+    def _mask(self, places: int, dtype: torch.dtype) -> Tensor:
+        """To add to the scores of the first `places`: -inf where a row has nothing yet."""
+        if (places, dtype) not in self._masks:
+            beyond = torch.arange(places, device=self.positions.device) > self.positions
+            mask = torch.zeros(beyond.shape, dtype=dtype, device=beyond.device).masked_fill_(beyond, -torch.inf)
+            self._masks[places, dtype] = mask[:, None, None]
+        return self._masks[places, dtype]
 
     def _append(self, stored: Tensor, new: Tensor) -> Tensor:
         heads, width = new.shape[1], new.shape[-1]

@@ -161,17 +161,18 @@ class Rollouts:
                 empty += not scene.responses
                 if scene.responses:
                     (kept if scene.has_signal or not self.method.sets_aside else aside).append(scene)
-        spare = max(0, self.batch_size - len(kept))
         if not kept and not aside:
             raise InputError(f"no response of rollout {number} could be scored; events and samples say why.")
+        batch = (kept + aside)[: self.batch_size]
+        surplus = max(0, len(kept) - self.batch_size)
         counts = {
             "rollout/responses": float(drawn),
             "rollout/unscored": float(unscored),
             "rollout/empty_groups": float(empty),
-            "rollout/refilled": float(max(0, len(aside) - spare)),
-            "rollout/surplus": float(max(0, len(kept) - self.batch_size)),
+            "rollout/refilled": float(len(kept) + len(aside) - len(batch) - surplus),
+            "rollout/surplus": float(surplus),
         }
-        return kept[: self.batch_size] + aside[:spare], counts
+        return batch, counts
 
     def _choices(self, number: int) -> Iterator[list[Prompt]]:
         """The prompts of a rollout in the order of their epoch, with others by chance for groups that teach nothing,
