@@ -39,6 +39,8 @@ FEWEST, MOST = 64, 256
 CACHE_BYTES = 1 << 30
 FIRST_ROOM = 32
 """Rows of the cache begin with room for the longest prompt and this many more tokens."""
+STEP_ROWS = 16
+"""A step has a multiple of this many rows, as far as there are places; `core/shapes.py` says why."""
 
 
 class LocalSampler:
@@ -149,14 +151,15 @@ class LocalSampler:
         self, active: list[_Row], cache: KeyValueCache, head: _Output, fused: FusedDecoder | None, virtual: int
     ) -> Tensor:
         """Feed every active row its newest token: `[B, V]` logits of the next."""
-        lengths = [virtual + row.length - 1 for row in active]
+        more = min(spare(len(active), STEP_ROWS), cache.rows - len(active))  # rows of one token, which nobody reads
+        lengths = [virtual + row.length - 1 for row in active] + [0] * more
         cache.reserve(max(lengths) + 1)
         plan = DecodePlan(cache, lengths, self.model.dtype, self.model.device)
-        ids = self._ids(np.array([row.ids[-1] for row in active]))
+        ids = self._ids(np.array([row.ids[-1] for row in active] + [0] * more))
         if fused is not None:
-            return head(fused(ids, plan))
+            return head(fused(ids, plan))[: len(active)]
         out = body(self.model)(input_ids=ids[:, None], position_ids=plan.positions, use_cache=False, plan=plan)
-        return head(out.last_hidden_state[:, 0])
+        return head(out.last_hidden_state[:, 0])[: len(active)]
 
     def _places(self, requests: list[Request], sampling: Sampling) -> int:
         longest = max((len(r.prompt) for r in requests), default=1) + sampling.max_tokens + num_virtual(self.model)
