@@ -46,7 +46,7 @@ from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_adapter, save_model
 from .play import is_game, play_stage
-from .protocols import Answer, Outcome, Request, Sample, Sampling
+from .protocols import Answer, Outcome, Request, Sample, Sampler, Sampling
 from .recipe import DIGEST_IGNORES, Recipe, Stage
 from .records import Message
 from .report import write_report
@@ -481,6 +481,8 @@ class _Run:
             yield rank_share(batch, processes.rank, processes.world_size).to(self.setup.device)
 
     def _rollouts(self, method: Online) -> Rollouts:
+        from .rollout.sampler import LocalSampler
+
         stage, setup = self.stage, self.setup
         tokenizer, reward = setup.loaded.tokenizer, stage.reward
         assert reward is not None, "recipe.py asks for one"
@@ -492,7 +494,7 @@ class _Run:
             heartbeat("reward", self.done)
             return score_all(reward, answers)
 
-        draw: Draw = self._draw
+        draw: Draw = partial(self._draw, LocalSampler(setup.loaded.model, layout=setup.layout.layout))
         if (env := stage.env) is not None:
             world = speaker(env.name)
             draw = several_turns(
@@ -513,20 +515,19 @@ class _Run:
         (batch,) = batches(self.setup.mixed_in, batch_size=size, seed=seed, start_step=rollout, steps=rollout + 1)
         return batch.groups
 
-    def _draw(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
+    def _draw(self, sampler: Sampler, requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
         """Answers by the policy as it is now."""
-        from .rollout.sampler import LocalSampler
 
         def alive() -> None:
             heartbeat("rollout", self.done)
             if alone and self.stopping():
                 raise Stopped
 
-        model, layout, alone = self.setup.loaded.model, self.setup.layout.layout, self.processes.world_size == 1
+        model, alone = self.setup.loaded.model, self.processes.world_size == 1
         training = model.training
         model.eval()
         try:
-            return single_turn(LocalSampler(model, layout=layout), alive)(requests, sampling)
+            return single_turn(sampler, alive)(requests, sampling)
         finally:
             model.train(training)
 

@@ -183,6 +183,18 @@ def test_groups_without_signal_are_drawn_again():
     assert flat.metrics["rollout/no_signal"] == 1.0 and flat.metrics["rollout/responses"] == 36
 
 
+def test_a_prompt_drawn_again_is_answered_anew():
+    """The same one eight times, in one round and in refills, under eight names for the random streams."""
+    flat = rollouts(GRPO4.model_copy(update={"refills": 3}), judge=lambda answers: [Scored(1.0)] * len(answers))
+    flat.prompts, flat.batch_size, seen = prompts(1), 2, []
+    draw, flat.draw = (
+        flat.draw,
+        lambda requests, sampling: seen.extend(r.key for r in requests) or draw(requests, sampling),
+    )
+    flat.rollout(0, {})
+    assert len(seen) == len(set(seen)) == 8
+
+
 def test_texts_to_imitate_are_mixed_in():
     method = PPO(ptx_coef=1.0, max_completion_length=6, num_iterations=1)
     made = rollouts(method)

@@ -150,17 +150,19 @@ class Rollouts:
     def _scenes(self, number: int) -> tuple[list[Scene], dict[str, float]]:
         kept: list[Scene] = []
         aside: list[Scene] = []
-        drawn = unscored = empty = 0
+        asked = drawn = unscored = empty = 0
         for chosen in self._choices(number):
             missing = self.batch_size - len(kept)
             if missing <= 0:
                 break
-            for scene in self._shared(chosen[: self._asked(missing)], number):
+            some = chosen[: self._asked(missing)]
+            for scene in self._shared(some, asked, number):
                 drawn += len(scene.samples)
                 unscored += len(scene.samples) - len(scene.responses)
                 empty += not scene.responses
                 if scene.responses:
                     (kept if scene.has_signal or not self.method.sets_aside else aside).append(scene)
+            asked += len(some)
         if not kept and not aside:
             raise InputError(f"no response of rollout {number} could be scored; events and samples say why.")
         batch = (kept + aside)[: self.batch_size]
@@ -179,7 +181,7 @@ class Rollouts:
         then only others for each refill; as many as an empty batch would ask."""
         n = epoch_size(len(self.prompts), self.mixture)
         places = [divmod(number * self.batch_size + i, n) for i in range(self.batch_size)]
-        orders = {epoch: self._order(epoch) for epoch, _ in places}
+        orders = {epoch: self._order(epoch) for epoch in {epoch for epoch, _ in places}}
         asked = range(n) if self.mixture is None else self.mixture.order(places[0][0]).tolist()
 
         def others(count: int, *time: int) -> list[Prompt]:
@@ -200,11 +202,11 @@ class Rollouts:
         order: list[int] = sample_order(self.seed, epoch, len(self.prompts), self.mixture).tolist()
         return order if epoch else sorted(order, key=lambda i: -(self.prompts[i].ease or 0.0))
 
-    def _shared(self, prompts: Sequence[Prompt], number: int) -> list[Scene]:
-        """What became of each prompt; each process plays its part of them."""
+    def _shared(self, prompts: Sequence[Prompt], before: int, number: int) -> list[Scene]:
+        """What became of each prompt, of which `before` were asked before them; each process plays its part."""
         rank, world = self.processes.rank, self.processes.world_size
         mine = range(rank, len(prompts), world)
-        played = self._play([prompts[i] for i in mine], mine, number) if mine else []
+        played = self._play([prompts[i] for i in mine], [before + i for i in mine], number) if mine else []
         if world == 1:
             return played
         scenes = [iter(of_rank) for of_rank in self.processes.gather([scene.to_json() for scene in played])]
