@@ -1,8 +1,9 @@
-"""Memory of four roles on one base of 134.5 M parameters, against the actor alone: LoRA of rank 8, a small batch.
+"""Memory of four roles on one base of 134.5 M parameters, against the actor alone and against GRPO: LoRA of rank 8, a
+small batch.
 
-Both sides make the same steps on the same rows, each in a process of its own. `roles` is PPO: the reward model and the
-reference score the batch, then actor and critic learn from it. `actor` learns from the same rows with REINFORCE, which
-needs neither. The peak counts the whole process, Python and torch included.
+All sides make the same steps on the same rows, each in a process of its own. `roles` is PPO: the reward model and the
+reference score the batch, then actor and critic learn from it. `grpo` asks the reference alone, and `actor` learns from
+the same rows with REINFORCE, which asks nobody. The peak counts the whole process, Python and torch included.
 
     python -m benchmarks.roles
 """
@@ -23,13 +24,13 @@ from . import measure
 
 BATCH, RANK, TOKENS = 4, 8, 256
 """Rows, LoRA's rank, and the most tokens of a row."""
-SIDES = ("actor", "roles")
+SIDES = ("actor", "grpo", "roles")
 
 
 def side(name: str, steps: int, precision: str) -> None:
     from nurture.adapters.attached import attach, copy_adapter
     from nurture.adapters.lora import LoRA
-    from nurture.methods import PPO, Reinforce
+    from nurture.methods import GRPO, PPO, Reinforce
     from nurture.models.cast import assemble
     from nurture.models.heads import add_score_head
     from nurture.models.layouts import choose_layout, set_layout
@@ -51,13 +52,14 @@ def side(name: str, steps: int, precision: str) -> None:
     layout = choose_layout(model, TOKENS).layout
     set_layout(model, layout)
     loaded = LoadedModel(model, tokenizer, "fresh", "", adapter=adapter)
-    cast = assemble(loaded, layout, "policy", critic=everyone, ref=everyone, fresh=True)
+    cast = assemble(loaded, layout, "policy", critic=everyone, ref=name != "actor", fresh=True)
     if everyone:
         copy_adapter(model, "reward")
         add_score_head(model, 1, "reward")
         cast.models["reward"], cast.layouts["reward"], cast.adapters["reward"] = model, layout, "reward"
     roles = LocalRoles(cast.models, cast.layouts, AdamW(cast.trained.items()), Processes(), adapters=cast.adapters)
-    method: Any = PPO(num_iterations=1) if everyone else Reinforce()
+    methods: dict[str, Any] = {"actor": Reinforce(), "grpo": GRPO(), "roles": PPO(num_iterations=1)}
+    method = methods[name]
     groups: list[Group] = []
     for row in measure.rows(BATCH):
         prompt, answer = (np.array(tokenizer(row[key])["input_ids"][: TOKENS // 2]) for key in ("question", "answer"))
@@ -85,12 +87,13 @@ def side(name: str, steps: int, precision: str) -> None:
 
 def table(steps: int, precision: str) -> None:
     found = {s: measure.child("benchmarks.roles", s, "--steps", str(steps), "--precision", precision) for s in SIDES}
-    ratio = found["roles"]["peak_bytes"] / found["actor"]["peak_bytes"]
+    ratio, to_grpo = (found["roles"]["peak_bytes"] / found[other]["peak_bytes"] for other in ("actor", "grpo"))
     for name, one in found.items():
         peak, weights = one["peak_bytes"] / 1e9, one["weights_bytes"] / 1e9
         print(f"{name:6} peak {peak:.2f} GB, of which weights with their adapters {weights:.2f} GB")
-    print(f"four roles need {ratio:.2f} times the memory of the actor alone ({found['actor']['tokens']} tokens a step)")
-    measure.write("roles", {**found, "ratio": ratio})
+    print(f"four roles need {ratio:.2f} times the memory of the actor alone and {to_grpo:.2f} times that of GRPO "
+          f"({found['actor']['tokens']} tokens a step)")  # fmt: skip
+    measure.write("roles", {**found, "ratio": ratio, "ratio_to_grpo": to_grpo})
 
 
 def main() -> None:

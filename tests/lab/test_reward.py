@@ -1,4 +1,8 @@
+import pytest
+
+from nurture.errors import InputError
 from nurture.lab.families import FAMILIES
+from nurture.lab.labellers import LABELLERS
 from nurture.lab.oracle import grade, reward
 from nurture.protocols import Answer, Unscorable
 from nurture.records import Task
@@ -22,6 +26,22 @@ def test_each_criterion_is_the_oracles():
         found = reward_from({"name": "lab", "criterion": criterion}).one(Answer(task, text))
         assert found.value == getattr(grade(task, text), criterion) and found.reason == grade(task, text).reason
     assert reward_from({"name": "lab", "criterion": "rule"}).one(Answer(task, text)).value == reward(task, text)
+
+
+def test_people_of_the_lab_rate_in_its_place():
+    task = next(t for t in TASKS if t.info["wrong"])
+    answers = [Answer(task, task.answer)] + [Answer(task, text) for text in task.info["wrong"]]
+    for name, person in LABELLERS.items():
+        for criterion in ("helpful", "overall"):
+            judge = reward_from({"name": "lab", "labeller": name, "criterion": criterion})
+            assert [o.value for o in score_all(judge, answers)] == [
+                person.rate(task, a.text)[criterion] for a in answers
+            ]
+    careful = reward_from({"name": "lab", "labeller": "careful"})
+    gold = [o.value for o in score_all(careful, [Answer(t, t.answer) for t in TASKS])]
+    assert 0.8 < sum(gold) / len(gold) < 1.0, "nearly always right"
+    with pytest.raises(InputError, match="do not rate by the task's rule"):
+        reward_from({"name": "lab", "labeller": "careful", "criterion": "rule"})
 
 
 def test_a_task_of_somewhere_else_cannot_be_judged():
