@@ -8,7 +8,7 @@ from nurture.errors import InputError
 from nurture.evaluate.best_of import BestOf
 from nurture.protocols import Failed, Scored, Unscorable
 from nurture.records import Conversation, Message, Task
-from nurture.rollout.best import above, best, best_of, pair, ranking
+from nurture.rollout.best import Candidates, above, best, best_of, pair, ranking
 
 TASKS = [Task((Message("user", f"question {i}"),), origin=f"tasks:{i}") for i in range(20)]
 
@@ -34,6 +34,14 @@ def test_candidates_are_the_different_scored_answers_best_first():
     for texts, one in zip(drawn, found, strict=True):
         expected = sorted({int(t) for t in texts} - {0, 1}, reverse=True)
         assert [int(t) for t in one.texts] == expected and list(one.scores) == expected and one.drawn == 6
+
+
+def test_spaces_around_an_answer_make_no_other_answer():
+    """A judge may see them; the sides of a pair that differ in nothing else are refused by the data reader."""
+    found = Candidates.of(TASKS[0], [(" yes", 0.5), ("yes", 1.0), ("yes ", 0.0)], 3)
+    assert found.texts == ("yes",) and found.scores == (1.0,) and pair(found) == ranking(found) == []
+    found = Candidates.of(TASKS[0], [(" yes", 0.5), ("no", 0.1), ("yes", 0.2)], 3)
+    assert found.texts == (" yes", "no") and found.scores == (0.5, 0.1)
 
 
 def test_what_is_kept():

@@ -195,6 +195,34 @@ def test_a_prompt_drawn_again_is_answered_anew():
     assert len(seen) == len(set(seen)) == 8
 
 
+@pytest.mark.parametrize("flat", [(1, 3), range(5)], ids=["some", "all"])
+def test_groups_without_an_advantage_are_not_computed(flat):
+    """They have no gradient, and still count in what the sum is divided by."""
+
+    class Whole(GRPO):
+        def taught(self, batch):
+            return batch
+
+    def judge(answers):
+        return [Scored(1.0 if a.task.answer in flat else float(i)) for i, a in enumerate(answers)]
+
+    method = GRPO4.model_copy(update={"beta": 0.0})
+    whole = Whole(**{name: getattr(method, name) for name in type(method).model_fields})
+    number = next(k for k in range(5) if {1, 3} & {p.task.answer for p in next(iter(rollouts(method)._choices(k)))})
+    ends = {}
+    for how in (method, whole):
+        roles = online_engine()
+        batches = [*rollouts(how, online_engine(), judge).batches(dict, number, number + 1)]
+        steps = [*train(roles, how, batches, learning_rate=lambda n: 1e-3, budget=Budget(1 << 30))]
+        ends[how] = {n: t.clone() for n, t in roles.optimizer.master.items()}, steps
+    (part, steps), (all_, all_steps) = ends.values()
+    torch.testing.assert_close(part, all_, rtol=0, atol=1e-6)
+    for step, other in zip(steps, all_steps, strict=True):
+        assert step.metrics["tokens"] < other.metrics["tokens"]
+        assert step.metrics["grad_norm"] == pytest.approx(other.metrics["grad_norm"], rel=1e-5)
+        assert (step.metrics["grad_norm"] == 0) == (len(flat) == 5)
+
+
 def test_texts_to_imitate_are_mixed_in():
     method = PPO(ptx_coef=1.0, max_completion_length=6, num_iterations=1)
     made = rollouts(method)

@@ -11,7 +11,7 @@ from ..core.advantages import EPS, group_mean, group_std
 from ..core.kl import k3
 from ..core.ratios import clipped_surrogate, outside
 from ..types import Asks, Batch, Group, Loss, Scores, tally
-from .online import NotNegative, Online, Several, Share, Whole
+from .online import NotNegative, Online, Several, Share, Whole, with_advantage
 
 
 class GRPO(Online):
@@ -97,6 +97,9 @@ class GRPO(Online):
                 return {"tokens": batch.num_responses * self.max_completion_length}
             case "dapo" | "cispo":
                 return {"tokens": batch.num_own}
+
+    def taught(self, batch: Batch) -> Batch:
+        return batch if self.beta else with_advantage(batch)
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         logp = scores.policy.logp

@@ -48,6 +48,11 @@ class Method(BaseModel):
         """How many of each unit the batch holds, known before any forward pass."""
         raise NotImplementedError
 
+    def taught(self, batch: Batch) -> Batch:
+        """The part of the batch that the loss has a gradient for. Nothing else of it is computed; what the sums are
+        divided by is counted over the whole."""
+        return batch
+
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         """Sums over those units, and statistics as (sum, count)."""
         raise NotImplementedError

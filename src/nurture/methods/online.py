@@ -67,3 +67,9 @@ class Online(Method):
     def advantage(self, batch: Batch, state: Mapping[str, Any]) -> Batch:
         """The whole rollout with `adv` (and `ret`, for a critic) recorded. `state` is what `after_step` returned."""
         raise NotImplementedError
+
+
+def with_advantage(batch: Batch) -> Batch:
+    """The groups in which some token has an advantage (or which were mixed in); one at least."""
+    kept = (g for g in batch.groups if any(r.adv is None or r.adv.any() for r in g.responses))
+    return Batch(tuple(kept) or batch.groups[:1], batch.device)

@@ -9,7 +9,7 @@ from ..core.advantages import EPS, leave_one_out
 from ..core.kl import k1
 from ..core.ratios import clipped_surrogate, outside
 from ..types import Asks, Batch, Loss, Scores, tally
-from .online import NotNegative, Online, Several, Share
+from .online import NotNegative, Online, Several, Share, with_advantage
 
 
 class RLOO(Online):
@@ -58,6 +58,9 @@ class RLOO(Online):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"responses": batch.num_responses}
+
+    def taught(self, batch: Batch) -> Batch:
+        return with_advantage(batch)
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         logp = scores.policy.logp

@@ -27,7 +27,8 @@ Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """The different answers to a task that could be scored, best first (of equals, the one drawn first), without what
-    no data file may hold: an answer that is empty or has a NUL character in it."""
+    no data file may hold: an answer that is empty or has a NUL character in it. Spaces around an answer make no
+    difference, as they make none between the sides of a pair."""
 
     task: Task
     texts: tuple[str, ...]
@@ -38,11 +39,12 @@ class Candidates:
     @classmethod
     def of(cls, task: Task, scored: Sequence[tuple[str, float]], drawn: int) -> Candidates:
         """From answers with their scores, in the order they were drawn."""
-        different: dict[str, float] = {}
+        different: dict[str, tuple[str, float]] = {}
         for text, score in sorted(scored, key=lambda one: -one[1]):  # stable: of equals the one drawn first
             if text.strip() and "\0" not in text:
-                different.setdefault(text, score)
-        return cls(task, tuple(different), tuple(different.values()), drawn)
+                different.setdefault(text.strip(), (text, score))
+        texts, scores = zip(*different.values(), strict=True) if different else ((), ())
+        return cls(task, texts, scores, drawn)
 
 
 def best_of(tasks: Sequence[Task], say: Say, judge: Judge, n: int) -> list[Candidates]:

@@ -51,7 +51,7 @@ def train(
             return stop()
 
         try:
-            counts = roles.all_sum(method.counts(batch))
+            counts, batch = roles.all_sum(method.counts(batch)), method.taught(batch)
             stats, objective, halvings = _accumulate(roles, method, batch, counts, budget, interrupted)
         except Stopped:
             roles.discard()
