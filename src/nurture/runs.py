@@ -24,7 +24,7 @@ METRICS: Mapping[str, str] = {
     "step": "number of the update, from 1",
     "learning_rate": "the rate this update was made with",
     "grad_norm": "global norm of the gradient before clipping; NaN where the update was skipped",
-    "tokens": "tokens of the whole global batch, each prompt counted once",
+    "tokens": "tokens of the whole global batch, each prompt counted once; without groups that have no gradient (GRPO, RLOO)",
     "trained_tokens": "those of them that carried loss",
     "skipped": "1 where the loss or the gradient was not finite and nothing was updated",
     "eval/loss": "the loss on held-out rows, no dropout",
