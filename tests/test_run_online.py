@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from shorter import shorter
 
 from nurture import api
-from nurture.errors import Alarmed, InputError
+from nurture.errors import Alarmed, InputError, RewardLost
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.records import Conversation, Message
 from nurture.runs import rows_of
@@ -183,6 +183,40 @@ def test_an_alarm_is_said_once_and_ends_a_run_that_is_to_stop(tmp_path):
     assert (tmp_path / "stopped" / "checkpoints" / "latest").read_text() == "step-00000002\n"
     run("grpo", tmp_path / "stopped", *words)
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "warned"), "it goes on, and ends as it would have"
+
+
+def test_lost_rewards_keep_what_was_learnt(tmp_path, monkeypatch):
+    """A reward that breaks down ends the run with a checkpoint; mended, the run ends as if nothing had happened. An
+    oracle may fail, and some rewards: that is told."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "def worth(answers):\n"
+        "    calls = Path('calls')\n"
+        "    if Path('broken').exists() and len(calls.read_text()) >= int(Path('broken').read_text()):\n"
+        "        raise ConnectionError('the judge is dead')\n"
+        "    calls.open('a').write('x')\n"
+        "    return [float('nan') if i == 0 else float(a.text.count('e')) for i, a in enumerate(answers)]\n"
+        "def dead(answers):\n"
+        "    raise ConnectionError('the judge is dead')\n"
+    )
+    more = ("data=lab/prompts", "num_generations=4", "steps=4", "reward={name: function, path: 'mine:worth'}")
+    run("grpo", tmp_path / "whole run", *more, "oracle={name: function, path: 'mine:dead'}")
+    events = rows_of(tmp_path / "whole run" / "events.jsonl")
+    (first, *_) = [e for e in events if e["event"] == "unscored"]
+    assert first["answers"] == 1 and first["reasons"][0]["kind"] == "failed" and "nan" in first["reasons"][0]["reason"]
+    assert all(
+        row["rollout/failed"] == row["rollout/unscored"] == 1 for row in rows_of(tmp_path / "whole run/metrics.jsonl")
+    )
+
+    (tmp_path / "calls").write_text("")
+    (tmp_path / "broken").write_text("3")
+    with pytest.raises(RewardLost, match="the judge is dead"):
+        run("grpo", tmp_path / "broken run", *more, "oracle={name: function, path: 'mine:dead'}")
+    assert (tmp_path / "broken run" / "checkpoints" / "latest").read_text() == "step-00000003\n"
+    (tmp_path / "broken").unlink()
+    run("grpo", tmp_path / "broken run", *more, "oracle={name: function, path: 'mine:dead'}", "stop_limit=0.9")
+    assert outcome(tmp_path / "broken run") == outcome(tmp_path / "whole run")
 
 
 def test_the_oracle_is_watched_and_not_learnt_from(tmp_path):

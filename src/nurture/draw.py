@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -26,7 +25,7 @@ from .models.load import model_digest, resolve_model
 from .protocols import Answer, Outcome, Sampling
 from .recipe import Draw, Source, Stage
 from .records import Task
-from .rewards import Reward, score_all
+from .rewards import score_all
 from .rewards.model import models_in
 from .rollout.drawn import Drawer, chosen, draw_to, is_complete, read_drawn
 from .rollout.loop import Prompt, single_turn
@@ -64,8 +63,8 @@ class Drawing:
         """The file of all answers, here or in the folder of an earlier stage."""
         from .rollout.sampler import LocalSampler
 
-        stage = self.stage
-        assert draw.reward is not None, "a source with draw has a reward"
+        stage, reward = self.stage, draw.reward
+        assert reward is not None, "a source with draw has a reward"
         deterministic()
         records, report, _ = read_source(source, ("task",), stage.on_bad_row)
         tasks = [record for record in records if isinstance(record, Task)][: draw.tasks]
@@ -74,13 +73,13 @@ class Drawing:
         )
         tokenizer = loaded.tokenizer
         prompts = _prompts(tasks, template, draw, loaded.model)
-        make_ready(draw.reward, template, stages=self.stages, device=stage.device, precision=stage.precision)
+        make_ready(reward, template, stages=self.stages, device=stage.device, precision=stage.precision)
 
         facts = {
             "model": loaded.digest,
             "tasks": report.sha256,
-            "reward": draw.reward.model_dump(mode="json"),
-            "judges": [self._digest(name) for name in models_in(draw.reward)],
+            "reward": reward.model_dump(mode="json"),
+            "judges": [self._digest(name) for name in models_in(reward)],
             "settings": [
                 len(tasks),
                 draw.n,
@@ -104,9 +103,13 @@ class Drawing:
             max_tokens=draw.max_completion_length, temperature=draw.temperature, stop_ids=template.stop_ids,
             seed=stream_key(stage.seed, "draw") >> 1,
         )  # fmt: skip
+
+        def judge(answers: Sequence[Answer]) -> list[Outcome]:
+            return score_all(reward, answers, stage.deadline, stage.stop_limit, lambda: heartbeat("reward", 0))
+
         drawer = Drawer(
             single_turn(LocalSampler(loaded.model, layout=layout), lambda: heartbeat("draw", 0)),
-            partial(_judge, draw.reward), lambda ids: str(tokenizer.decode(list(ids))), draw.n, sampling,
+            judge, lambda ids: str(tokenizer.decode(list(ids))), draw.n, sampling,
         )  # fmt: skip
         draw_to(paths[0], facts, prompts, drawer, self.processes, self.say)
         return paths[0]
@@ -114,11 +117,6 @@ class Drawing:
     def _digest(self, name: str) -> str:
         where = resolve_model(name, self.stages)
         return model_digest(where) if isinstance(where, Path) else where
-
-
-def _judge(reward: Reward, answers: Sequence[Answer]) -> list[Outcome]:
-    heartbeat("reward", 0)
-    return score_all(reward, answers)
 
 
 def _prompts(tasks: Sequence[Task], template: Template, draw: Draw, model: PreTrainedModel) -> list[Prompt]:

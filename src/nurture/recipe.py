@@ -43,7 +43,7 @@ from .rewards.model import models_in
 from .types import roles_in
 from .yaml12 import Dumper, Tree, read_yaml
 
-DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples", "alarms")
+DIGEST_IGNORES = ("track", "processes", "checkpoint", "samples", "alarms", "deadline", "stop_limit")
 """Stage fields that change nothing in the weights that come out."""
 
 GAME = "gym/"
@@ -391,6 +391,11 @@ class Stage(Section):
     oracle: AnyReward = Field(default_factory=_own_oracle)
     """A second judge of the same answers that nothing is learnt from; where it falls while the reward rises, the reward
     is being exploited. By default `lab`, where all data are the lab's and the reward asks a model."""
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds in which the answers drawn at once must be judged; what is not judged by then has failed. By default 300,
+    or more where a reward's own limits (the `seconds` of a program) add up to more."""
+    stop_limit: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The share of rewards that may fail (raise, be late, be no number) before the run stops, to be gone on with."""
     env: Annotated[Environment | None, BeforeValidator(_env, json_schema_input_type=str | Environment | None)] = None
     """A tool or a user who answers the model between its turns, in a method that learns from its own answers: its name,
     or `{name: calculator, max_turns: 6}`. What it says is no part of what is learnt."""

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,7 +35,7 @@ from .data.batches import apart, batches, rank_share
 from .data.load import write_rejected
 from .draw import Drawing
 from .envs import speaker
-from .errors import Alarmed, InputError, Interrupted, NumericsError, NurtureError
+from .errors import Alarmed, InputError, Interrupted, NumericsError, NurtureError, RewardLost
 from .evaluate.exam import Exam
 from .evaluate.held_out import evaluate_loss
 from .evaluate.reward_card import reward_card
@@ -226,6 +227,8 @@ class _Run:
     """Those that have rung, with what they said."""
     alarmed: str = ""
     """What the alarm said that ends the run."""
+    unscored: bool = False
+    """Whether it was said already that some answers have no score."""
 
     def __post_init__(self):
         stage, setup = self.stage, self.setup
@@ -376,6 +379,7 @@ class _Run:
             self.progress = open_.enter_context(
                 Progress(stage.method.name, setup.steps, first=step, console=self.console)
             )
+            open_.enter_context(self._kept_when_rewards_are_lost())
             for update in train(
                 self.roles,
                 stage.method,
@@ -404,6 +408,17 @@ class _Run:
             raise signals.interrupted(self.nonfinite.last_checkpoint or self.out)
         return step
 
+    @contextlib.contextmanager
+    def _kept_when_rewards_are_lost(self) -> Iterator[None]:
+        """Rollouts begin at borders: what was learnt until then is whole. (Several processes cannot agree to save:
+        only one of them may know.)"""
+        try:
+            yield
+        except RewardLost:
+            if self.done and self.processes.world_size == 1:
+                self._save(self.done)
+            raise
+
     def _after_update(self, update: Step, clock: _Clock, trackers: list[Any]) -> None:
         step, stage, last = update.number, self.stage, update.number == self.setup.steps
         self.tokens_seen += int(update.metrics["tokens"])
@@ -416,6 +431,7 @@ class _Run:
             if self._at_border(step - 1):
                 for row in self.rollouts.samples:
                     self.journal.sample(step, row)
+                self._tell_unscored(step, self.rollouts.unscored)
         best_before = self.best
         said_before = set(self.method_state.get("remarks", ()))
         self.method_state = stage.method.after_step(self.method_state, update.metrics)
@@ -490,9 +506,8 @@ class _Run:
         def decode(ids: Sequence[int]) -> str:
             return str(tokenizer.decode(list(ids)))
 
-        def judge(reward: Reward, answers: Sequence[Answer]) -> list[Outcome]:
-            heartbeat("reward", self.done)
-            return score_all(reward, answers)
+        def judge(reward: Reward, stop_limit: float, answers: Sequence[Answer]) -> list[Outcome]:
+            return score_all(reward, answers, stage.deadline, stop_limit, self._alive("reward"))
 
         draw: Draw = partial(self._draw, LocalSampler(setup.loaded.model, layout=setup.layout.layout))
         if (env := stage.env) is not None:
@@ -501,8 +516,9 @@ class _Run:
                 draw, lambda request: world(request.task), decode, setup.template.encode_turn, env.max_turns
             )
         return Rollouts(
-            setup.prompts, draw, partial(judge, reward), self.roles, method, decode, stage.batch_size, stage.seed,
-            stop_ids=setup.template.stop_ids, oracle=partial(judge, stage.oracle) if stage.oracle else None,
+            setup.prompts, draw, partial(judge, reward, stage.stop_limit), self.roles, method, decode, stage.batch_size,
+            stage.seed, stop_ids=setup.template.stop_ids,
+            oracle=partial(judge, stage.oracle, 1.0) if stage.oracle else None,  # may fail: nothing is learnt from it
             mixed=self._mixed, mixture=setup.mixture, tokens=setup.tokens_per_micro, device=setup.device,
             processes=self.processes,
         )  # fmt: skip
@@ -517,19 +533,37 @@ class _Run:
 
     def _draw(self, sampler: Sampler, requests: Sequence[Request], sampling: Sampling) -> list[list[Response]]:
         """Answers by the policy as it is now."""
-
-        def alive() -> None:
-            heartbeat("rollout", self.done)
-            if alone and self.stopping():
-                raise Stopped
-
-        model, alone = self.setup.loaded.model, self.processes.world_size == 1
+        model = self.setup.loaded.model
         training = model.training
         model.eval()
         try:
-            return single_turn(sampler, alive)(requests, sampling)
+            return single_turn(sampler, self._alive("rollout"))(requests, sampling)
         finally:
             model.train(training)
+
+    def _alive(self, phase: str) -> Callable[[], None]:
+        """To be called again and again while a rollout is made: a sign of life, and a way out."""
+
+        def alive() -> None:
+            heartbeat(phase, self.done)
+            if self.processes.world_size == 1 and self.stopping():
+                raise Stopped
+
+        return alive
+
+    def _tell_unscored(self, step: int, unscored: Counter[tuple[str, str]]) -> None:
+        """What could not be scored, with the reasons given most often; aloud the first time."""
+        if not unscored:
+            return
+        told = [{"kind": kind, "reason": reason, "answers": n} for (kind, reason), n in unscored.most_common(5)]
+        self.journal.emit("unscored", {"step": step, "answers": unscored.total(), "reasons": told})
+        if not self.unscored:
+            self.unscored = True
+            most = told[0]
+            self._say(
+                f"Step {step}: {unscored.total()} answers have no score and are left out, most often because of this: "
+                f"{most['reason']} (rollout/unscored counts them, events.jsonl says why)."
+            )
 
     def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Say which alarms ring for the first time."""

@@ -1,6 +1,7 @@
 """Whatever a reward does, every answer gets one named outcome."""
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from nurture.errors import InputError, RewardLost
 from nurture.protocols import Answer, Failed, Scored, Unscorable
 from nurture.records import Message, Task
-from nurture.rewards import outcomes_of, score_all, tally_outcomes
+from nurture.rewards import outcomes_of, reward_from, score_all, tally_outcomes
 
 TASK = Task((Message("user", "?"),), "4")
 FOUR = [Answer(TASK, str(i)) for i in range(4)]
@@ -72,12 +73,14 @@ FAILED = lambda code: ("Failed", code)  # noqa: E731
         (lambda a: [Scored(math.nan)] * 4, [FAILED("NOT_FINITE")] * 4),
         (lambda a: ["1", [1], {}, 1j], [FAILED("NOT_A_NUMBER")] * 4),
         (generator, [1.0, 2.0, FAILED("RAISED"), FAILED("RAISED")]),
-        (lambda a: {0: 1}, [FAILED("RAISED")] * 4),
+        (lambda a: {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}, [FAILED("WRONG_LENGTH")] * 4),
+        (lambda a: {0.0, 1.0, 2.0, 3.0}, [FAILED("WRONG_LENGTH")] * 4),
+        (lambda a: sys.exit(1), [FAILED("RAISED")] * 4),
+        (lambda a: [10**400, 1e300, -1e300, 1], [FAILED("NOT_FINITE")] * 3 + [1.0]),
+        (lambda a: [Scored(1e300)] * 4, [FAILED("NOT_FINITE")] * 4),
     ],
 )  # fmt: skip
 def test_every_kind_of_value_has_a_named_outcome(fn, expected):
-    if expected == [FAILED("RAISED")] * 4 and fn is not raises:  # a mapping is no list: one key, then nothing
-        expected = [0.0] + [FAILED("WRONG_LENGTH")] * 3
     assert codes(fn) == expected
 
 
@@ -85,6 +88,34 @@ def test_a_sleeper_is_left_behind_and_what_it_gave_counts():
     started = time.monotonic()
     assert codes(slow, deadline=0.3) == [1.0] + [FAILED("TIMEOUT")] * 3
     assert time.monotonic() - started < 10
+
+
+def test_whoever_waits_is_told_so_and_may_leave():
+    class Enough(Exception):
+        pass
+
+    told = []
+
+    def alive():
+        told.append(time.monotonic())
+        if len(told) == 2:
+            raise Enough
+
+    started = time.monotonic()
+    with pytest.raises(Enough):
+        score_all(Fn(slow), FOUR, alive=alive)
+    assert 1.5 < time.monotonic() - started < 10
+
+
+def test_the_deadline_allows_for_limits_that_a_reward_sets_itself():
+    looping = [
+        Answer(Task((), info={"tests": tests}), "")
+        for tests in (["assert f()"] * 9, [{"input": "", "output": ""}] * 3, None)
+    ]
+    code = reward_from({"name": "code", "seconds": 6, "workers": 2})
+    assert code.seconds_for(looping) == 6 * (1 + 3 + 1) / 2
+    both = reward_from({"name": "sum", "of": {"code": {"name": "code", "seconds": 6, "workers": 2}, "form": "format"}})
+    assert both.seconds_for(looping) == code.seconds_for(looping)
 
 
 def test_the_reason_says_what_was_raised():

@@ -88,6 +88,17 @@ def test_hacking_needs_both_and_more_than_noise():
     assert not names(ragged, hacking=1000.0)
 
 
+def test_a_gap_silences_no_alarm():
+    for alarm, curve in (
+        ("hacking", {"rollout__oracle": lambda x: 0.5 - 0.3 * x}),
+        ("entropy", {"entropy": lambda x: (1 - x) ** 3}),
+    ):
+        rows = history(**curve)
+        for k in (0, 9):
+            rows[k] = rows[k] | {"rollout/oracle": float("nan"), "entropy": float("nan")}
+        assert names(rows) == {alarm}
+
+
 def test_what_was_not_measured_is_silent():
     rows = [{"rollout/score": 0.5, "kl": float("nan"), "entropy": float("nan")} for _ in range(N)]
     assert not ringing(rows, Alarms())

@@ -5,6 +5,7 @@ import pytest
 from engine import online_engine
 
 from nurture.envs import Calculator
+from nurture.errors import RewardLost
 from nurture.methods import GRPO
 from nurture.protocols import Request, Sampling, Scored, Turn
 from nurture.records import Task
@@ -77,6 +78,23 @@ def test_the_world_speaks_with_mask_0_and_the_model_answers_it():
         for ids, turn in zip(turns, said, strict=True):
             assert [i for i in response.ids[ids].tolist() if i not in STOPS or i in turn] == turn
     assert several >= 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"step": lambda self, action: 1 / 0}, "step raised ZeroDivisionError"),
+        ({"step": lambda self, action: None}, "step gave None where a Turn with a text is due"),
+        ({"step": lambda self, action: Turn(3)}, "where a Turn with a text is due"),
+        ({"reset": lambda self, seed: {}[seed]}, "reset raised KeyError"),
+    ],
+)
+def test_a_world_that_fails_is_named(fault, told):
+    world = type("Broken", (Parrot,), fault)
+    sampler = LocalSampler(online_engine().models["policy"])
+    draw = several_turns(single_turn(sampler), lambda request: world(), decode, encode)
+    with pytest.raises(RewardLost, match=f"env Broken: .*{told}"):
+        draw([Request(np.arange(8, 13), 6, "a")], Sampling(max_tokens=30, stop_ids=STOPS, seed=0))
 
 
 def test_the_trainer_agrees_with_every_turn():

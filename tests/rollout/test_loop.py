@@ -9,7 +9,7 @@ from engine import online_engine
 
 from nurture.core.reduce import global_norm
 from nurture.data.mix import Mixture, Part
-from nurture.errors import InputError
+from nurture.errors import InputError, RewardLost
 from nurture.methods import GRPO, PPO
 from nurture.protocols import Failed, Scored, Unscorable
 from nurture.records import Message, Task
@@ -160,7 +160,7 @@ def test_what_cannot_be_scored_is_left_out_and_counted():
     assert [row.get("unscored") for row in made.samples[:4]] in (
         ["unscorable", "failed", None, None], ["unscorable"] * 4)  # fmt: skip
     nothing = rollouts(GRPO4, judge=lambda answers: [Unscorable("no gold")] * len(answers))
-    with pytest.raises(InputError, match="no response of rollout 0 could be scored"):
+    with pytest.raises(RewardLost, match=r"no response of rollout 0 could be scored, most often because .* no gold"):
         nothing.rollout(0, {})
 
 
@@ -221,6 +221,54 @@ def test_groups_without_an_advantage_are_not_computed(flat):
         assert step.metrics["tokens"] < other.metrics["tokens"]
         assert step.metrics["grad_norm"] == pytest.approx(other.metrics["grad_norm"], rel=1e-5)
         assert (step.metrics["grad_norm"] == 0) == (len(flat) == 5)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        GRPO4.model_copy(update={"num_iterations": 1}),
+        GRPO4,
+        PPO(num_generations=2, max_completion_length=6, kl_estimator="full"),
+    ],
+    ids=["once", "twice", "exact"],
+)
+def test_the_distance_is_told_wherever_a_reference_is_asked(method):
+    """Once gone through, a rollout is not read again before its update: the sampler has said the same."""
+    made = rollouts(method)
+    batch = made.rollout(0, {})
+    roles = online_engine()
+    with torch.no_grad():
+        said = roles.score(batch, {"policy": ("logp",), "ref": ("logp",)})
+        exact = roles.score(batch, {"policy": ("kl",)}).policy.kl if method.name == "ppo" else None
+    nats = batch.sum_per_response(said.policy.logp - said.ref.logp if exact is None else exact)
+    assert made.metrics["rollout/kl"] == pytest.approx(float(nats.mean()), abs=1e-4)
+    assert [row["kl"] for row in made.samples] == pytest.approx(nats.tolist(), abs=1e-4)
+
+
+def test_an_answer_that_is_cut_off_counts_where_it_is_not_learnt_from():
+    masked = GRPO4.model_copy(update={"mask_truncated_completions": True, "max_completion_length": 2, "beta": 0.0})
+    made, plain = rollouts(masked), rollouts(masked.model_copy(update={"mask_truncated_completions": False}))
+    made.stop_ids = plain.stop_ids = tuple(range(0, 199, 2))
+    batch, whole = made.rollout(0, {}), plain.rollout(0, {})
+    assert made.metrics["rollout/truncated"] == plain.metrics["rollout/truncated"] > 0
+    assert batch.num_responses < whole.num_responses
+    never = rollouts(masked)
+    never.stop_ids = ()
+    assert not never.rollout(0, {}).adv.any() and never.metrics["rollout/truncated"] == 1.0
+
+
+def test_groups_that_were_left_out_leave_no_update_empty():
+    def judge(answers):
+        return [
+            Unscorable("no gold") if a.task.answer == 1 else o for a, o in zip(answers, evens(answers), strict=True)
+        ]
+
+    method = GRPO4.model_copy(update={"num_mini_batches": 3})
+    made = rollouts(method, judge=judge)
+    number = next(k for k in range(5) if 1 in {p.task.answer for p in next(iter(made._choices(k)))})
+    parts = [*made.batches(dict, number, number + 1)]
+    assert len(parts) == 6 and all(part.num_groups == 1 for part in parts)
+    assert len({g.key for part in parts[:3] for g in part.groups}) == 2
 
 
 def test_texts_to_imitate_are_mixed_in():

@@ -75,9 +75,9 @@ class Player:
                 max_steps=method.max_completion_length, temperature=method.temperature,
             )  # fmt: skip
             batch = record(self._with_the_rest(batch), self.roles, method)
-            batch = advantages(batch, method, self.state)
-            self.metrics = rollout_metrics(batch)
-            for part in updates(batch, method, self.seed, number):
+            priced = advantages(batch, method, self.state)
+            self.metrics = rollout_metrics(batch, priced)
+            for part in updates(priced, method, self.seed, number):
                 if made < steps:
                     yield part
                 made += 1

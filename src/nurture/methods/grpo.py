@@ -141,4 +141,5 @@ class GRPO(Online):
 
 def _without_truncated(batch: Batch) -> Batch:
     kept = (Group(g.prompt, tuple(r for r in g.responses if not r.truncated), g.key) for g in batch.groups)
-    return Batch(tuple(g for g in kept if g.responses), batch.device)
+    groups = tuple(g for g in kept if g.responses)
+    return Batch(groups, batch.device) if groups else batch.recording(adv=torch.zeros_like(batch.adv))

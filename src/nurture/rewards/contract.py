@@ -11,7 +11,8 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AnySet
 from numbers import Real
 from typing import Any
 
@@ -28,14 +29,28 @@ RAISED, TIMEOUT, NOT_A_NUMBER, NOT_FINITE, WRONG_LENGTH, NONE = (
 )
 
 
+DEADLINE = 300.0
+LARGEST = 3.4e38
+"""Scores are kept in fp32."""
+
+
 def score_all(
-    reward: Reward, answers: Sequence[Answer], deadline: float = 300.0, stop_limit: float = 0.5
+    reward: Reward,
+    answers: Sequence[Answer],
+    deadline: float | None = None,
+    stop_limit: float = 0.5,
+    alive: Callable[[], None] = lambda: None,
 ) -> list[Outcome]:
-    """One outcome per answer, within `deadline` seconds. `RewardLost` where more than a share of `stop_limit` failed.
+    """One outcome per answer, within `deadline` seconds: by default five minutes, or more where limits that the reward
+    sets itself add up to more. `RewardLost` where more than a share of `stop_limit` failed. `alive` is called every
+    second, and may raise to end the waiting.
 
     The reward runs in a thread of its own, which is left behind at the deadline: what it gave until then counts, the
     rest is `Failed`. (A thread that never lets go of the interpreter, deep inside C code, cannot be left behind.)
     """
+    if deadline is None:
+        own: Callable[[Sequence[Answer]], float] = getattr(reward, "seconds_for", lambda answers: 0.0)
+        deadline = max(DEADLINE, 1.5 * own(answers))
     found: list[Outcome | NurtureError] = []
     left = threading.Event()
     context = contextvars.copy_context()
@@ -44,8 +59,12 @@ def score_all(
     )
     started = time.monotonic()
     thread.start()
-    thread.join(deadline)
-    left.set()
+    try:
+        while thread.is_alive() and (remaining := started + deadline - time.monotonic()) > 0:
+            thread.join(min(1.0, remaining))
+            alive()
+    finally:
+        left.set()
     given = found[: len(answers) + 1]
     for error in given:
         if isinstance(error, NurtureError):
@@ -86,17 +105,18 @@ def outcomes_of(reward: Reward, answers: Sequence[Answer]) -> Iterator[Outcome]:
             # Whose values they are cannot be known.
             fault = Failed(f"gave {len(values)} values for {len(answers)} answers", WRONG_LENGTH)
             values = ()
-        elif not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        elif not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, AnySet)):
             fault = Failed(f"gave {_a(values)} instead of one value per answer", WRONG_LENGTH)
             values = ()
         for value in values:
             if given == len(answers):
                 break
+            outcome = outcome_of(value)
             given += 1
-            yield outcome_of(value)
+            yield outcome
     except NurtureError:  # what no answer can mend, such as a missing sandbox
         raise
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # whatever it raises, in a thread of its own
         text = " ".join(str(error).split())
         fault = Failed(f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__, RAISED)
     fault = fault or Failed(f"gave {given} values for {len(answers)} answers", WRONG_LENGTH)
@@ -107,19 +127,22 @@ def outcomes_of(reward: Reward, answers: Sequence[Answer]) -> Iterator[Outcome]:
 def outcome_of(value: object) -> Outcome:
     """What one given value means."""
     if isinstance(value, Scored):
-        return value if math.isfinite(value.value) else _not_finite(value.value)
+        return value if abs(value.value) <= LARGEST else _not_finite(value.value)
     if isinstance(value, (Unscorable, Failed)):
         return value
     if value is None:
         return Unscorable("the reward gave None", NONE)
     if not isinstance(value, Real):
         return Failed(f"gave {_a(value)} where a number is due", NOT_A_NUMBER)
-    number = float(value)
-    return Scored(number) if math.isfinite(number) else _not_finite(number)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    return Scored(number) if abs(number) <= LARGEST else _not_finite(number)
 
 
 def _not_finite(number: float) -> Failed:
-    return Failed(f"gave {number}, which is not finite", NOT_FINITE)
+    return Failed(f"gave {number}, which is not finite in fp32", NOT_FINITE)
 
 
 def _a(value: object) -> str:

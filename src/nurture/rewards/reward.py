@@ -34,6 +34,10 @@ class Reward(BaseModel):
         for part in self.inner():
             part.check()
 
+    def seconds_for(self, answers: Sequence[Answer]) -> float:
+        """How long judging them may rightly take by limits of its own; 0 where it has none."""
+        return sum(part.seconds_for(answers) for part in self.inner())
+
     def inner(self) -> Iterator[Reward]:
         """The rewards it is made of."""
         return iter(())

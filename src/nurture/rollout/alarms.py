@@ -70,7 +70,9 @@ def _hacking(history: History, limits: Alarms) -> str:
     why `hacking` asks for several standard errors.)"""
     window = limits.window
     score, oracle = _column(history, "rollout/score"), _column(history, "rollout/oracle")
-    if limits.hacking is None or len(history) < 2 * window or not np.isfinite(oracle).all():
+    known = np.isfinite(score) & np.isfinite(oracle)
+    score, oracle = score[known], oracle[known]
+    if limits.hacking is None or len(oracle) < 2 * window:
         return ""
     means = _means(oracle, window)
     at = int(means.argmax())
@@ -101,8 +103,9 @@ def _column(history: History, metric: str) -> NDArray[np.float64]:
 
 
 def _means(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """The mean of every window; none at all where a value is missing."""
-    if len(values) < window or not np.isfinite(values).all():
+    """The mean of every window of the values that are there."""
+    values = values[np.isfinite(values)]
+    if len(values) < window:
         return np.zeros(0)
     return np.lib.stride_tricks.sliding_window_view(values, window).mean(1)
 

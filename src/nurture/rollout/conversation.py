@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ..core.random import stream_key
 from ..envs import Speaker
+from ..errors import NurtureError, RewardLost
 from ..protocols import Request, Sampling
 from ..records import Message
 from ..types import Ids, Response
@@ -66,7 +68,21 @@ class _Talk:
     truncated: bool = True
 
     def __post_init__(self):
-        self.env.reset(stream_key(self.sampling.seed, "world", self.request.key, self.k) >> 33)
+        seed = stream_key(self.sampling.seed, "world", self.request.key, self.k) >> 33
+        self._asked("reset", lambda: self.env.reset(seed))
+
+    @property
+    def _name(self) -> str:
+        return type(self.env).__name__
+
+    def _asked(self, what: str, call: Callable[[], Any]) -> Any:
+        """The world may be anyone's code."""
+        try:
+            return call()
+        except NurtureError:
+            raise
+        except Exception as error:
+            raise RewardLost(f"env {self._name}: {what} raised {error!r}; mend it, and resume.") from error
 
     @property
     def room(self) -> int:
@@ -87,7 +103,11 @@ class _Talk:
         if response.truncated:
             self.over = True
             return
-        turn = self.env.step(text)
+        turn = self._asked("step", lambda: self.env.step(text))
+        if not isinstance(getattr(turn, "observation", None), str):
+            raise RewardLost(
+                f"env {self._name}: step gave {turn!r} where a Turn with a text is due; mend it, and resume."
+            )
         self.answer = turn.observation
         if turn.done:
             self.over, self.truncated = True, turn.truncated

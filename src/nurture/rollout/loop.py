@@ -10,6 +10,7 @@ that was never stopped. Checkpoints belong on these borders, every `method.updat
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,14 +21,14 @@ import torch
 from ..core.random import numpy_generator, stream_key
 from ..data.batches import epoch_size, sample_order
 from ..data.mix import Mixture
-from ..errors import InputError
+from ..errors import InputError, RewardLost
 from ..methods import Online
 from ..protocols import Answer, Outcome, Request, Roles, Sample, Sampler, Sampling, Scored, Unscorable
 from ..records import Message, Task
 from ..train.processes import Processes
 from ..types import CPU, Batch, Group, Ids, Response
 from .laps import Laps
-from .record import advantages, check_parts, record, rollout_metrics, updates
+from .record import advantages, check_parts, distance, record, rollout_metrics, updates
 
 Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
 """One outcome per answer, in their order."""
@@ -114,6 +115,8 @@ class Rollouts:
     """Where the time of the newest rollout went: `sample`, `reward` and `score` here, `train` by whoever trains."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     """Of the newest rollout: `rollout_metrics`, and how many responses and groups came to nothing."""
+    unscored: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """What kept responses of the newest rollout from being scored: `("failed", reason)` or `("unscorable", reason)`."""
     samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Every response of the newest batch: prompt, response, score with its reason, length, KL."""
 
@@ -143,14 +146,15 @@ class Rollouts:
         batch = record(Batch(groups, self.device), self.roles, self.method, self.tokens, self.processes)
         priced = advantages(batch, self.method, state)
         self.samples = [{"rollout": number, **row} for row in _with_kl(scenes, batch)]
-        self.metrics = {**rollout_metrics(priced), **_judged(self.samples), **counts}
+        self.metrics = {**rollout_metrics(batch, priced), **_judged(self.samples), **counts}
         self.laps.lap("score")
         return priced
 
     def _scenes(self, number: int) -> tuple[list[Scene], dict[str, float]]:
         kept: list[Scene] = []
         aside: list[Scene] = []
-        asked = drawn = unscored = empty = 0
+        asked = drawn = empty = 0
+        self.unscored.clear()
         for chosen in self._choices(number):
             missing = self.batch_size - len(kept)
             if missing <= 0:
@@ -158,18 +162,23 @@ class Rollouts:
             some = chosen[: self._asked(missing)]
             for scene in self._shared(some, asked, number):
                 drawn += len(scene.samples)
-                unscored += len(scene.samples) - len(scene.responses)
+                self.unscored.update((row["unscored"], row["reason"]) for row in scene.samples if "unscored" in row)
                 empty += not scene.responses
                 if scene.responses:
                     (kept if scene.has_signal or not self.method.sets_aside else aside).append(scene)
             asked += len(some)
         if not kept and not aside:
-            raise InputError(f"no response of rollout {number} could be scored; events and samples say why.")
+            ((_, reason), _) = self.unscored.most_common(1)[0]
+            raise RewardLost(
+                f"no response of rollout {number} could be scored, most often because of this: {reason}. Mend the "
+                "reward or the data, and resume."
+            )
         batch = (kept + aside)[: self.batch_size]
         surplus = max(0, len(kept) - self.batch_size)
         counts = {
             "rollout/responses": float(drawn),
-            "rollout/unscored": float(unscored),
+            "rollout/unscored": float(self.unscored.total()),
+            "rollout/failed": float(sum(n for (kind, _), n in self.unscored.items() if kind == "failed")),
             "rollout/empty_groups": float(empty),
             "rollout/refilled": float(len(kept) + len(aside) - len(batch) - surplus),
             "rollout/surplus": float(surplus),
@@ -317,7 +326,6 @@ def _judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _with_kl(scenes: Sequence[Scene], batch: Batch) -> list[dict[str, Any]]:
     """The rows of all responses; those that were scored with their distance from the reference, where it is known."""
-    kl = None
-    if batch.logp_old is not None and batch.logp_ref is not None:
-        kl = iter(batch.sum_per_response(batch.logp_old - batch.logp_ref).tolist())
+    nats = distance(batch)
+    kl = None if nats is None else iter(batch.sum_per_response(nats).tolist())
     return [{**row, "kl": next(kl)} if kl is not None and "score" in row else row for s in scenes for row in s.samples]

@@ -79,14 +79,26 @@ def updates(batch: Batch, method: Online, seed: int, rollout: int, mixed: Sequen
             yield Batch(batch.groups + tuple(mixed), batch.device) if mixed else batch
             continue
         draw = numpy_generator(seed, "mini-batches", rollout, iteration)
-        order = np.array_split(draw.permutation(batch.num_groups), parts)
+        order = draw.permutation(batch.num_groups)
+        # Groups may have been left out: where a part would be empty, some are gone through twice.
+        order = np.array_split(np.resize(order, max(len(order), parts)), parts)
         extra = np.array_split(draw.permutation(len(mixed)), parts)
         for chosen, others in zip(order, extra, strict=True):
             yield Batch(tuple(batch.groups[i] for i in chosen) + tuple(mixed[i] for i in others), batch.device)
 
 
-def rollout_metrics(batch: Batch) -> dict[str, float]:
-    """What every rollout logs besides the method's own statistics (`runs.METRICS` says what each means)."""
+def distance(batch: Batch) -> torch.Tensor | None:
+    """`[T]` nats from the reference, where a reference was asked: exact, or log p - log p_ref of the token. (Where the
+    policy's log-probabilities were not recorded, the sampler's are the same up to rounding.)"""
+    if batch.kl is not None:
+        return batch.kl
+    logp = batch.logp_sampler if batch.logp_old is None else batch.logp_old
+    return None if logp is None or batch.logp_ref is None else logp - batch.logp_ref
+
+
+def rollout_metrics(batch: Batch, priced: Batch) -> dict[str, float]:
+    """What every rollout logs besides the method's own statistics (`runs.METRICS` says what each means). `priced` is
+    what became of it with advantages, which may be less: answers that were cut off can be left out."""
     score, lengths = batch.score, np.array(batch.own_lengths)
     spread = [{r.score for r in g.responses} for g in batch.groups]
     metrics = {
@@ -97,8 +109,8 @@ def rollout_metrics(batch: Batch) -> dict[str, float]:
     }
     if any(len(g.responses) > 1 for g in batch.groups):
         metrics["rollout/no_signal"] = float(np.mean([len(scores) == 1 for scores in spread]))
-    if any(r.value is not None for r in batch.responses):
-        metrics["rollout/explained_variance"] = explained_variance(batch.value, batch.ret)
-    if batch.logp_old is not None and batch.logp_ref is not None:
-        metrics["rollout/kl"] = float(batch.sum_per_response(batch.logp_old - batch.logp_ref).mean())
+    if any(r.value is not None for r in priced.responses):
+        metrics["rollout/explained_variance"] = explained_variance(priced.value, priced.ret)
+    if (nats := distance(batch)) is not None:
+        metrics["rollout/kl"] = float(batch.sum_per_response(nats).mean())
     return metrics
