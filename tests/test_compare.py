@@ -9,6 +9,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from nurture.compare import compare_models
+from nurture.comparison_page import Trained, _training
 from nurture.errors import InputError
 from nurture.evaluate.answers import Graded
 from nurture.evaluate.exam import Exam, Examined, steps
@@ -134,3 +135,32 @@ def test_a_model_is_named_once(done):
     model = str(done[1] / "reader" / "model")
     with pytest.raises(InputError, match="to be compared twice"):
         compare_models([model, model], None, Console(quiet=True), title="x", exams=[Exam(n=2)])
+
+
+def test_stages_that_learnt_from_their_own_answers_stand_side_by_side(tmp_path):
+    """Where each began and ended, and what both judges said at each distance: the figures of over-optimisation."""
+    stages = []
+    for name, far in (("near", 1.0), ("far", 4.0), ("blind", None)):
+        rows = [
+            {
+                "step": i + 1,
+                "loss": 9.0,
+                "rollout/score": 0.1 * i,
+                "rollout/oracle": 0.5 - 0.01 * i,
+                "rollout/length": 7.0,
+            }
+            | ({"rollout/kl": far * i / 50} if far else {})
+            for i in range(40)
+        ]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        stages.append(Trained(name, "grpo", tmp_path / name))
+    page = _training(stages)
+    rows = re.findall(r"<tr><th>(\w+)</th>(.*?)</tr>", page)
+    cells = {name: re.findall(r"<td>(.*?)</td>", told) for name, told in rows}
+    assert cells["near"] == ["0.45 → 3.45", "0.455 → 0.155", "0.09 → 0.69", "7 → 7"]
+    assert cells["far"][2] == "0.36 → 2.76" and cells["blind"][2] == "–"
+    assert "loss" not in page and page.count("<figure>") == 3 + 2
+    across = page[page.index("oracle over the distance") :]
+    assert across.count("<polyline") == 2, "whose distance nobody measured has no curve"
+    assert not _training([])

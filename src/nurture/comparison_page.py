@@ -14,7 +14,7 @@ from .evaluate.answers import CRITERIA, by_family, criterion, per_task
 from .evaluate.exam import TEST, Examined, before_last, chosen_tasks, p_value, steps
 from .evaluate.statistics import Estimate, estimate, paired
 from .html_page import document, section, text
-from .report import STYLE, Series, figure, read_series
+from .report import STYLE, Series, by_distance, figure, mean, read_series
 from .runs import rows_of
 from .show import printable
 
@@ -329,20 +329,56 @@ def _mark(score: float) -> str:
     return "2" if score > 0.999 else "0" if score < 0.001 else "1"
 
 
-SHOWN_METRICS = ("loss", "reward", "accuracy")
-"""Of each stage one curve: the first of these that it logs."""
+SHOWN_METRICS = (("rollout/score", "rollout/oracle"), ("loss", "eval/loss"), ("reward",), ("accuracy", "eval/accuracy"))
+"""Of each stage one chart: the first of these that it logs, with what belongs to it. (The loss of a method that learns
+from its own answers says nothing.)"""
+ROLLOUTS = {"reward": "rollout/score", "oracle": "rollout/oracle", "nats from the reference": "rollout/kl",
+            "tokens": "rollout/length"}  # fmt: skip
+ENDS = 10
+"""Updates at either end of a stage that the table of rollouts is about."""
 
 
 def _training(stages: Sequence[Trained]) -> str:
     figures: list[str] = []
     for stage in stages:
-        for metric in SHOWN_METRICS:
-            series = [read_series(stage.folder, name) for name in (metric, f"eval/{metric}")]
+        for names in SHOWN_METRICS:
+            series = [read_series(stage.folder, name) for name in names]
             if series[0].points:
                 drawn = [Series(s.name, s.points) for s in series if s.points]
-                figures.append(figure(f"{stage.name} ({stage.method}): {metric}", "", drawn))
+                figures.append(figure(f"{stage.name} ({stage.method}): {names[0]}", "", drawn))
                 break
-    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+    return (f'<div class="charts">{"".join(figures)}</div>' if figures else "") + _rollouts(stages)
+
+
+def _rollouts(stages: Sequence[Trained]) -> str:
+    """Of all stages that learnt from their own answers: where they began and ended, and what was paid for distance."""
+    metrics = {stage.name: rows_of(stage.folder / "metrics.jsonl") for stage in stages}
+    learnt = {name: of for name, rows in metrics.items() if (of := [row for row in rows if "rollout/score" in row])}
+    if not learnt:
+        return ""
+    lines: list[str] = []
+    for name, rows in learnt.items():
+        cells: list[str] = []
+        for metric in ROLLOUTS.values():
+            known = [row for row in rows if math.isfinite(float(row.get(metric, math.nan)))]
+            told = f"{mean(known[:ENDS], metric):.3g} → {mean(known[-ENDS:], metric):.3g}" if known else "–"
+            cells.append(f"<td>{told}</td>")
+        lines.append(f"<tr><th>{text(name)}</th>{''.join(cells)}</tr>")
+    head = "".join(f"<th>{text(name)}</th>" for name in ROLLOUTS)
+    table = f'<div class="wide"><table class="scores"><tr><th></th>{head}</tr>{"".join(lines)}</table></div>'
+    curves = {name: by_distance(rows) for name, rows in learnt.items()}
+    figures = [
+        figure(
+            f"{what} over the distance from the reference",
+            "in nats per response: where the reward rises on and the oracle falls, the reward is being exploited",
+            [Series(name, both[i].points) for name, both in curves.items()], across="nat",
+        )
+        for i, what in enumerate(("reward", "oracle"))
+    ]  # fmt: skip
+    return (
+        f"<p>Answers drawn in training, means of the first {ENDS} updates and of the last:</p>{table}"
+        f'<div class="charts">{"".join(figures)}</div>'
+    )
 
 
 def _reading(data: Sequence[str], examined: Sequence[Examined]) -> str:

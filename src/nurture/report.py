@@ -153,17 +153,22 @@ def _curves(
     return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
 
 
-def _over_optimisation(metrics: Sequence[Mapping[str, Any]]) -> str:
+def by_distance(metrics: Sequence[Mapping[str, Any]]) -> list[Series]:
     """What the reward and the oracle say at each distance from the reference, as means over stretches of updates."""
     names = ("rollout/score", "rollout/oracle")
     rows = [row for row in metrics if all(name in row for name in ("rollout/kl", *names))]
     size = max(1, math.ceil(len(rows) / STRETCHES))
     stretches = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return [Series(n, sorted((mean(some, "rollout/kl"), mean(some, n)) for some in stretches)) for n in names]
 
-    def mean(stretch: Sequence[Mapping[str, Any]], name: str) -> float:
-        return sum(float(row[name]) for row in stretch) / len(stretch)
 
-    curves = [Series(n, sorted((mean(some, "rollout/kl"), mean(some, n)) for some in stretches)) for n in names]
+def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Of a metric over rows that all have it."""
+    return sum(float(row[name]) for row in rows) / len(rows)
+
+
+def _over_optimisation(metrics: Sequence[Mapping[str, Any]]) -> str:
+    curves = by_distance(metrics)
     meaning = (
         "over the distance from the reference, in nats per response: where the reward rises on and the oracle falls, "
         "the reward is being exploited"
@@ -185,7 +190,9 @@ def figure(title: str, meaning: str, series: Sequence[Series], across: str = "st
     drawn = [s for s in series if s.points]
     if not drawn:
         return ""
-    keys = "".join(f'<span class="key s{i}">{text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
+    keys = (
+        "".join(f'<span class="key s{i % 5}">{text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
+    )
     caption = f"<figcaption><b>{text(title)}</b> {text(meaning)} {keys}</figcaption>"
     return f"<figure>{caption}{chart(drawn, across)}</figure>"
 
@@ -216,14 +223,14 @@ def chart(series: Sequence[Series], across: str = "step") -> str:
     for number, one in enumerate(series):
         points = thinned(one.points, POINTS)
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
-        parts.append(f'<polyline class="curve s{number}" points="{path}"/>')
+        parts.append(f'<polyline class="curve s{number % 5}" points="{path}"/>')
         small = "dot" if len(points) <= 40 else "dot hidden"
         for step, value in points:
             x, y = at(step, value)
             at_x = f"{step:.0f}" if across == "step" else _number(step)
             told = f"{across} {at_x}: {text(one.name)} {_number(value)}"
             parts.append(
-                f'<circle class="{small} s{number}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>'
+                f'<circle class="{small} s{number % 5}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>'
             )
     return "".join([*parts, "</svg>"])
 
@@ -389,8 +396,10 @@ th { font-weight: 500; color: var(--soft); white-space: nowrap; }
 .events td:nth-child(-n+3) { white-space: nowrap; font-variant-numeric: tabular-nums; }
 figcaption { min-height: 2.6em; }
 .curve { fill: none; stroke-width: 1.75; stroke-linejoin: round; }
-.curve.s0 { stroke: var(--s0); } .curve.s1 { stroke: var(--s1); }
-.dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); }
+.curve.s0 { stroke: var(--s0); } .curve.s1 { stroke: var(--s1); } .curve.s2 { stroke: var(--s2); }
+.curve.s3 { stroke: var(--s3); } .curve.s4 { stroke: var(--s4); }
+.dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); } .dot.s2 { fill: var(--s2); }
+.dot.s3 { fill: var(--s3); } .dot.s4 { fill: var(--s4); }
 .dot.hidden { opacity: 0; } .dot.hidden:hover { opacity: 1; }
 .key::before { content: "\\25CF "; } .key { margin-left: .6em; white-space: nowrap; }
 .key.s0::before { color: var(--s0); } .key.s1::before { color: var(--s1); } .key.s2::before { color: var(--s2); }
