@@ -316,7 +316,7 @@ OTHER_VALUES = {
     "samples": "{count: 7}", "track": "[wandb]", "ref": "other", "precompute_ref_log_probs": "false",
     "reward": "number", "optimizer": "adamw_8bit", "mix_temperature": "2.0",
     "oracle": "number", "alarms": "{window: 7}", "critic": "other", "ptx_data": "other", "env": "calculator",
-    "teacher": "other",
+    "teacher": "other", "deadline": "7", "stop_limit": "0.2",
 }  # fmt: skip
 KNOWN = {
     "mix_temperature": ("sft", ["data=[x,y]"]),
