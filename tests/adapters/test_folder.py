@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from adapted import CPU, TEXTS, adapted, declared, gap, learn, load, logits, make_base, numbered_rows, save
@@ -13,12 +14,16 @@ from transformers import AutoModelForCausalLM
 
 from nurture import api
 from nurture.adapters import ADAPTERS
+from nurture.adapters.ia3 import IA3
+from nurture.adapters.lora import LoRA
 from nurture.errors import InputError
 from nurture.export import export
 from nurture.methods import SFT
 from nurture.models.layouts import set_layout
 from nurture.models.load import attach_adapter, embed_new_tokens
+from nurture.protocols import Request, Sampling
 from nurture.recipe import stage_from
+from nurture.rollout.sampler import LocalSampler
 from nurture.run import run_stage
 
 QUIET = Console(quiet=True)
@@ -114,17 +119,42 @@ def test_every_kind_can_go_on(base, case, tmp_path):
     assert gap(logits(third.model), logits(again.model)) < 1e-6
 
 
+def test_pissa_with_magnitudes_is_saved_as_it_is(base, tmp_path):
+    """DoRA's magnitudes are no part of what becomes relative to the base."""
+    loaded = load(base)
+    adapter = LoRA(r=2, use_dora=True, init_lora_weights="pissa")
+    loaded = attach_adapter(loaded, adapter, steps=5, seed=0)
+    roles, _ = learn(loaded, SFT(), steps=5)
+    expected = logits(loaded.model)
+    assert gap(logits(load(save(loaded, roles, tmp_path / "adapter")).model), expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        LoRA(layers_to_transform=[0]),
+        LoRA(target_modules=["q_proj"], layers_to_transform=[7]),
+        IA3(target_modules=["o_proj"]),
+    ],
+    ids=["all-linear and some layers", "no such layer", "feed-forward beside the targets"],
+)
+def test_what_peft_refuses_is_one_sentence(base, adapter):
+    with pytest.raises(InputError, match="adapter: peft refuses these settings: "):
+        attach_adapter(load(base), adapter, steps=5, seed=0)
+
+
 # -- new tokens ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_new_tokens_learn_and_are_saved(tied, tmp_path):
+@pytest.mark.parametrize("case", ["lora", "lora-pissa"])
+def test_new_tokens_learn_and_are_saved(tied, case, tmp_path):
     base = make_base(tmp_path / "base", tie_word_embeddings=tied)
     loaded = load(base)
     loaded.tokenizer.add_special_tokens({"additional_special_tokens": ["<|think|>", "<|done|>"]})
     new = embed_new_tokens(loaded.model, loaded.tokenizer)
     assert new == ("<|think|>", "<|done|>")
-    loaded = attach_adapter(replace(loaded, new_tokens=new), declared("lora"), steps=5, seed=0)
+    loaded = attach_adapter(replace(loaded, new_tokens=new), declared(case), steps=5, seed=0)
     old = loaded.model.get_input_embeddings().weight.detach().clone()
     from engine import demonstrations
 
@@ -136,6 +166,8 @@ def test_new_tokens_learn_and_are_saved(tied, tmp_path):
     now = loaded.model.get_input_embeddings().weight.detach()
     assert torch.equal(now[:300], old[:300]) and not torch.equal(now[300:], old[300:])
     expected = logits(loaded.model, batch=batch)
+    asked = np.array([5, 300, 9, 301, 7])
+    (sample,) = LocalSampler(loaded.model).sample([Request(asked)], Sampling(max_tokens=4, temperature=0.0))
     again = load(save(loaded, roles, tmp_path / "adapter"))
     assert again.new_tokens == new
     assert gap(logits(again.model, batch=batch), expected) < 1e-6
@@ -144,9 +176,10 @@ def test_new_tokens_learn_and_are_saved(tied, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     plain.resize_token_embeddings(302, mean_resizing=False)
     theirs = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
-    ids = torch.tensor([[5, 300, 9, 301, 7]])
+    ids = torch.from_numpy(asked)[None]
     set_layout(loaded.model, "rows")
     with torch.no_grad():
+        assert sample.ids[0] == loaded.model(input_ids=ids).logits[0, -1].argmax()
         assert gap(theirs(input_ids=ids).logits, loaded.model(input_ids=ids).logits) < 1e-5
         merged = AutoModelForCausalLM.from_pretrained(
             export(str(tmp_path / "adapter"), tmp_path / "merged", merged=True).folder, dtype=torch.float32

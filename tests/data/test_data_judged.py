@@ -168,3 +168,10 @@ def test_unrelated_answers_are_those_of_other_prompts_and_the_same_every_time(te
     assert all(np.array_equal(a.responses[-1].ids, b.responses[-1].ids) for a, b in zip(more, again, strict=True))
     with pytest.raises(InputError, match="no answer to another prompt"):
         add_unrelated(groups[:1], 200, seed=1)
+
+
+def test_a_comparison_is_about_one_criterion():
+    told = Pair((Message("user", "?"),), (Message("assistant", "a"),), (Message("assistant", "b"),), origin="f:3")
+    assert fault_of(told, Judging()) is None
+    fault = fault_of(told, Judging(criteria=("helpful", "harmless")))
+    assert fault is not None and fault.code == "CRITERIA" and "which of the criteria" in str(fault)

@@ -200,3 +200,9 @@ def test_simpo_is_trls():
     loss, gradient = ours(SimPO(gamma=1.4), batch, said)
     assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
     torch.testing.assert_close(gradient, torch.autograd.grad(theirs, said.policy.logp)[0], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "hinge"])
+def test_smoothing_that_would_do_nothing_is_refused(loss):
+    with pytest.raises(ValueError, match=f"{loss} has no place for it"):
+        DPO(loss_type=loss, label_smoothing=0.1)

@@ -57,7 +57,8 @@ def attach(
     if not adapter.peft_type:
         adapter.select(model)
         return
-    config = adapter.config(model, steps)
+    with _refusals():
+        config = adapter.config(model, steps)
     if new_tokens:
         _train_tokens(model, config, adapter, [tokenizer.get_vocab()[token] for token in new_tokens])
     held = put(model, config, adapter, role)
@@ -65,6 +66,15 @@ def attach(
     to_compute_format(model)
     if getattr(adapter, "init_lora_weights", "") == "pissa":
         held.start |= {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What peft does not accept, as it says it."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(f"adapter: peft refuses these settings: {' '.join(str(error).split())}") from error
 
 
 def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str) -> Attached:
@@ -78,7 +88,7 @@ def put(model: PreTrainedModel, config: PeftConfig, adapter: Adapter, role: str)
         config.task_type = TaskType.SEQ_2_SEQ_LM
     elif not hasattr(model, "prepare_inputs_for_generation"):  # a classifier
         config.task_type = None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _refusals():
         warnings.simplefilter("ignore")  # what matters of them is an InputError by now
         if held is None:
             held = Attached(get_peft_model(model, config, adapter_name=role, autocast_adapter_dtype=False))

@@ -232,9 +232,12 @@ def _as_saved(adapter: Adapter, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _relative(
     start: Mapping[str, Tensor], settings: dict[str, Any], tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """PiSSA's B A - B0 A0 as one LoRA of twice the rank: B' = [B, B0], A' = [A; -A0]."""
-    out: dict[str, Tensor] = {}
+    """PiSSA's B A - B0 A0 as one LoRA of twice the rank: B' = [B, B0], A' = [A; -A0]. What else there is (DoRA's
+    magnitudes, new tokens) stays."""
+    out = dict(tensors)
     for name, tensor in tensors.items():
+        if ".lora_A." not in name and ".lora_B." not in name:
+            continue
         own = name.removeprefix("base_model.model.").removesuffix(".weight") + f".{ROLE}.weight"
         first = start[own].detach().to("cpu", torch.float32)
         out[name] = torch.cat([tensor, -first], 0) if ".lora_A." in name else torch.cat([tensor, first], 1)

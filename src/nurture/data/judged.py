@@ -44,6 +44,9 @@ def fault_of(record: Record, judging: Judging) -> DataError | None:
 
 def _check(record: Record, judging: Judging) -> None:
     where = record.origin
+    if isinstance(record, Pair | Ranking) and len(judging.criteria) > 1:
+        told = "a comparison does not say which of the criteria it is about"
+        raise DataError(where, "CRITERIA", f"{told}: learn one of them from it, or several from ratings.")
     match record:
         case Pair():
             if _texts(record.chosen) == _texts(record.rejected):

@@ -1,9 +1,9 @@
 """Direct preference optimisation: learn from comparisons without a reward model."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..core.preference import log_sigmoid
 from ..types import Batch, Loss, Scores, tally
@@ -41,6 +41,12 @@ class DPO(Method):
     """Use the mean log-ratio per token, so that long answers do not weigh more; `beta` then wants to be larger."""
     nll_coef: NotNegative = 0.0
     """Weight of the negative log-likelihood of the better answers, per token: it holds their probability up."""
+
+    @model_validator(mode="after")
+    def _smooths(self) -> Self:
+        if self.label_smoothing and self.loss_type in ("ipo", "hinge"):
+            raise ValueError(f"label_smoothing: {self.loss_type} has no place for it; use sigmoid or robust")
+        return self
 
     roles: ClassVar = {"policy": ("logp",), "ref": ("logp",)}
     scope: ClassVar = "group"
