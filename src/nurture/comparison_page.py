@@ -9,12 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .evaluate.answers import CRITERIA, by_family, criterion, per_task
 from .evaluate.exam import TEST, Examined, before_last, chosen_tasks, p_value, steps
 from .evaluate.statistics import Estimate, estimate, paired
 from .html_page import document, section, text
-from .report import STYLE, Series, by_distance, figure, mean, read_series
+from .report import STYLE, Series, by_distance, figure, mean, series_of
 from .runs import rows_of
 from .show import printable
 
@@ -339,20 +340,20 @@ ENDS = 10
 
 
 def _training(stages: Sequence[Trained]) -> str:
+    metrics = {stage.name: list(rows_of(stage.folder / "metrics.jsonl")) for stage in stages}
     figures: list[str] = []
     for stage in stages:
         for names in SHOWN_METRICS:
-            series = [read_series(stage.folder, name) for name in names]
+            series = [series_of(name, metrics[stage.name]) for name in names]
             if series[0].points:
                 drawn = [Series(s.name, s.points) for s in series if s.points]
                 figures.append(figure(f"{stage.name} ({stage.method}): {names[0]}", "", drawn))
                 break
-    return (f'<div class="charts">{"".join(figures)}</div>' if figures else "") + _rollouts(stages)
+    return (f'<div class="charts">{"".join(figures)}</div>' if figures else "") + _rollouts(metrics)
 
 
-def _rollouts(stages: Sequence[Trained]) -> str:
+def _rollouts(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Of all stages that learnt from their own answers: where they began and ended, and what was paid for distance."""
-    metrics = {stage.name: rows_of(stage.folder / "metrics.jsonl") for stage in stages}
     learnt = {name: of for name, rows in metrics.items() if (of := [row for row in rows if "rollout/score" in row])}
     if not learnt:
         return ""

@@ -141,13 +141,13 @@ def _curves(
         if name.startswith("eval/") and name.removeprefix("eval/") in names:
             continue
         together = [name, f"eval/{name}"] if f"eval/{name}" in names else [name]
-        charts.append(figure(name, meanings.get(name, ""), [_series(part, metrics) for part in together]))
+        charts.append(figure(name, meanings.get(name, ""), [series_of(part, metrics) for part in together]))
     charts.append(_over_optimisation(metrics))
     spent = [{"step": event["step"], **event["seconds"]} for event in events if event["event"] == "rollout"]
     parts = dict.fromkeys(name for row in spent for name in row if name != "step")
-    charts.append(figure("seconds", "of each rollout, by what they went into", [_series(p, spent) for p in parts]))
-    charts.append(figure("tokens_per_second", "since the start", [_series("tokens_per_second", timings)]))
-    memory = _series("memory", timings)
+    charts.append(figure("seconds", "of each rollout, by what they went into", [series_of(p, spent) for p in parts]))
+    charts.append(figure("tokens_per_second", "since the start", [series_of("tokens_per_second", timings)]))
+    memory = series_of("memory", timings)
     charts.append(figure("memory", "peak GB", [Series("memory", [(x, y / 1e9) for x, y in memory.points])]))
     drawn = "\n".join(chart for chart in charts if chart)
     return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
@@ -176,12 +176,8 @@ def _over_optimisation(metrics: Sequence[Mapping[str, Any]]) -> str:
     return figure("reward and oracle", meaning, curves, across="nat")
 
 
-def read_series(folder: Path, name: str) -> Series:
-    """A metric of a run, from its `metrics.jsonl`."""
-    return _series(name, rows_of(folder / "metrics.jsonl"))
-
-
-def _series(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
+def series_of(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:
+    """A metric over the steps of a run."""
     pairs = [(row["step"], row[name]) for row in rows if name in row and "step" in row]
     return Series(name, [(float(x), float(y)) for x, y in pairs if math.isfinite(float(y))])
 

@@ -227,7 +227,7 @@ class Rollouts:
             max_tokens=method.max_completion_length, temperature=method.temperature, stop_ids=self.stop_ids,
             seed=stream_key(self.seed, "rollout", number) >> 1,
         )  # fmt: skip
-        # The place is part of the name: a prompt that is asked twice at once is answered anew.
+        # The place is part of the name: a prompt that comes twice in a rollout is answered anew.
         requests = [
             Request(p.ids, method.num_generations, f"{p.key} {i}", task=p.task)
             for i, p in zip(places, prompts, strict=True)
