@@ -98,7 +98,7 @@ def test_a_fault_of_ours_is_a_traceback(monkeypatch, capsys):
         (["eval", "lab", "samples=4"], "samples=… of one model at temperature 0 are all the same"),
         (["run", "quickstrat"], "no recipe of that name comes with Nurture. Did you mean 'quickstart'?"),
         (["train", "sft", "data=none.jsonl", "model=./none"], "none.jsonl"),
-        (["explain", "sfd"], "'sfd' is not a method. Did you mean 'sft'?"),
+        (["explain", "sfd"], "'sfd' has no page. Did you mean 'sft'?"),
         (["runs", "none"], "none: there is no such folder."),
         (["report", "."], ". is not a run folder: it has no config.yaml."),
     ],

@@ -11,6 +11,7 @@ from nurture.errors import InputError
 from nurture.explain import explain, list_methods
 from nurture.methods import METHODS
 from nurture.recipe import SECTIONS, Stage, own_fields
+from nurture.rewards.registry import ELSEWHERE, REWARDS, reward_class
 from nurture.runs import METRICS
 
 
@@ -67,12 +68,33 @@ def test_an_adapter_is_told_as_a_method_is(adapter):
     assert f"adapter={adapter}" in text and (not kind.peft_type or kind.peft_type in text)
 
 
-def test_the_list_names_every_method_and_adapter():
+def test_the_list_names_every_method_adapter_and_reward():
     text = told(list_methods())
-    assert all(name in text for name in (*METHODS, *ADAPTERS))
+    assert all(name in text for name in (*METHODS, *ADAPTERS, *REWARDS, *ELSEWHERE))
     assert "Supervised fine-tuning on demonstrations" in text
 
 
-def test_an_unknown_method_is_an_error_with_a_suggestion():
-    with pytest.raises(InputError, match=r"'sfd' is not a method. Did you mean 'sft'\? Known are lm, sft"):
-        explain("sfd")
+@pytest.mark.parametrize("reward", [*REWARDS, *ELSEWHERE])
+def test_a_reward_is_told_as_a_method_is(reward):
+    kind = reward_class(reward)
+    text = told(explain(reward), width=10_000)
+    for paragraph in (inspect.getdoc(kind) or "").split("\n\n"):
+        assert words(paragraph) in words(text)
+    for name in own_fields(kind):
+        assert f"{name} = " in text and words(kind.model_fields[name].description or "?") in text
+    assert f"{{name: {reward}, ...}}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("sfd", r"'sfd' has no page. Did you mean 'sft'\? There are lm, sft"),
+        ("lorra", "Did you mean 'lora'"),
+        ("maths2", "Did you mean 'maths'"),
+        ("DAPO", "DAPO is grpo with other fields: nurture explain grpo"),
+        ("rest", "a recipe of several stages, recipes/rest.yaml"),
+    ],
+)
+def test_what_has_no_page_is_an_error_that_says_where_to_look(name, told):
+    with pytest.raises(InputError, match=told):
+        explain(name)

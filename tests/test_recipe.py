@@ -150,6 +150,23 @@ def test_the_learning_rate_is_the_methods_own_where_none_is_given(tmp_path, monk
     assert stage_from("rate_for_recipe_test:Fast", ["data=x", "learning_rate=0.25"]).learning_rate == 0.25
 
 
+def test_an_adapter_that_learns_on_keeps_the_learning_rate_of_its_kind(tmp_path):
+    """A folder by what it says of itself, an earlier stage by what it declares."""
+    fresh = stage_from("sft", ["data=x", "model=y", "adapter=lora"]).learning_rate
+    assert fresh == 10 * stage_from("sft", ["data=x", "model=y"]).learning_rate
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert stage_from("sft", ["data=x", f"model={tmp_path}"]).learning_rate == fresh
+    assert stage_from("sft", ["data=x", f"model={tmp_path}", "learning_rate=0.25"]).learning_rate == 0.25
+    path = tmp_path / "two.yaml"
+    path.write_text(
+        "name: two\nstages:\n  a: {method: sft, model: y, data: x, adapter: {name: lora, r: 4}}\n"
+        "  b: {method: sft, model: a, data: x}\n  c: {method: sft, model: b, data: x}\n"
+        "  d: {method: sft, model: c, data: x, learning_rate: 0.5}\n"
+    )
+    stages = load_recipe(path).stages
+    assert [stages[name].learning_rate for name in "abcd"] == [fresh, fresh, fresh, 0.5]
+
+
 # --- refusing ---------------------------------------------------------------------------------------------------------
 
 

@@ -205,11 +205,14 @@ def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
     The words are those of `train sft` (or, with `method=lm`, of `train lm`).
     """
     from .evaluate.held_out import evaluate_loss
+    from .models.load import is_reward_model, resolve_model
     from .models.roles import LocalRoles
     from .setup import set_up
     from .train.optim import AdamW
     from .train.processes import Processes
 
+    if is_reward_model(resolve_model(model, {})):
+        raise InputError(f"{model} is a reward model, which answers nothing; measure it on comparisons: --pairs FILE.")
     method, words = take(overrides, "method")
     stage = stage_from(method or "sft", [f"model={model}", *words])
     setup = set_up(stage, Processes())

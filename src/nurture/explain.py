@@ -1,4 +1,4 @@
-"""`nurture explain NAME`: the page of a method or an adapter as documentation. Everything comes from its class."""
+"""`nurture explain NAME`: the page of a method, an adapter or a reward as documentation, all of it from its class."""
 
 from __future__ import annotations
 
@@ -15,16 +15,37 @@ from rich.table import Table
 from rich.text import Text
 
 from .adapters import ADAPTERS, Adapter
+from .errors import InputError, did_you_mean
 from .methods import METHODS
 from .recipe import SECTIONS, Stage, method_class, own_fields
+from .rewards.registry import ELSEWHERE, REWARDS, reward_class
 from .runs import METRICS
+
+KNOWN_AS = {
+    "dapo": "grpo with other fields: nurture explain grpo",
+    "dr-grpo": "grpo with other fields: nurture explain grpo",
+    "cispo": "grpo with another field: nurture explain grpo",
+    "gspo": "grpo with another field: nurture explain grpo",
+    "rlhf": "a recipe of several stages, recipes/rlhf.yaml; nurture explain reward and ppo tell of its methods",
+    "r1": "a recipe of several stages, recipes/r1.yaml; nurture explain sft and grpo tell of its methods",
+    "rest": "a recipe of several stages, recipes/rest.yaml: nurture explain sft, on answers that a model drew itself",
+}
+"""What people call by a name of its own and is none of the pages."""
 
 
 def explain(name: str, *, everything: bool = False) -> RenderableType:
-    """What a method or an adapter does, with its equation and paper; its fields; the metrics a method logs. With
-    `everything` also the fields that every stage has."""
+    """What a method, an adapter or a reward does, with its equation and paper; its fields; the metrics a method logs.
+    With `everything` also the fields that every stage has."""
     if name in ADAPTERS:
         return Group(*_page(name, ADAPTERS[name]), *_adapter_facts(name, ADAPTERS[name]))
+    if name in (*REWARDS, *ELSEWHERE):
+        use = f"nurture train grpo model=DIR data=FILE 'reward={{name: {name}, ...}}'"
+        return Group(*_page(name, reward_class(name)), Text(use, style="dim"))
+    if name not in METHODS and ":" not in name:
+        if known := KNOWN_AS.get(name.lower().replace("_", "-")):
+            raise InputError(f"{name} is {known}.")
+        pages = (*METHODS, *ADAPTERS, *REWARDS, *ELSEWHERE)
+        raise InputError(f"{name!r} has no page.{did_you_mean(name, pages)} There are {', '.join(pages)}.")
     kind = method_class(name)
     parts = _page(name, kind)
     parts.append(Text("Data", style="bold"))
@@ -69,14 +90,15 @@ def _adapter_facts(name: str, kind: type[Adapter]) -> list[RenderableType]:
 
 
 def list_methods() -> RenderableType:
-    """Every method and every adapter with the first sentence of its page."""
-    methods, adapters = (
+    """Every method, adapter and reward with the first sentence of its page."""
+    methods, adapters, rewards = (
         {name: _prose(inspect.getdoc(kind) or "").partition(". ")[0] for name, kind in kinds.items()}
-        for kinds in (METHODS, ADAPTERS)
+        for kinds in (METHODS, ADAPTERS, REWARDS | {name: reward_class(name) for name in ELSEWHERE})
     )
     return Group(
         Text("Methods", style="bold"), _pairs(methods), Text(),
         Text("Adapters: what is trained of the model", style="bold"), _pairs(adapters), Text(),
+        Text("Rewards: what an answer is worth", style="bold"), _pairs(rewards), Text(),
         Text("More on each: nurture explain NAME", style="dim"),
     )  # fmt: skip
 

@@ -70,6 +70,7 @@ def export(
         settings={"merged": name if adapter else "no", "format": str(written).removeprefix("torch.")},
         results=results_of(loaded.digest, source.absolute().parent) if isinstance(source, Path) else {},
         before=_history(source) if isinstance(source, Path) else "",
+        judges=has_score_head(loaded.model),
     )
     save_model(
         model, loaded.tokenizer, out, state=None, dtype=written, card=card,

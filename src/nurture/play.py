@@ -46,6 +46,8 @@ MEANT = (
     "seed",
 )
 """The fields of a stage that a game heeds; setting another is an error."""
+WATCHED = ("alarms", "deadline", "stop_limit")
+"""Fields that change no weights and still mean nothing to a game: nobody judges its answers."""
 
 
 def is_game(stage: Stage) -> bool:
@@ -85,7 +87,7 @@ def player_of(stage: Stage) -> Player | QPlayer:
     if stage.steps is None:
         raise InputError("steps is missing. A game has no epochs: say how many updates to make.")
     for name, field in Stage.model_fields.items():
-        meant = name in MEANT or name in DIGEST_IGNORES
+        meant = name in MEANT or (name in DIGEST_IGNORES and name not in WATCHED)
         value = getattr(stage, name)
         if not meant and value is not None and value != field.get_default(call_default_factory=False):
             raise InputError(f"{name} means nothing to {stage.data[0].path}; leave it out.")

@@ -368,8 +368,19 @@ AnyAdapter = Union[tuple(ADAPTERS.values())]  # pyright: ignore[reportInvalidTyp
 
 def _learning_rate(known: dict[str, Any]) -> float:
     method: Method = known["method"]
-    adapter: Adapter | None = known.get("adapter")
+    adapter = known.get("adapter") or _adapter_in(known.get("model"))
     return adapter.learning_rate(method.default_learning_rate) if adapter else method.default_learning_rate
+
+
+def _adapter_in(model: Any) -> Adapter | None:
+    """The kind of adapter that a folder holds, which learns on unless the stage names another."""
+    if not isinstance(model, str) or not (written := Path(model).expanduser() / "adapter_config.json").is_file():
+        return None
+    try:
+        said = json.loads(written.read_bytes())["peft_type"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # loading it will tell what is wrong
+    return next((kind() for kind in ADAPTERS.values() if kind.peft_type and kind.peft_type == said), None)
 
 
 class Stage(Section):
@@ -665,6 +676,10 @@ class Recipe(Section):
                 if used in names[at:]:
                     fault = "itself" if used == name else f"{used!r}, which comes later"
                     raise ValueError(f"stages.{name}.{key} names {fault}; a stage can only build on earlier ones")
+            if inherited := self._adapter_of(stage):
+                rate = inherited.learning_rate(stage.method.default_learning_rate)
+                if "learning_rate" not in stage.model_fields_set:
+                    self.stages[name] = stage.model_copy(update={"learning_rate": rate})
         if len({stage.processes for stage in self.stages.values()}) > 1:
             raise ValueError("stages: all stages of a run share its processes; give each the same 'processes'")
         models = {stage.model for stage in self.stages.values() if isinstance(stage.model, str)}
@@ -675,6 +690,13 @@ class Recipe(Section):
         if judges and len(judges) < len(self.compare):
             raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with other stages that are")
         return self
+
+    def _adapter_of(self, stage: Stage) -> Adapter | None:
+        """The adapter of an earlier stage that this one goes on training."""
+        if stage.adapter is not None or not isinstance(stage.model, str) or stage.model not in self.stages:
+            return None
+        before = self.stages[stage.model]
+        return before.adapter or self._adapter_of(before)
 
     @property
     def processes(self) -> int:

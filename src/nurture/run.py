@@ -721,9 +721,10 @@ class _Run:
             kept = self.store.load(step).tensors
             weights = {name: kept[f"master.{name}"] for name in weights}
         loaded, model, reward = setup.loaded, setup.loaded.model, None
+        results: dict[str, Any] = {k: v for k, v in (self.best or {}).items() if k != "step"}
         attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
         if stage.method.trained == "reward":
-            self._judge_reward_model(weights, step)
+            results |= self._judge_reward_model(weights, step)
             reward = stage.method.model_dump(mode="json") | {"template": setup.template.hash}
             if not attached and not has_score_head(model):
                 model.config.reward = reward
@@ -738,8 +739,9 @@ class _Run:
             method=stage.method.name,
             data=[r.source for r in setup.reports],
             settings=config_json(stage),
-            results={k: v for k, v in (self.best or {}).items() if k != "step"},
+            results=results,
             library="peft" if attached else "transformers",
+            judges=has_score_head(setup.loaded.model),
         )
         if attached:
             value = {"name": "reward", "criteria": ["value"], "template": setup.template.hash}
@@ -760,8 +762,9 @@ class _Run:
         write_report(self.out)
         replace_synced(self.out / "finished.json", (json.dumps(self._inputs(), indent=1) + "\n").encode())
 
-    def _judge_reward_model(self, weights: dict[str, torch.Tensor], step: int) -> None:
-        """The reward card of the weights that are kept: whether this model is good enough to be learnt from."""
+    def _judge_reward_model(self, weights: dict[str, torch.Tensor], step: int) -> dict[str, str]:
+        """The reward card of the weights that are kept: whether this model is good enough to be learnt from. Returns
+        what of it the model's own card says."""
         heartbeat("reward card", step)
         self.optimizer.set_model(weights)
         setup = self.setup
@@ -773,6 +776,7 @@ class _Run:
         replace_synced(self.out / "reward_card.json", (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
         self.journal.emit("reward_card", {"step": step, "verdict": card["verdict"], "reason": card["reason"]})
         self._say(f"Reward card: {card['verdict']}: {card['reason']}")
+        return {"reward card": f"{card['verdict']}: {card['reason']}"}
 
     def _say(self, sentence: str) -> None:
         if self.progress:

@@ -43,6 +43,7 @@ from .recipe import FreshModel, Source, Stage
 from .records import Conversation, Message, Record, Task, Text
 from .rewards import reward_name
 from .rollout.loop import Prompt
+from .rollout.record import check_parts
 from .runs import rows_of
 from .train.memory import Estimate, available_bytes, estimate, keep_few_kernels, keep_pages, total_bytes
 from .train.precision import choose_device, choose_precision, deterministic
@@ -197,10 +198,8 @@ def set_up(
         parts, eval_reports, unusable = _prepare(stage, stage.eval.data, loaded, template, eval_records, eval_reports)
         rejected += unusable
         held_out = [group for groups in parts for group in groups]
-    if "score" not in stage.method.judged_by and any(r.scores for g in [*train, *held_out] for r in g.responses):
-        raise InputError(
-            "scored_by: a likelihood is never above 0 and cannot learn ratings; take a head, or comparisons."
-        )
+    if refused := stage.method.refuses([*train, *held_out]):
+        raise InputError(refused)
     if stage.method.unrelated:
         longest = stage.max_length or _positions(loaded)
         train = add_unrelated(train, longest, stage.seed)
@@ -563,6 +562,7 @@ def _answer_room(stage: Stage) -> int:
 
 def _refuse_for_rollouts(stage: Stage, method: Online) -> None:
     """What would be silently meaningless for a method that learns from its own answers."""
+    check_parts(method, stage.batch_size)
     name = method.name
     least = stage.batch_size // method.num_mini_batches * method.num_generations
     if least < stage.processes:
@@ -628,7 +628,7 @@ def _prepare(
     method = stage.method
     judging = Judging(
         getattr(method, "criteria", ("overall",)), getattr(method, "scale", None), getattr(method, "wanted_from", 0.5),
-        method.data == "rating", getattr(method, "missing", "error") == "skip",
+        method.data == "rating", getattr(method, "missing", "error") == "skip", hasattr(method, "criteria"),
     )  # fmt: skip
     parts: list[list[Group]] = []
     done: list[DataReport] = []

@@ -169,13 +169,11 @@ class Batch:
         first = 0
         for g in self.groups:
             ranked = [(first + i, r.rank) for i, r in enumerate(g.responses) if r.rank is not None]
-            for i, place in ranked:
-                for j, other in ranked:
-                    if place < other:
-                        better.append(i)
-                        worse.append(j)
-                        margin.append(g.margin)
-                        weight.append(2.0 / (len(ranked) * (len(ranked) - 1)))
+            pairs = [(i, j) for i, place in ranked for j, other in ranked if place < other]
+            better += [i for i, _ in pairs]
+            worse += [j for _, j in pairs]
+            margin += [g.margin] * len(pairs)
+            weight += [1 / len(pairs) for _ in pairs]
             first += len(g.responses)
         return better, worse, margin, weight
 
@@ -196,7 +194,8 @@ class Batch:
 
     @cached_property
     def pair_weight(self) -> Tensor:
-        """`[P]` 1 / C(K, 2) for a pair among K ranked responses: a prompt counts once, however many were ranked."""
+        """`[P]` 1 / the pairs of its group, which without ties is 1 / C(K, 2): a prompt counts once, however many
+        responses were ranked."""
         return self._floats(self._pairs[3])
 
     @property

@@ -16,6 +16,7 @@ from nurture import api
 from nurture.adapters import ADAPTERS
 from nurture.adapters.ia3 import IA3
 from nurture.adapters.lora import LoRA
+from nurture.adapters.targets import linear_names
 from nurture.errors import InputError
 from nurture.export import export
 from nurture.methods import SFT
@@ -132,15 +133,25 @@ def test_pissa_with_magnitudes_is_saved_as_it_is(base, tmp_path):
 @pytest.mark.parametrize(
     "adapter",
     [
-        LoRA(layers_to_transform=[0]),
         LoRA(target_modules=["q_proj"], layers_to_transform=[7]),
         IA3(target_modules=["o_proj"]),
     ],
-    ids=["all-linear and some layers", "no such layer", "feed-forward beside the targets"],
+    ids=["no such layer", "feed-forward beside the targets"],
 )
 def test_what_peft_refuses_is_one_sentence(base, adapter):
     with pytest.raises(InputError, match="adapter: peft refuses these settings: "):
         attach_adapter(load(base), adapter, steps=5, seed=0)
+
+
+def test_all_matrices_of_some_layers(base):
+    model = attach_adapter(load(base), LoRA(r=2, layers_to_transform=[1]), steps=5, seed=0).model
+    trained = {name.partition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name in linear_names(load(base).model) if ".layers.1." in name}
+
+
+def test_one_target_needs_no_brackets(base):
+    model = attach_adapter(load(base), LoRA(r=2, target_modules="q_proj"), steps=5, seed=0).model
+    assert {n.split(".")[-4] for n, p in model.named_parameters() if p.requires_grad} == {"q_proj"}
 
 
 # -- new tokens ----------------------------------------------------------------------------------------------------

@@ -195,6 +195,7 @@ def test_a_game_is_a_run_like_any_other(tmp_path):
         ({"data": "gym/Pendulum-v1"}, "only numbered actions"),
         ({"steps": None}, "steps is missing"),
         ({"dropout": 0.1}, "dropout means nothing to gym/CartPole-v1"),
+        ({"alarms": {"kl": 1.0}}, "alarms means nothing to gym/CartPole-v1"),
         ({"kl_coef": 0.1}, "the role 'ref', which no network plays here"),
         ({"method": "sft", "kl_coef": ...}, "learns from rows, not from a game"),
         ({"num_mini_batches": 5}, "num_mini_batches: 5 is more than the 2 prompts"),

@@ -175,3 +175,9 @@ def test_a_comparison_is_about_one_criterion():
     assert fault_of(told, Judging()) is None
     fault = fault_of(told, Judging(criteria=("helpful", "harmless")))
     assert fault is not None and fault.code == "CRITERIA" and "which of the criteria" in str(fault)
+
+
+def test_a_method_that_goes_by_one_rating_says_how_to_name_it():
+    rated = Rating(user("x"), answer("a"), {"helpful": 1.0}, origin="f:3")
+    fault = fault_of(rated, Judging(chosen=False))
+    assert fault is not None and "goes by 'overall' alone" in str(fault) and "in criteria" not in str(fault)

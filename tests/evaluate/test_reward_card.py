@@ -16,12 +16,12 @@ from nurture.evaluate.reward_bench import reward_bench, tally_subsets
 from nurture.evaluate.reward_card import calibration, calibration_error, decide, pair_card, rating_table
 from nurture.evaluate.scoring import load_reward_model, score, score_groups, scorer
 from nurture.evaluate.statistics import wilson
-from nurture.methods import Reward
+from nurture.methods import Process, Reward
 from nurture.models.heads import add_score_head, classifier
 from nurture.models.load import load_model
 from nurture.models.save import save_model
 from nurture.records import Conversation, Message, Pair, Text
-from nurture.types import Batch
+from nurture.types import Batch, Group, Response
 
 TINY = {
     "config": {
@@ -213,3 +213,38 @@ def test_ratings_are_held_against_always_saying_the_mean():
     assert table["overall"]["ratings"] == 3 and table["overall"]["correlation"] == pytest.approx(1.0)
     assert table["overall"]["rms_error"] == pytest.approx(np.sqrt(0.02 / 3), rel=1e-5)
     assert decide({"criteria": rating_table(["overall"], np.full((4, 1), 0.5), truth)})[0] == "no-go"
+
+
+def test_without_any_preference_nothing_is_known():
+    assert decide({"answers": 12})[0] == "no-go" and "nobody preferred" in decide({"answers": 12})[1]
+
+
+@pytest.mark.parametrize("aggregate", ["min", "product", "last"])
+def test_a_process_reward_model_judges_an_answer_line_by_line(aggregate, tmp_path):
+    """As many passes as there are lines: the score of a step depends on nothing behind it."""
+    loaded = load_model(TINY, dtype=torch.float32, device=torch.device("cpu"), seed=3, texts=["a b c d e f g"] * 20)
+    ensure_chat(loaded.tokenizer)
+    template, model = Template(loaded.tokenizer), loaded.model
+    add_score_head(model, 1)
+    model.score.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    model.config.pad_token_id = loaded.tokenizer.pad_token_id
+    settings = Process(aggregate=aggregate).model_dump(mode="json") | {"template": template.hash}
+    saved = classifier(model, ("overall",), settings)
+    folder = tmp_path / "model"
+    save_model(saved, loaded.tokenizer, folder, state=None, dtype=torch.float32, card="", original_dropout=None)
+
+    said, lines = chat("what", "a b c\n\nd e \nf g a"), ["a b c", "d e", "f g a"]
+    judged = load_reward_model(folder, precision="fp32")
+    found = score(judged, [said, chat("what", "a b c"), chat("what", "")])
+    group, ends = template.encode_steps(said, lines)
+    steps: list[float] = []
+    for line, end in zip(lines, ends, strict=True):
+        ids = np.concatenate([group.prompt, group.responses[0].ids[: end + 1]])
+        assert template.tokenizer.decode(ids.tolist()).endswith(line)
+        until = Group(ids[:1], (Response(ids[1:], np.ones(len(ids) - 1, bool)),))
+        scores = score_groups(judged.roles, judged.method, [until], 1 << 30, torch.device("cpu"))
+        steps.append(float(scores[0, 0].sigmoid()))
+    expected = {"min": min(steps), "product": float(np.prod(steps)), "last": steps[-1]}[aggregate]
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+    assert found[1] == pytest.approx(steps[0], rel=1e-5), "one line is one step"
+    assert 0 < found[2] < 1, "where nothing is said the end is judged"

@@ -1,13 +1,17 @@
 """`nurture selftest`: it passes where all is well, and fails loudly where something is not."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from adapted import adapted, learn, make_base, save
 from families import TREE, tiny
 
 from nurture.evaluate import selftest
 from nurture.evaluate.selftest import run_checks
+from nurture.methods import SFT
 from nurture.models.layouts import Choice, TreePlan
 from nurture.models.load import train_tokenizer
 from nurture.models.save import save_model
@@ -27,6 +31,23 @@ def test_passes_on_a_sound_model(family, tmp_path):
     checks = run_checks(folder_of(family, tmp_path / "model"))
     assert len(checks) >= 12
     assert not [check for check in checks if not check.ok]
+
+
+def test_passes_on_a_model_that_ends_early_and_repeats_itself(tmp_path):
+    """What its generation config says of stop tokens and penalties is no part of what is compared."""
+    folder = Path(folder_of("qwen3", tmp_path / "model"))
+    settings = {"eos_token_id": list(range(290)), "repetition_penalty": 1.7}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert not [check for check in run_checks(str(folder)) if not check.ok]
+
+
+@pytest.mark.parametrize("case", ["lora", "prefix", "prompt"])
+def test_passes_on_an_adapter(case, tmp_path):
+    loaded = adapted(make_base(tmp_path / "base"), case)
+    roles, _ = learn(loaded, SFT(), steps=3)
+    checks = {check.name: check for check in run_checks(str(save(loaded, roles, tmp_path / "adapter")))}
+    assert not [check for check in checks.values() if not check.ok]
+    assert "folder: plain peft gives the same log-probs" in checks
 
 
 def test_a_leak_between_responses_is_found(monkeypatch):

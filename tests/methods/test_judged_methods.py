@@ -1,5 +1,6 @@
 """Reward, process reward and Stable Alignment against NumPy written from the formulas; the troubles DPO notices."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -31,15 +32,29 @@ def by_group(batch, values):
         at += len(g.responses)
 
 
-def test_all_pairs_of_a_ranking_weigh_one_over_k_choose_2():
+def test_all_pairs_of_a_ranking_weigh_as_much_as_one_pair():
+    """1 / C(K, 2) each; where some answers are tied, 1 / the pairs that are left."""
     batch = rankings(n=8)
     said = random_scores(batch)
     total = 0.0
     for g, s in by_group(batch, said.reward.score[:, 0].numpy()):
         k = len(g.responses)
         ordered = [(a, b) for a in range(k) for b in range(k) if g.responses[a].rank < g.responses[b].rank]
-        total += sum(np.log1p(np.exp(s[b] - s[a])) for a, b in ordered) / (k * (k - 1) / 2)
+        total += np.mean([np.log1p(np.exp(s[b] - s[a])) for a, b in ordered])
     assert objective(Reward(), batch, said) == pytest.approx(total / 8, rel=1e-6)
+
+
+def test_a_ranking_in_which_all_are_tied_says_nothing_as_pairs_and_something_as_an_order():
+    batch = rankings(n=4)
+    tied = replace(batch.groups[0], responses=tuple(replace(r, rank=1) for r in batch.groups[0].responses))
+    mixed, without = Batch((tied, *batch.groups[1:])), Batch(batch.groups[1:])
+    said = random_scores(mixed)
+    rest = RoleScores(score=said.reward.score[len(tied.responses) :], logp=said.reward.logp)
+    assert objective(Reward(), mixed, said) == pytest.approx(objective(Reward(), without, Scores(reward=rest)))
+    assert Reward().counts(mixed)["comparisons"] == 3 and Reward(ranking="listwise").counts(mixed)["comparisons"] == 4
+    (only,) = (Batch((tied,)),)
+    taken, gradients = one_step(engine(head=0), Reward(), only)
+    assert all(not gradient.any() for gradient in gradients.values()) and not taken["loss"] > 0
 
 
 def test_a_pair_is_a_ranking_of_two():
@@ -161,6 +176,39 @@ def test_stable_alignment_learns_from_rankings_too():
     )
     said = Scores(policy=random_scores(batch).reward)
     assert objective(Stable(), batch, said) == pytest.approx(objective(Stable(), rated, said), rel=1e-6)
+
+
+def rated(*scores, key="rows.jsonl:1"):
+    (first, *_) = ratings(n=1).groups
+    one = first.responses[0]
+    return replace(first, key=key, responses=tuple(replace(one, scores=(s,)) for s in scores))
+
+
+@pytest.mark.parametrize(
+    ("method", "groups", "told"),
+    [
+        (Stable(), [rated(0.0, 1.0), rated(0.5, key="rows.jsonl:7")], r"rows.jsonl:7 ALONE.*\(1 of 2 prompts\)"),
+        (Stable(), [rated(1.0, 10.0)], "rating_scale: .* rated 9 apart, more than the 1 there is"),
+        (KTO(), [rated(3.0), rated(9.0)], "ratings go from 3 to 9, so from 0.5 on every answer is wanted"),
+        (KTO(wanted_from=9.5), [rated(3.0), rated(9.0)], "every answer is unwanted"),
+        (Reward(scored_by="likelihood"), [rated(0.5)], "a likelihood is never above 0"),
+    ],
+)
+def test_data_that_a_method_cannot_learn_from(method, groups, told):
+    assert re.search(told, method.refuses(groups))
+
+
+@pytest.mark.parametrize(
+    ("method", "groups"),
+    [
+        (Stable(rating_scale=9.0), [rated(1.0, 10.0)]),
+        (KTO(wanted_from=5.0), [rated(3.0), rated(9.0)]),
+        (KTO(), [rated(1.0), rated(1.0)]),  # thumbs up alone
+        (Reward(), [rated(0.5)]),
+    ],
+)
+def test_data_that_it_can(method, groups):
+    assert method.refuses(groups) is None
 
 
 def remarks_of(steps):

@@ -13,13 +13,14 @@ from rewound import rewound
 from rich.console import Console
 from safetensors.torch import load_file
 
+from nurture.adapters import ADAPTERS
 from nurture.data.template import Template, ensure_chat
 from nurture.errors import InputError
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.export import export
 from nurture.methods import Reward
 from nurture.models.layouts import choose_layout, set_layout
-from nurture.models.load import load_model
+from nurture.models.load import attach_adapter, load_model
 from nurture.models.roles import LocalRoles
 from nurture.models.save import save_model
 from nurture.recipe import stage_from
@@ -244,3 +245,23 @@ def test_what_it_cannot_do_is_one_sentence(base, rows, tmp_path):
         run_stage(stage, tmp_path / "refused", QUIET)
     with pytest.raises(InputError, match="ARCHITECTURE is an encoder, which reads texts and cannot write any"):
         load_model(base, dtype=torch.float32, device=CPU, seed=0)
+
+
+LAST = {
+    "bert": {"attention.output.dense", "0.output.dense"},
+    "distilbert": {"attention.out_lin", "ffn.lin2"},
+    "modernbert": {"attn.Wo", "mlp.Wo"},
+}
+KEYS_VALUES = {"bert": {"self.key", "self.value"}, "distilbert": {"attention.k_lin", "attention.v_lin"},
+               "modernbert": {"attn.Wqkv"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", LAST)
+@pytest.mark.parametrize("name", ["bottleneck", "ia3"])
+def test_where_adapters_go_by_default(family, name, tmp_path):
+    folder = saved(tmp_path / family, t.AutoModelForSequenceClassification, family, layers=1, num_labels=1)
+    model = attach_adapter(load(folder), ADAPTERS[name](), steps=5, seed=0).model
+    found = {n.partition(f".{name}_")[0] for n, _ in model.named_parameters() if f".{name}_" in n}
+    feed_forward = {end for end in LAST[family] if "att" not in end}
+    there = LAST[family] if name == "bottleneck" else KEYS_VALUES[family] | feed_forward
+    assert len(found) == len(there) and all(any(n.endswith(end) for n in found) for end in there)

@@ -1,6 +1,7 @@
 """Encoder-decoders: a T5 (whose output is scaled) and an mT0 (an `mt5`) learn to answer, as transformers has them."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -13,11 +14,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, MT5Config, T5Config, T5Tokenizer
 
+from nurture.adapters import ADAPTERS
 from nurture.core.logp import selected_logp
 from nurture.errors import InputError
 from nurture.models.heads import output_head
 from nurture.models.layouts import choose_layout, hidden_states, lay_seq2seq
-from nurture.models.load import load_model
+from nurture.models.load import attach_adapter, load_model
 from nurture.models.save import save_model
 from nurture.recipe import stage_from
 from nurture.rollout.sampler import LocalSampler
@@ -27,6 +29,7 @@ from nurture.types import Batch, Group, Response
 
 QUIET = Console(quiet=True)
 WORDS = [f"{word} {i}" for i in range(30) for word in ("translate the number", "answer is", "what follows")]
+KEYS_VALUES = {f"{where}.{which}" for where in ("SelfAttention", "EncDecAttention") for which in "kv"}
 LORA = "adapter={name: lora, r: 8, lora_alpha: 32, target_modules: [q, v]}"
 SHAPE = {
     "vocab_size": 200, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
@@ -149,3 +152,26 @@ def test_what_it_cannot_do_is_one_sentence(base, rows, tmp_path):
         run_stage(stage, tmp_path / "refused", QUIET)
     with pytest.raises(InputError, match="whose answers are not drawn here"):
         LocalSampler(load(base).model)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "there"),
+    [
+        (ADAPTERS["bottleneck"](bottleneck_size=4), {"SelfAttention.o", "EncDecAttention.o", "DenseReluDense.wo"}),
+        (ADAPTERS["bottleneck"](bottleneck_size=4, placement="pfeiffer"), {"DenseReluDense.wo"}),
+        (ADAPTERS["ia3"](), {*KEYS_VALUES, "DenseReluDense.wo"}),
+    ],
+    ids=["bottleneck", "pfeiffer", "ia3"],
+)
+def test_where_adapters_go_by_default(base, adapter, there):
+    model = attach_adapter(load(base), adapter, steps=5, seed=0).model
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    found = {".".join(re.split(r"\.(?:ia3|bottleneck)_", name)[0].split(".")[-2:]) for name in trained}
+    assert found == there
+
+
+def test_a_layer_by_its_number_is_refused_where_two_stacks_count_theirs(base):
+    with pytest.raises(InputError, match=r"name the stack too, as encoder\.block\.0 or decoder\.block\.0"):
+        attach_adapter(load(base), ADAPTERS["freeze"](), steps=5, seed=0)
+    model = attach_adapter(load(base), ADAPTERS["freeze"](train="decoder.block.1"), steps=5, seed=0).model
+    assert {name[:15] for name, p in model.named_parameters() if p.requires_grad} == {"decoder.block.1"}

@@ -84,11 +84,11 @@ class AdaLoRA(Adapter):
     def config(self, model: PreTrainedModel, steps: int) -> PeftConfig:
         from peft import AdaLoraConfig
 
-        check_targets(model, self.target_modules, rank=self.init_r, field="init_r")
+        targets = check_targets(model, self.target_modules, rank=self.init_r, field="init_r")
         first, final = self.phases(steps)
         return AdaLoraConfig(
             task_type="CAUSAL_LM", init_r=self.init_r, target_r=self.target_r, lora_alpha=self.lora_alpha,  # pyright: ignore[reportArgumentType]
-            lora_dropout=self.lora_dropout, target_modules=self.target_modules, tinit=first, tfinal=steps - final,
+            lora_dropout=self.lora_dropout, target_modules=targets, tinit=first, tfinal=steps - final,
             total_step=steps, deltaT=self.deltaT, beta1=max(self.beta1, 1e-6), beta2=max(self.beta2, 1e-6),
             orth_reg_weight=self.orth_reg_weight,
         )  # fmt: skip

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import InputError
 from .adapter import Adapter, Count, Targets
-from .targets import check_targets, linear_names
+from .targets import FEED_FORWARD, check_targets, linear_names
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-ATTENTION = re.compile(r".*att[^.]*\.(output\.)?(o_proj|out_proj|c_proj|dense|proj|o)")
-FEED_FORWARD = re.compile(r".*\.(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|w2|wo)|.*\.\d+\.output\.dense")
-"""The last matrix of either sub-layer, by what model families call it."""
+ATTENTION = re.compile(r".*[Aa]tt[^.]*\.(output\.)?(o_proj|out_proj|out_lin|c_proj|dense|proj|o|Wo)")
+"""The last matrix of the attention sub-layer, by what model families call it."""
 
 
 class Bottleneck(Adapter):
@@ -56,8 +55,7 @@ class Bottleneck(Adapter):
                     f"adapter.target_modules: where the sub-layers of {type(model).__name__} end is not known; name "
                     "their last matrices."
                 )
-        check_targets(model, targets)
         return BottleneckConfig(
-            task_type="CAUSAL_LM", target_modules=targets, bottleneck_size=self.bottleneck_size,
+            task_type="CAUSAL_LM", target_modules=check_targets(model, targets), bottleneck_size=self.bottleneck_size,
             non_linearity=self.non_linearity,
         )  # fmt: skip

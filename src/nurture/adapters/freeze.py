@@ -86,6 +86,13 @@ def _named(word: str, model: PreTrainedModel) -> set[str]:
 
 
 def _layers(model: PreTrainedModel) -> tuple[str, int]:
+    if model.config.is_encoder_decoder:
+        stacks = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and re.match(r".*coder\.", n)]
+        ends = [n for n in stacks if n.count(".") == min(s.count(".") for s in stacks)]
+        raise InputError(
+            f"adapter.train: {type(model).__name__} counts its layers twice, once in the encoder and once in the "
+            f"decoder; name the stack too, as {' or '.join(f'{n}.0' for n in ends)}."
+        )
     count = model.config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:

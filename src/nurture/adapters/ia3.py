@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from ..errors import InputError
 from .adapter import Adapter, Targets
-from .targets import check_targets, linear_names
+from .targets import FEED_FORWARD, check_targets, linear_names
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PreTrainedModel
 
-KEYS_VALUES = ("k_proj", "v_proj", "query_key_value", "qkv_proj", "c_attn")
-INSIDE = ("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj", "w2")
-"""The matrix that reads the inside of the feed-forward layer, by what model families call it."""
+KEYS_VALUES = re.compile(
+    r".*\.(k_proj|v_proj|query_key_value|qkv_proj|c_attn|Wqkv|k_lin|v_lin)|.*[Aa]tt[^.]*\.(self\.)?(k|v|key|value)"
+)
+"""The matrices that make keys and values, by what model families call them."""
 
 
 class IA3(Adapter):
@@ -39,13 +42,17 @@ class IA3(Adapter):
         from peft import IA3Config
 
         names = linear_names(model)
-
-        def present(words: tuple[str, ...]) -> list[str]:
-            return [word for word in words if any(name.endswith(f".{word}") for name in names)]
-
-        inside = present(INSIDE) if self.feedforward_modules is None else self.feedforward_modules
+        last = [name for name in names if FEED_FORWARD.fullmatch(name)]
+        inside = last if self.feedforward_modules is None else self.feedforward_modules
         targets = self.target_modules
         if targets is None:
-            targets = [*present(KEYS_VALUES), *(inside if isinstance(inside, list) else present(INSIDE))]
-        check_targets(model, targets)
-        return IA3Config(task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=inside)
+            attention = [name for name in names if KEYS_VALUES.fullmatch(name)]
+            if not (attention and last):
+                raise InputError(
+                    f"adapter.target_modules: where the keys, values and feed-forward layers of {type(model).__name__} "
+                    "are is not known; name their matrices, and those of the feed-forward in feedforward_modules too."
+                )
+            targets = [*attention, *(inside if isinstance(inside, list) else last)]
+        return IA3Config(
+            task_type="CAUSAL_LM", target_modules=check_targets(model, targets), feedforward_modules=inside
+        )

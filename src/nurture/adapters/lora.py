@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from torch import nn
 
 from .adapter import Adapter, Count, Flag, Positive, Share, Targets
-from .targets import check_targets
+from .targets import ALL, check_targets, linear_names, parts
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -60,11 +60,13 @@ class LoRA(Adapter):
     def config(self, model: PreTrainedModel, steps: int) -> PeftConfig:
         from peft import LoraConfig
 
-        check_targets(model, self.target_modules, rank=self.r, field="r")
+        targets = check_targets(model, self.target_modules, rank=self.r, field="r")
+        if self.layers_to_transform is not None and targets == ALL:  # peft takes layers only of named modules
+            targets = sorted(parts(linear_names(model)))
         first: Any = True if self.init_lora_weights == "default" else self.init_lora_weights
         return LoraConfig(
             task_type="CAUSAL_LM", r=self.r, lora_alpha=cast(int, self.lora_alpha), lora_dropout=self.lora_dropout,
-            target_modules=self.target_modules, layers_to_transform=self.layers_to_transform,
+            target_modules=targets, layers_to_transform=self.layers_to_transform,
             use_rslora=self.use_rslora, use_dora=self.use_dora, init_lora_weights=first,
         )  # fmt: skip
 

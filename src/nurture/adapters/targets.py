@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 ALL = "all-linear"
 
+FEED_FORWARD = re.compile(
+    r".*\.(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|mlp\.Wo|w2|wo|lin2)|.*\.\d+\.output\.dense"
+)
+"""The last matrix of the feed-forward sub-layer, by what model families call it."""
+
 
 def linear_names(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The matrices of the model by name, without its output head."""
@@ -24,9 +29,12 @@ def linear_names(model: PreTrainedModel) -> dict[str, nn.Module]:
     return {name: module for name, module in linear if module is not head}
 
 
-def check_targets(model: PreTrainedModel, targets: Targets, *, rank: int = 0, field: str = "") -> None:
-    """InputError unless every target is a matrix of the model with room for that rank."""
+def check_targets(model: PreTrainedModel, targets: Targets, *, rank: int = 0, field: str = "") -> Targets:
+    """The targets as peft is to be told them. InputError unless each is a matrix of the model with room for that
+    rank."""
     linear = linear_names(model)
+    if isinstance(targets, str) and targets in parts(linear):  # one name, without the brackets of a list
+        targets = [targets]
     everything = [name for name, _ in model.named_modules()]
     if targets == ALL:
         chosen = list(linear)
@@ -39,7 +47,7 @@ def check_targets(model: PreTrainedModel, targets: Targets, *, rank: int = 0, fi
         if not chosen:
             raise InputError(
                 f"adapter.target_modules: {targets!r} matches no module of {type(model).__name__}, whose matrices are "
-                f"{_endings(linear)}.{did_you_mean(targets, _parts(linear))}"
+                f"{_endings(linear)}.{did_you_mean(targets, parts(linear))}"
             )
     else:
         chosen = []
@@ -48,7 +56,7 @@ def check_targets(model: PreTrainedModel, targets: Targets, *, rank: int = 0, fi
             if not found:
                 raise InputError(
                     f"adapter.target_modules: {target!r} matches no module of {type(model).__name__}, whose matrices "
-                    f"are {_endings(linear)}.{did_you_mean(target, _parts(linear))}"
+                    f"are {_endings(linear)}.{did_you_mean(target, parts(linear))}"
                 )
             chosen += found
     if not chosen:
@@ -64,6 +72,7 @@ def check_targets(model: PreTrainedModel, targets: Targets, *, rank: int = 0, fi
                 f"adapter.{field}: {rank} is more than a matrix of {shape[0]} x {shape[1]} ({name}) can have; its rank "
                 f"is at most {min(shape)}."
             )
+    return targets
 
 
 def matrix_shape(module: nn.Module) -> tuple[int, int]:
@@ -73,9 +82,10 @@ def matrix_shape(module: nn.Module) -> tuple[int, int]:
     return int(columns), int(rows)
 
 
-def _parts(names: dict[str, nn.Module]) -> set[str]:
+def parts(names: dict[str, nn.Module]) -> set[str]:
+    """The last words of these names."""
     return {name.rpartition(".")[2] for name in names}
 
 
 def _endings(names: dict[str, nn.Module]) -> str:
-    return ", ".join(sorted(_parts(names)))
+    return ", ".join(sorted(parts(names)))

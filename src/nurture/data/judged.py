@@ -23,14 +23,15 @@ Judged = Pair | Ranking | Rating | Steps
 @dataclass(frozen=True, slots=True)
 class Judging:
     """What a method wants to know: which criteria, in which order, on which scale (None: any), from which rating on
-    an answer is a wanted one, whether the scores of a ranking are ratings, and whether a row may rate only some of the
-    criteria."""
+    an answer is a wanted one, whether the scores of a ranking are ratings, whether a row may rate only some of the
+    criteria, and whether the method could go by others."""
 
     criteria: tuple[str, ...] = ("overall",)
     scale: tuple[float, float] | None = None
     wanted_from: float = 0.5
     rates_rankings: bool = False
     partly: bool = False
+    chosen: bool = True
 
 
 def fault_of(record: Record, judging: Judging) -> DataError | None:
@@ -87,6 +88,8 @@ def _check_rating(record: Rating, judging: Judging) -> None:
     if len(missing) == len(ratings) or (missing and not judging.partly):
         has = ", ".join(record.scores) or "none"
         advice = "Name the criteria in criteria" + (", or say missing: skip." if len(missing) < len(ratings) else ".")
+        if not judging.chosen:
+            advice = f"This method goes by {missing[0]!r} alone: call the rating that it should learn from so."
         raise DataError(record.origin, "CRITERIA", f"has no rating for {missing[0]!r}; it has {has}. {advice}")
     for criterion, value in zip(judging.criteria, ratings, strict=True):
         if value is None:

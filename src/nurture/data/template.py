@@ -186,22 +186,21 @@ class Template:
         return found
 
     def encode_steps(self, conversation: Conversation, steps: Sequence[str]) -> tuple[Group, tuple[int, ...]]:
-        """A conversation whose last message is these steps, a line each; and where in the response the last token of
+        """A conversation whose last message is these steps, each on a line; and where in the response the last token of
         every step stands."""
         text, mask = self._render_with_mask(conversation, "last")
         start, stop = mask.spans[0]
-        at = text.find("\n".join(steps), start, stop)
-        if at < 0:
-            message = "the chat template does not write the steps as they are, so their ends cannot be found."
-            raise DataError(conversation.origin, "TEMPLATE", message)
         ((ids, offsets),) = self._tokenize([text])
         own = within(offsets, start, stop)
-        first = int(np.argmax(own))
+        first, at = int(np.argmax(own)), start
         ends: list[int] = []
         for step in steps:
-            at += len(step)
+            begin = text.find(step, at, stop)
+            if begin < 0:
+                message = "the chat template does not write the steps as they are, so their ends cannot be found."
+                raise DataError(conversation.origin, "TEMPLATE", message)
+            at = begin + len(step)
             ends.append(int(np.flatnonzero(within(offsets, at - 1, at))[-1]) - first)
-            at += 1
         return Group(ids[:first], (Response(ids[first:], own[first:]),), conversation.origin), tuple(ends)
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Ids:

@@ -150,8 +150,10 @@ def decide(card: dict[str, Any]) -> tuple[Verdict, str]:
     elif "step_accuracy" in card:
         share, number, what = card["step_accuracy"], card["steps"], "steps"
         baseline, rule = card["always_the_commoner"], "always giving the commoner label"
-    else:
+    elif "criteria" in card:
         return _decide_ratings(card["criteria"])
+    else:
+        return "no-go", "of all that was held out nobody preferred one answer to another, so nothing is known."
     told = f"{share['share']:.1%} of {number} held-out {what} ({share['low']:.1%} to {share['high']:.1%})"
     if share["low"] <= baseline:
         return "no-go", f"right on {told}, which is not surely more than {rule} ({baseline:.1%})."

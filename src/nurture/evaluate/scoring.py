@@ -9,7 +9,7 @@ An answer's score is read at its last own token and depends on its conversation 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +131,12 @@ def scorer(
 
 
 def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`[n]` one number for the last answer of each conversation, and `[n, C]` its score on every criterion."""
-    groups = model.template.encode_many(conversations, "last")
+    """`[n]` one number for the last answer of each conversation, and `[M, C]` the scores it is made of: one for each
+    answer, or of a process reward model one for each step."""
+    if model.method.data == "steps":
+        groups = [_in_steps(model.template, conversation) for conversation in conversations]
+    else:
+        groups = model.template.encode_many(conversations, "last")
     for conversation, group in zip(conversations, groups, strict=True):
         if not group.responses[0].mask.any():
             raise DataError(conversation.origin, "EMPTY", "has no answer to score.")
@@ -142,6 +146,14 @@ def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[ND
     scores = score_groups(model.roles, model.method, groups, TOKENS, model.device)
     batch = Batch(tuple(groups))
     return model.method.judge(scores, batch).double().numpy(), scores.double().numpy()
+
+
+def _in_steps(template: Template, conversation: Conversation) -> Group:
+    """An answer as a chain of steps: each of its lines is one. (Where nothing is said, the end is judged.)"""
+    said = conversation.messages[-1].content.splitlines()
+    group, ends = template.encode_steps(conversation, [line.strip() for line in said if line.strip()])
+    (response,) = group.responses
+    return replace(group, responses=(replace(response, step_ends=ends),))
 
 
 def score_groups(

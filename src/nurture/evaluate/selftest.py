@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+from ..adapters.attached import num_virtual
 from ..core.logp import selected_logp
 from ..core.reduce import global_norm
 from ..data.template import Template
@@ -102,8 +104,9 @@ def _checks(loaded: LoadedModel, exact: bool) -> Iterator[Check]:
     set_layout(model, layout)
     with torch.no_grad():
         whole = _logp(model, layout, batch)
-        plain = _gap(whole, _plain_logp(model, batch))
-        yield compare("log-probs: ours = the model's own logits", plain, f"{layout} layout: {choice.reason}")
+        if not num_virtual(model):  # the model's own code knows nothing of tokens that only peft puts before a text
+            plain = _gap(whole, _plain_logp(model, batch))
+            yield compare("log-probs: ours = the model's own logits", plain, f"{layout} layout: {choice.reason}")
         singles = [Batch((Group(g.prompt, (r,)),), batch.device) for g in batch.groups for r in g.responses]
         alone = torch.cat([_logp(model, layout, single) for single in singles])
         yield compare("log-probs: in a batch = alone", _gap(whole, alone))
@@ -128,7 +131,7 @@ def _checks(loaded: LoadedModel, exact: bool) -> Iterator[Check]:
 
     yield from _sampler_checks(loaded, layout, exact)
     yield _resume_check(loaded)
-    yield _folder_check(loaded)
+    yield _folder_check(loaded) if not _is_adapter(loaded) else _peft_check(loaded, layout)
     yield _template_check(loaded)
 
 
@@ -152,18 +155,22 @@ def _sampler_checks(loaded: LoadedModel, layout: Layout, exact: bool) -> Iterato
     gap = (ours - trainer).abs().max().item()
     limit = SAMPLER if exact else ROUGH
     yield Check("sampler: log-probs = the trainer's", gap, limit, gap <= limit, "largest difference in nats")
-    if not exact:
+    if not exact or num_virtual(model):
         return
     greedy = sampler.sample([Request(p) for p in prompts], Sampling(max_tokens=16, temperature=0.0))
     differing = 0
-    with layout_of(model, "rows"), torch.no_grad():
-        for prompt, sample in zip(prompts, greedy, strict=True):
-            ids = torch.as_tensor(prompt)[None].to(model.device)
-            out = model.generate(  # pyright: ignore[reportCallIssue]
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16, min_new_tokens=16,
-                pad_token_id=0,
-            )  # fmt: skip
-            differing += int(out[0, len(prompt) :].tolist() != sample.ids.tolist())
+    own = model.generation_config
+    model.generation_config = GenerationConfig(pad_token_id=0)  # without stop tokens and penalties, as we were asked
+    try:
+        with layout_of(model, "rows"), torch.no_grad():
+            for prompt, sample in zip(prompts, greedy, strict=True):
+                ids = torch.as_tensor(prompt)[None].to(model.device)
+                out = model.generate(  # pyright: ignore[reportCallIssue]
+                    ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16
+                )
+                differing += int(out[0, len(prompt) :].tolist() != sample.ids.tolist())
+    finally:
+        model.generation_config = own
     yield _none("sampler: greedy text = transformers' generate", differing, "prompts that differ")
     if model.num_parameters() < HALF_COPY_LIMIT:
         half = copy.deepcopy(model).bfloat16()
@@ -226,6 +233,31 @@ def _folder_check(loaded: LoadedModel) -> Check:
         with torch.no_grad(), layout_of(model, "rows"):
             gap = relative_gap(_all_logits(model, batch).float(), _all_logits(plain, batch).float())
     return Check("folder: plain transformers give the same logits", gap, 1e-6, gap <= 1e-6)
+
+
+def _is_adapter(loaded: LoadedModel) -> bool:
+    return loaded.adapter is not None and bool(loaded.adapter.peft_type)
+
+
+def _peft_check(loaded: LoadedModel, layout: Layout) -> Check:
+    """The adapter's folder on its base, read by plain peft."""
+    from peft import PeftModel
+
+    model = loaded.model
+    base = load_model(resolve_model(loaded.base, {}), dtype=model.dtype, device=model.device, seed=0).model
+    set_layout(base, "rows")
+    gap = 0.0
+    with quiet(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        plain = PeftModel.from_pretrained(base, loaded.source).eval()
+        for group in _batch(model.config.get_text_config().vocab_size, model.device).groups:
+            ids = np.concatenate([group.prompt, group.responses[0].ids])
+            text = Batch((Group(ids[:1], (Response(ids[1:], np.ones(len(ids) - 1, bool)),)),), model.device)
+            logits = plain(input_ids=torch.as_tensor(ids)[None].to(model.device)).logits[0, -len(ids) : -1]
+            theirs = logits.float().log_softmax(-1).gather(1, text.target[:, None]).squeeze(1)
+            gap = max(gap, _gap(_logp(model, layout, text), theirs))
+    limit = EXACT if model.dtype == torch.float32 else ROUGH
+    return Check("folder: plain peft gives the same log-probs", gap, limit, gap <= limit)
 
 
 def _template_check(loaded: LoadedModel) -> Check:

@@ -1,12 +1,12 @@
 """KTO: learn from answers that are simply wanted or unwanted."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from ..types import Batch, Loss, Scores, tally
+from ..types import Batch, Group, Loss, Scores, tally
 from .method import Method
 from .pairs import NotNegative, Positive, watch
 
@@ -52,6 +52,16 @@ class KTO(Method):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"answers": float((~batch.labels.isnan()).sum())}
+
+    def refuses(self, groups: Sequence[Group]) -> str | None:
+        rated = sorted(r.scores[0] for g in groups for r in g.responses if r.scores)
+        if rated and rated[0] < rated[-1] and (rated[0] >= self.wanted_from or rated[-1] < self.wanted_from):
+            every = "wanted" if rated[0] >= self.wanted_from else "unwanted"
+            return (
+                f"wanted_from: ratings go from {rated[0]:g} to {rated[-1]:g}, so from {self.wanted_from:g} on every "
+                f"answer is {every}; set it between them."
+            )
+        return None
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         wanted, unwanted, other = batch.labels >= 0.5, batch.labels < 0.5, batch.labels.isnan()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ..types import Asks, Batch, Loss, Quantity, RoleScores, Scope, Scores
+from ..types import Asks, Batch, Group, Loss, Quantity, RoleScores, Scope, Scores
 
 Data = Literal["conversation", "text", "pair", "ranking", "rating", "steps", "task"]
 
@@ -52,6 +52,10 @@ class Method(BaseModel):
         """The part of the batch that the loss has a gradient for. Nothing else of it is computed; what the sums are
         divided by is counted over the whole."""
         return batch
+
+    def refuses(self, groups: Sequence[Group]) -> str | None:
+        """Why this method cannot learn from these groups, in one sentence, where it cannot."""
+        return None
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         """Sums over those units, and statistics as (sum, count)."""

@@ -1,14 +1,14 @@
 """Reward models: a number that says how good an answer is, learnt from what people said."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from ..core.preference import log_sigmoid, plackett_luce
-from ..types import Asks, Batch, Loss, Quantity, RoleScores, Scores, Tally, tally
+from ..types import Asks, Batch, Group, Loss, Quantity, RoleScores, Scores, Tally, tally
 from .method import Method
 from .pairs import NotNegative, Positive, watch_still
 
@@ -111,32 +111,36 @@ class Reward(Method):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {
-            "comparisons": float(sum(any(r.rank is not None for r in g.responses) for g in batch.groups)),
+            "comparisons": float(len(self._compared(batch))),
             "ratings": float((~batch.ratings.isnan()).sum()),
             "tokens": float(batch.own_tokens[self._preferred(batch)].sum()),
         }
+
+    def refuses(self, groups: Sequence[Group]) -> str | None:
+        if self.scored_by == "likelihood" and any(r.scores for g in groups for r in g.responses):
+            return "scored_by: a likelihood is never above 0 and cannot learn ratings; take a head, or comparisons."
+        return None
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         score = self.scores(scores.reward, batch)  # [R, C]
         sums: dict[str, torch.Tensor] = {}
         stats: dict[str, Tally] = {"score": tally(score)}
         totals: list[tuple[torch.Tensor, int]] = []
-        if compared := int(self.counts(batch)["comparisons"]):
+        if compared := self._compared(batch):
             s = score[:, 0]
             better, worse = s.index_select(0, batch.better), s.index_select(0, batch.worse)
             margin = better - worse
             if self.ranking == "listwise":
-                parts = zip(batch.groups, torch.split(s, [len(g.responses) for g in batch.groups]), strict=True)
-                ranked = [(part, [r.rank for r in g.responses if r.rank is not None]) for g, part in parts]
-                total = torch.stack([plackett_luce(part, ranks) for part, ranks in ranked if ranks]).sum()
+                parts = torch.split(s, [len(g.responses) for g in batch.groups])
+                total = torch.stack([plackett_luce(parts[i], ranks) for i, ranks in compared.items()]).sum()
             else:
                 total = (-log_sigmoid(margin - batch.margin) * batch.pair_weight).sum()
             centre = ((better + worse).square() * batch.pair_weight).sum()
             sums["comparisons"] = total + self.center_rewards_coefficient * centre
             stats |= {"accuracy": tally((margin > 0).float()), "margin": tally(margin)}
-            totals.append((total.detach(), compared))
+            totals.append((total.detach(), len(compared)))
         if batch.ratings.numel():
-            assert self.scored_by == "head", "setup.py refuses ratings to a likelihood"
+            assert self.scored_by == "head", "`refuses` keeps ratings from a likelihood"
             errors = (self.rated(score) - batch.ratings)[~batch.ratings.isnan()].square()
             sums["ratings"] = errors.sum()
             totals.append((sums["ratings"].detach(), errors.numel()))
@@ -167,6 +171,12 @@ class Reward(Method):
             return total
         first = said[:, self.criteria.index(self.gate)]
         return torch.where(first < self.gate_at, first - (self.scale[1] - self.scale[0]), total)
+
+    def _compared(self, batch: Batch) -> dict[int, list[int]]:
+        """The ranks of each group whose answers were compared, by its place. As pairs, a tie of all says nothing."""
+        ranks = {i: [r.rank for r in g.responses if r.rank is not None] for i, g in enumerate(batch.groups)}
+        fewest = 1 if self.ranking == "listwise" else 2
+        return {i: some for i, some in ranks.items() if len(set(some)) >= fewest}
 
     def _preferred(self, batch: Batch) -> torch.Tensor:
         """The responses nobody was preferred to."""

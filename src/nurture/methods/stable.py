@@ -1,5 +1,6 @@
 """Stable Alignment: imitate the best-rated answer, and keep the others behind it by how much worse they were rated."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -40,6 +41,21 @@ class Stable(Method):
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {"prompts": batch.num_groups}
+
+    def refuses(self, groups: Sequence[Group]) -> str | None:
+        said = [self._ratings(group) for group in groups]
+        if alone := [group.key for group, ratings in zip(groups, said, strict=True) if len(ratings) < 2]:
+            return (
+                f"{alone[0]} ALONE: of its prompt this is the only rated answer, so it is best and worst at once "
+                f"({len(alone)} of {len(groups)} prompts); rate another answer to each, or take them out."
+            )
+        widest = max((max(ratings) - min(ratings) for ratings in said), default=0.0)
+        if widest > self.rating_scale:
+            return (
+                f"rating_scale: answers to one prompt are rated {widest:g} apart, more than the {self.rating_scale:g} "
+                "there is; set it to the highest rating less the lowest."
+            )
+        return None
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         nll = -batch.sum_per_response(scores.policy.logp) / batch.own_tokens

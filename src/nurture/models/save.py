@@ -139,6 +139,7 @@ def model_card(
     limits: str = "",
     before: str = "",
     library: str = "transformers",
+    judges: bool = False,
 ) -> str:
     """README.md of a model: front matter for the hub, then what was trained on what, how, and with what result. Of an
     exported model, `before` tells the same of the one it was made from."""
@@ -147,7 +148,7 @@ def model_card(
         "base_model": base_model,
         "datasets": list(data) or None,
         "library_name": library,
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if judges else "text-generation",
         "tags": ["nurture", method],
     }
     head = yaml.safe_dump({k: v for k, v in front.items() if v is not None}, sort_keys=False, allow_unicode=True)
