@@ -61,6 +61,8 @@ def test_a_reward_model_ends_with_its_card_and_scores(tmp_path):
     model, metrics = run("reward", out, "data=lab/comparisons")
     assert metrics[0]["loss"] == pytest.approx(0.6931472, abs=1e-6)
     card = json.loads((out / "reward_card.json").read_text())
+    readme = (out / "model" / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in readme and f"{card['verdict']}: {card['reason']}" in readme
     assert card["verdict"] in ("go", "caution", "no-go") and card["pairs"] == 8
     assert card["lab"]["oracle_on_clear_pairs"]["pairs"] > 100
     assert card["reason"].split(" (")[0].split(",")[0] in (out / "report.html").read_text()
@@ -215,6 +217,8 @@ def test_reward_models_side_by_side(tmp_path):
         assert by_hand["reward_models"]["a"][key] == both["also"]["lab/test"]["reward_models"]["a"][key]
     with pytest.raises(InputError, match="samples=4: a reward model answers nothing"):
         api.compare([str(out / "a" / "model")], ["samples=4", "temperature=1"])
+    with pytest.raises(InputError, match="is a reward model, which answers nothing; .* --pairs FILE"):
+        api.evaluate(str(out / "a" / "model"), ["data=lab/comparisons"])
     with pytest.raises(InputError, match="is a reward model; compare it with others that are"):
         api.compare([str(out / "a" / "model"), "lab"])
     recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["lab", "b"]}))

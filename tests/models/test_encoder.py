@@ -206,6 +206,30 @@ def test_lora_on_it_is_pefts_sequence_classifier(rows, tmp_path, family):
         )
 
 
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        "ia3",
+        "{name: bottleneck, bottleneck_size: 4}",
+        "{name: adalora, init_r: 4, target_r: 2}",
+        "{name: lora, r: 4, use_dora: true}",
+    ],
+    ids=["ia3", "bottleneck", "adalora", "dora"],
+)
+def test_other_adapters_on_it_are_pefts_too(rows, tmp_path, adapter):
+    from peft import PeftModel
+
+    base = saved(tmp_path / "bert", t.AutoModelForSequenceClassification, "bert", id2label={0: "overall"})
+    folder = train(base, rows, tmp_path / "run", f"adapter={adapter}", "steps=8")
+    plain = t.AutoModelForSequenceClassification.from_pretrained(base, dtype=torch.float32)
+    read = t.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(plain, folder).eval()
+        expected = [float(theirs(**_inputs(read, p, a, "bert")).logits) for p, a in TALKS]
+    judge = load_reward_model(folder, precision="fp32")
+    assert score(judge, [conversation(*talk) for talk in TALKS]) == pytest.approx(expected, abs=1e-5)
+
+
 def _inputs(read, prompt, answer, family):
     asked = read(prompt, answer, return_tensors="pt")
     if family in ("distilbert", "modernbert"):

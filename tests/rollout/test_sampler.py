@@ -50,7 +50,8 @@ def equal(a: Sequence[Sample], b: Sequence[Sample], atol: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("family", [*TREE, *ROWS])
 def test_greedy_equals_generate(family: str):
-    model = tiny(family)
+    # Step by step Mamba's recurrence rounds otherwise than all at once, in transformers as here: by 6e-5 in fp32.
+    model = tiny(family).double() if family == "mamba" else tiny(family)
     sampler = LocalSampler(model, layout="tree" if family in TREE else "rows", max_batch=3)
     samples = sampler.sample(requests(), Sampling(max_tokens=NEW, temperature=0.0))
     assert [(s.request, s.k, s.reason) for s in samples] == [(i, 0, "length") for i in range(len(LENGTHS))]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from ..core.advantages import gae, whiten
 from ..types import Asks, Batch, Loss, Scores, tally
-from .online import NotNegative, Online, Share
+from .online import NotNegative, Online, Share, sampler_gap
 
 
 class ActorCritic(Online):
@@ -37,6 +37,7 @@ class ActorCritic(Online):
         "policy_loss": "advantage times negative log-probability, per token",
         "value_error": "squared difference of value and return per token: falls as the critic learns",
         "entropy": "entropy of the policy per token, in nats: a steady fall to 0 means it has stopped exploring",
+        "sampler_gap": "mean absolute difference of the trainer's and the sampler's log-probabilities",
     }
 
     @property
@@ -61,5 +62,6 @@ class ActorCritic(Online):
                 "policy_loss": tally(policy),
                 "value_error": tally(error),
                 "entropy": tally(scores.policy.entropy),
+                "sampler_gap": sampler_gap(batch, scores.policy.logp),
             },
         )

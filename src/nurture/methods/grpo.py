@@ -11,7 +11,7 @@ from ..core.advantages import EPS, group_mean, group_std
 from ..core.kl import k3
 from ..core.ratios import clipped_surrogate, outside
 from ..types import Asks, Batch, Group, Loss, Scores, tally
-from .online import NotNegative, Online, Several, Share, Whole, with_advantage
+from .online import NotNegative, Online, Several, Share, Whole, sampler_gap, with_advantage
 
 
 class GRPO(Online):
@@ -124,7 +124,6 @@ class GRPO(Online):
             per_token = per_token / batch.per_token(length)
         ((unit, count),) = self.counts(batch).items()
         total = per_token.sum()
-        sampler = batch.logp_sampler
         return Loss(
             {unit: total},
             {
@@ -134,7 +133,7 @@ class GRPO(Online):
                 "ratio": tally(ratio),
                 "approx_kl": tally(ratio - 1 - log_ratio),
                 "clip_fraction": tally(clipped),
-                "sampler_gap": (0.0, 0) if sampler is None else tally((old - sampler).abs()),
+                "sampler_gap": sampler_gap(batch, logp),
             },
         )
 

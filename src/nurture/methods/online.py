@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
-from ..types import Asks, Batch
+from ..types import Asks, Batch, Tally, tally
 from .method import Method
 
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -67,6 +68,12 @@ class Online(Method):
     def advantage(self, batch: Batch, state: Mapping[str, Any]) -> Batch:
         """The whole rollout with `adv` (and `ret`, for a critic) recorded. `state` is what `after_step` returned."""
         raise NotImplementedError
+
+
+def sampler_gap(batch: Batch, logp: Tensor) -> Tally:
+    """How far the trainer's log-probabilities, as they were before the first update, are from the sampler's."""
+    sampler, old = batch.logp_sampler, logp.detach() if batch.logp_old is None else batch.logp_old
+    return (0.0, 0) if sampler is None else tally((old - sampler).abs(), batch.acted)
 
 
 def with_advantage(batch: Batch) -> Batch:

@@ -12,7 +12,7 @@ from ..core.advantages import gae, whiten
 from ..core.kl import ESTIMATORS
 from ..core.ratios import clipped_surrogate, clipped_value_error, outside
 from ..types import Asks, Batch, Loss, Scores, tally
-from .online import Count, NotNegative, Online, Positive, Share, Whole
+from .online import Count, NotNegative, Online, Positive, Share, Whole, sampler_gap
 
 
 class PPO(Online):
@@ -139,7 +139,6 @@ class PPO(Online):
             total = total + self.kl_coef * kl
         total = total.where(acted, 0)
         moved = (value - batch.value).abs() > (self.clip_value or float("inf"))
-        sampler = batch.logp_sampler
         return Loss(
             {"tokens": total.sum(), "ptx_tokens": -self.ptx_coef * logp.where(~acted, 0).sum()},
             {
@@ -153,7 +152,7 @@ class PPO(Online):
                 "ratio": tally(ratio, acted),
                 "approx_kl": tally(ratio - 1 - log_ratio, acted),
                 "clip_fraction": tally(outside(ratio, batch.adv, self.clip_low, self.clip_high), acted),
-                "sampler_gap": (0.0, 0) if sampler is None else tally((old - sampler).abs(), acted),
+                "sampler_gap": sampler_gap(batch, logp),
                 "ptx_loss": tally(-logp, ~acted),
             },
         )

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from ..core.advantages import discounted_returns, whiten
 from ..types import Batch, Loss, Scores, tally
-from .online import NotNegative, Online, Share
+from .online import NotNegative, Online, Share, sampler_gap
 
 
 class Reinforce(Online):
@@ -32,6 +32,7 @@ class Reinforce(Online):
     metrics: ClassVar = {
         "loss": "advantage times negative log-probability, per token; its value says little, its gradient is the point",
         "entropy": "entropy of the policy per token, in nats: a steady fall to 0 means it has stopped exploring",
+        "sampler_gap": "mean absolute difference of the trainer's and the sampler's log-probabilities",
     }
 
     def advantage(self, batch: Batch, state: Mapping[str, Any]) -> Batch:
@@ -44,4 +45,11 @@ class Reinforce(Online):
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
         per_token = -batch.adv * scores.policy.logp - self.entropy_coef * scores.policy.entropy
-        return Loss({"tokens": per_token.sum()}, {"loss": tally(per_token), "entropy": tally(scores.policy.entropy)})
+        return Loss(
+            {"tokens": per_token.sum()},
+            {
+                "loss": tally(per_token),
+                "entropy": tally(scores.policy.entropy),
+                "sampler_gap": sampler_gap(batch, scores.policy.logp),
+            },
+        )

@@ -9,7 +9,7 @@ from ..core.advantages import discounted_returns, group_mean, whiten
 from ..core.kl import k1
 from ..core.ratios import clipped_surrogate, outside
 from ..types import Asks, Batch, Loss, Scores, tally
-from .online import NotNegative, Online, Share
+from .online import NotNegative, Online, Share, sampler_gap
 
 
 class ReinforcePP(Online):
@@ -65,7 +65,7 @@ class ReinforcePP(Online):
         old = logp.detach() if batch.logp_old is None else batch.logp_old
         ratio = (logp - old).exp()
         per_token = -clipped_surrogate(ratio, batch.adv, self.clip_low, self.clip_high)
-        ref, sampler = batch.logp_ref, batch.logp_sampler
+        ref = batch.logp_ref
         return Loss(
             {"tokens": per_token.sum()},
             {
@@ -74,6 +74,6 @@ class ReinforcePP(Online):
                 "kl": (0.0, 0) if ref is None else tally(k1(logp, ref)),
                 "ratio": tally(ratio),
                 "clip_fraction": tally(outside(ratio, batch.adv, self.clip_low, self.clip_high)),
-                "sampler_gap": (0.0, 0) if sampler is None else tally((old - sampler).abs()),
+                "sampler_gap": sampler_gap(batch, logp),
             },
         )

@@ -9,7 +9,7 @@ from ..core.advantages import EPS, leave_one_out
 from ..core.kl import k1
 from ..core.ratios import clipped_surrogate, outside
 from ..types import Asks, Batch, Loss, Scores, tally
-from .online import NotNegative, Online, Several, Share, with_advantage
+from .online import NotNegative, Online, Several, Share, sampler_gap, with_advantage
 
 
 class RLOO(Online):
@@ -70,7 +70,7 @@ class RLOO(Online):
         adv = batch.sum_per_response(batch.adv.to(logp.dtype)) / length
         ratio = batch.sum_per_response(logp - old).exp()
         per_response = -clipped_surrogate(ratio, adv, self.clip_low, self.clip_high)
-        ref, sampler = batch.logp_ref, batch.logp_sampler
+        ref = batch.logp_ref
         return Loss(
             {"responses": per_response.sum()},
             {
@@ -79,6 +79,6 @@ class RLOO(Online):
                 "kl": (0.0, 0) if ref is None else tally(k1(logp, ref)),
                 "ratio": tally(ratio),
                 "clip_fraction": tally(outside(ratio, adv, self.clip_low, self.clip_high)),
-                "sampler_gap": (0.0, 0) if sampler is None else tally((old - sampler).abs()),
+                "sampler_gap": sampler_gap(batch, logp),
             },
         )
