@@ -53,6 +53,7 @@ def report(times: list[float], discard: int, **more: float) -> None:
 
 def ours(size: str, steps: int, discard: int, precision: str) -> None:
     from nurture.methods import GRPO
+    from nurture.models.fused import fuse
     from nurture.models.layouts import choose_layout, set_layout
     from nurture.models.roles import LocalRoles
     from nurture.protocols import Scored
@@ -60,14 +61,11 @@ def ours(size: str, steps: int, discard: int, precision: str) -> None:
     from nurture.rollout.loop import Prompt, Rollouts, single_turn
     from nurture.rollout.sampler import LocalSampler
     from nurture.train.loop import Budget, train
-    from nurture.train.memory import keep_pages
     from nurture.train.optim import AdamW
     from nurture.train.precision import choose_precision
     from nurture.train.processes import Processes
 
-    keep_pages()
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    measure.as_in_a_run()
     tokenizer = measure.tokenizer()
     dtype = choose_precision(precision, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     policy, reference = (measure.model(dtype, **SIZES[size]) for _ in range(2))
@@ -75,6 +73,7 @@ def ours(size: str, steps: int, discard: int, precision: str) -> None:
     models = {"policy": policy, "ref": reference.requires_grad_(False)}
     for model in models.values():
         set_layout(model, layout)
+        fuse(model)
         model.eval()
     optimizer = AdamW(policy.named_parameters())
     roles = LocalRoles(models, dict.fromkeys(models, layout), optimizer, Processes())

@@ -165,6 +165,13 @@ def test_an_adapter_that_learns_on_keeps_the_learning_rate_of_its_kind(tmp_path)
     )
     stages = load_recipe(path).stages
     assert [stages[name].learning_rate for name in "abcd"] == [fresh, fresh, fresh, 0.5]
+    path.write_text(f"name: two\nstages:\n  a: {{method: sft, model: {tmp_path}, data: x}}\n"
+                    "  b: {method: sft, model: a, data: x}\n")  # fmt: skip
+    assert [stage.learning_rate for stage in load_recipe(path).stages.values()] == [fresh, fresh]
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
+    (tmp_path / "nurture_adapter.json").write_text('{"adapter": {"name": "ptuning_v2"}}')
+    new = stage_from("sft", ["data=x", "model=y", "adapter=ptuning_v2"]).learning_rate
+    assert stage_from("sft", ["data=x", f"model={tmp_path}"]).learning_rate == new
 
 
 # --- refusing ---------------------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def test_reward_models_side_by_side(tmp_path):
         assert by_hand["reward_models"]["a"][key] == both["also"]["lab/test"]["reward_models"]["a"][key]
     with pytest.raises(InputError, match="samples=4: a reward model answers nothing"):
         api.compare([str(out / "a" / "model")], ["samples=4", "temperature=1"])
-    with pytest.raises(InputError, match="is a reward model, which answers nothing; .* --pairs FILE"):
+    with pytest.raises(InputError, match="with --pairs FILE"):
         api.evaluate(str(out / "a" / "model"), ["data=lab/comparisons"])
     with pytest.raises(InputError, match="is a reward model; compare it with others that are"):
         api.compare([str(out / "a" / "model"), "lab"])

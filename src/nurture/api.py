@@ -211,11 +211,14 @@ def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
     from .train.optim import AdamW
     from .train.processes import Processes
 
-    if is_reward_model(resolve_model(model, {})):
-        raise InputError(f"{model} is a reward model, which answers nothing; measure it on comparisons: --pairs FILE.")
     method, words = take(overrides, "method")
     stage = stage_from(method or "sft", [f"model={model}", *words])
-    setup = set_up(stage, Processes())
+    try:
+        setup = set_up(stage, Processes())
+    except InputError as error:
+        if is_reward_model(resolve_model(model, {})):
+            raise InputError(f"{error} A reward model is measured on comparisons, with --pairs FILE.") from None
+        raise
     loaded = setup.loaded.model
     roles = LocalRoles({"policy": loaded}, {"policy": setup.layout.layout}, AdamW([]), Processes())
     groups = setup.first_epoch

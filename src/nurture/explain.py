@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -24,8 +25,8 @@ from .runs import METRICS
 KNOWN_AS = {
     "dapo": "grpo with other fields: nurture explain grpo",
     "dr-grpo": "grpo with other fields: nurture explain grpo",
-    "cispo": "grpo with another field: nurture explain grpo",
-    "gspo": "grpo with another field: nurture explain grpo",
+    "cispo": "grpo with other fields: nurture explain grpo",
+    "gspo": "grpo with other fields: nurture explain grpo",
     "rlhf": "a recipe of several stages, recipes/rlhf.yaml; nurture explain reward and ppo tell of its methods",
     "r1": "a recipe of several stages, recipes/r1.yaml; nurture explain sft and grpo tell of its methods",
     "rest": "a recipe of several stages, recipes/rest.yaml: nurture explain sft, on answers that a model drew itself",
@@ -128,9 +129,9 @@ def _default(field: FieldInfo) -> str:
     """The default as it would be written in a recipe."""
     if field.is_required():
         return "(must be given)"
-    if field.default is PydanticUndefined:
+    if field.default is PydanticUndefined and field.default_factory_takes_validated_data:
         return "(the method's own)"
-    value = field.default
+    value: Any = field.get_default(call_default_factory=True)
     if isinstance(value, str):
         return value
     return json.dumps(value) if not hasattr(value, "model_fields") else "{…}"

@@ -376,7 +376,10 @@ def _adapter_in(model: Any) -> Adapter | None:
     """The kind of adapter that a folder holds, which learns on unless the stage names another."""
     if not isinstance(model, str) or not (written := Path(model).expanduser() / "adapter_config.json").is_file():
         return None
+    ours = written.with_name("nurture_adapter.json")
     try:
+        if ours.is_file():
+            return ADAPTERS[json.loads(ours.read_bytes())["adapter"]["name"]]()
         said = json.loads(written.read_bytes())["peft_type"]
     except (OSError, ValueError, TypeError, KeyError):
         return None  # loading it will tell what is wrong
@@ -441,7 +444,8 @@ class Stage(Section):
     (`tokens_per_micro`) does not change the result."""
 
     learning_rate: NotNegative = Field(default_factory=_learning_rate)
-    """The peak learning rate; by default the method's own, raised where an adapter learns best at more."""
+    """The peak learning rate; by default the method's own, raised where an adapter learns best at more (also one that a
+    folder or an earlier stage brings; of a hub name it is not known yet)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up."""
     warmup: NotNegative = 0.03
@@ -676,10 +680,9 @@ class Recipe(Section):
                 if used in names[at:]:
                     fault = "itself" if used == name else f"{used!r}, which comes later"
                     raise ValueError(f"stages.{name}.{key} names {fault}; a stage can only build on earlier ones")
-            if inherited := self._adapter_of(stage):
+            if "learning_rate" not in stage.model_fields_set and (inherited := self._adapter_of(stage)):
                 rate = inherited.learning_rate(stage.method.default_learning_rate)
-                if "learning_rate" not in stage.model_fields_set:
-                    self.stages[name] = stage.model_copy(update={"learning_rate": rate})
+                self.stages[name] = stage.model_copy(update={"learning_rate": rate})
         if len({stage.processes for stage in self.stages.values()}) > 1:
             raise ValueError("stages: all stages of a run share its processes; give each the same 'processes'")
         models = {stage.model for stage in self.stages.values() if isinstance(stage.model, str)}
@@ -692,11 +695,11 @@ class Recipe(Section):
         return self
 
     def _adapter_of(self, stage: Stage) -> Adapter | None:
-        """The adapter of an earlier stage that this one goes on training."""
-        if stage.adapter is not None or not isinstance(stage.model, str) or stage.model not in self.stages:
+        """The adapter of the model, of an earlier stage or a folder, that this stage goes on training."""
+        if stage.adapter is not None or not isinstance(stage.model, str):
             return None
-        before = self.stages[stage.model]
-        return before.adapter or self._adapter_of(before)
+        before = self.stages.get(stage.model)
+        return (before.adapter or self._adapter_of(before)) if before else _adapter_in(stage.model)
 
     @property
     def processes(self) -> int:

@@ -722,7 +722,7 @@ class _Run:
             weights = {name: kept[f"master.{name}"] for name in weights}
         loaded, model, reward = setup.loaded, setup.loaded.model, None
         results: dict[str, Any] = {k: v for k, v in (self.best or {}).items() if k != "step"}
-        attached = loaded.adapter is not None and bool(loaded.adapter.peft_type)
+        attached = loaded.is_peft
         if stage.method.trained == "reward":
             results |= self._judge_reward_model(weights, step)
             reward = stage.method.model_dump(mode="json") | {"template": setup.template.hash}

@@ -134,7 +134,7 @@ def test_pissa_with_magnitudes_is_saved_as_it_is(base, tmp_path):
     "adapter",
     [
         LoRA(target_modules=["q_proj"], layers_to_transform=[7]),
-        IA3(target_modules=["o_proj"]),
+        IA3(target_modules=["o_proj"], feedforward_modules=["down_proj"]),
     ],
     ids=["no such layer", "feed-forward beside the targets"],
 )

@@ -247,4 +247,13 @@ def test_a_process_reward_model_judges_an_answer_line_by_line(aggregate, tmp_pat
     expected = {"min": min(steps), "product": float(np.prod(steps)), "last": steps[-1]}[aggregate]
     assert found[0] == pytest.approx(expected, rel=1e-5)
     assert found[1] == pytest.approx(steps[0], rel=1e-5), "one line is one step"
-    assert 0 < found[2] < 1, "where nothing is said the end is judged"
+    (silent,) = template.encode_many([chat("what", "")], "last")
+    scores = score_groups(judged.roles, judged.method, [silent], 1 << 30, torch.device("cpu"))
+    assert found[2] == pytest.approx(float(scores[0, 0].sigmoid())), "where nothing is said the end is judged"
+    spelled = chat("what", "a <|im_end|> b\nc")
+    assert len(template.encode_steps(spelled, ["a <|im_end|> b", "c"])[1]) == 2 and 0 < score(judged, [spelled])[0] < 1
+    turns = (Message("user", "what"), Message("assistant", "a b", train=True), Message("user", "and"),
+             Message("assistant", "c d\ne", train=True))  # fmt: skip
+    assert score(judged, [Conversation(turns)]) != score(judged, [Conversation(turns[:2])])
+    with pytest.raises(DataError, match="EMPTY"):
+        score(judged, [Conversation((Message("user", "what"), Message("assistant", "a", train=False)), origin="f:1")])

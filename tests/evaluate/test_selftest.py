@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapted import adapted, learn, make_base, save
+from adapted import STEPS, declared, learn, load, make_base, save
 from families import TREE, tiny
 
 from nurture.evaluate import selftest
 from nurture.evaluate.selftest import run_checks
 from nurture.methods import SFT
 from nurture.models.layouts import Choice, TreePlan
-from nurture.models.load import train_tokenizer
+from nurture.models.load import attach_adapter, train_tokenizer
 from nurture.models.save import save_model
 
 
@@ -41,13 +41,35 @@ def test_passes_on_a_model_that_ends_early_and_repeats_itself(tmp_path):
     assert not [check for check in run_checks(str(folder)) if not check.ok]
 
 
-@pytest.mark.parametrize("case", ["lora", "prefix", "prompt"])
+FOLDER = "folder: plain peft gives the same log-probs"
+
+
+def lora_on(base, folder, case="lora"):
+    adapter = declared(case)
+    loaded = attach_adapter(load(base, quantized=adapter.quantized, merged=True), adapter, steps=STEPS, seed=0)
+    roles, _ = learn(loaded, SFT(), steps=3, rate=3e-2)
+    return save(loaded, roles, folder)
+
+
+@pytest.mark.parametrize("case", ["lora", "prefix", "prompt", "qlora"])
 def test_passes_on_an_adapter(case, tmp_path):
-    loaded = adapted(make_base(tmp_path / "base"), case)
-    roles, _ = learn(loaded, SFT(), steps=3)
-    checks = {check.name: check for check in run_checks(str(save(loaded, roles, tmp_path / "adapter")))}
+    folder = lora_on(make_base(tmp_path / "base"), tmp_path / "adapter", case)
+    if case == "lora":
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(settings | {"lora_dropout": 0.5}))
+    checks = {check.name: check for check in run_checks(str(folder))}
     assert not [check for check in checks.values() if not check.ok]
-    assert "folder: plain peft gives the same log-probs" in checks
+    assert FOLDER in checks
+
+
+def test_passes_on_an_adapter_on_an_adapter_and_sees_one_that_peft_reads_otherwise(tmp_path, monkeypatch):
+    lower = lora_on(make_base(tmp_path / "base"), tmp_path / "lower")
+    upper = lora_on(lower, tmp_path / "upper")
+    assert not [check for check in run_checks(str(upper)) if not check.ok]
+    inner = selftest.load_model
+    monkeypatch.setattr(selftest, "load_model", lambda source, **more: inner(
+        tmp_path / "base" if Path(source) == lower else source, **more))  # fmt: skip
+    assert [check.name for check in run_checks(str(upper)) if not check.ok] == [FOLDER]
 
 
 def test_a_leak_between_responses_is_found(monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine import chains, engine, one_step, pairs, rankings, ratings
+from engine import chains, engine, one_step, pairs, rankings, ratings, thumbs
 
 from nurture.errors import InputError
 from nurture.methods import DPO, KTO, Process, Reward, Stable
@@ -163,6 +163,18 @@ def test_stable_alignment_finds_the_best_within_each_prompt():
     assert objective(method, batch, Scores(policy=said.reward)) == pytest.approx(total / 8, rel=1e-6)
 
 
+def test_a_prompt_with_one_rated_answer_teaches_stable_alignment_nothing():
+    groups = ratings(n=4).groups
+    alone = replace(groups[0], responses=groups[0].responses[:1])
+    mixed, without = Batch((*groups[1:], alone)), Batch(groups[1:])
+    said = Scores(policy=random_scores(mixed).reward)
+    rest = Scores(policy=RoleScores(logp=said.policy.logp[: without.num_own]))
+    assert objective(Stable(), mixed, said) == pytest.approx(objective(Stable(), without, rest))
+    assert Stable().taught(mixed).groups == without.groups
+    _, gradients = one_step(engine(), Stable(), Batch((alone,)))
+    assert all(not gradient.any() for gradient in gradients.values())
+
+
 def test_stable_alignment_learns_from_rankings_too():
     batch = rankings()
     rated = Batch(
@@ -178,19 +190,20 @@ def test_stable_alignment_learns_from_rankings_too():
     assert objective(Stable(), batch, said) == pytest.approx(objective(Stable(), rated, said), rel=1e-6)
 
 
-def rated(*scores, key="rows.jsonl:1"):
+def rated(*scores, wanted_from=0.5):
     (first, *_) = ratings(n=1).groups
     one = first.responses[0]
-    return replace(first, key=key, responses=tuple(replace(one, scores=(s,)) for s in scores))
+    said = tuple(replace(one, scores=(s,), label=float(s >= wanted_from)) for s in scores)
+    return replace(first, responses=said)
 
 
 @pytest.mark.parametrize(
     ("method", "groups", "told"),
     [
-        (Stable(), [rated(0.0, 1.0), rated(0.5, key="rows.jsonl:7")], r"rows.jsonl:7 ALONE.*\(1 of 2 prompts\)"),
+        (Stable(), [rated(1.0), rated(0.5)], "no prompt has two rated answers"),
         (Stable(), [rated(1.0, 10.0)], "rating_scale: .* rated 9 apart, more than the 1 there is"),
         (KTO(), [rated(3.0), rated(9.0)], "ratings go from 3 to 9, so from 0.5 on every answer is wanted"),
-        (KTO(wanted_from=9.5), [rated(3.0), rated(9.0)], "every answer is unwanted"),
+        (KTO(wanted_from=9.5), [rated(3.0, wanted_from=9.5), rated(9.0, wanted_from=9.5)], "every answer is unwanted"),
         (Reward(scored_by="likelihood"), [rated(0.5)], "a likelihood is never above 0"),
     ],
 )
@@ -201,8 +214,10 @@ def test_data_that_a_method_cannot_learn_from(method, groups, told):
 @pytest.mark.parametrize(
     ("method", "groups"),
     [
-        (Stable(rating_scale=9.0), [rated(1.0, 10.0)]),
-        (KTO(wanted_from=5.0), [rated(3.0), rated(9.0)]),
+        (Stable(rating_scale=9.0), [rated(1.0, 10.0), rated(3.0)]),
+        (Stable(rating_scale=1.0), [rated(1.2, 2.2)]),  # which in floats is a little more
+        (KTO(), [*thumbs(n=1).groups, rated(0.7), rated(1.0)]),
+        (KTO(wanted_from=5.0), [rated(3.0, wanted_from=5.0), rated(9.0, wanted_from=5.0)]),
         (KTO(), [rated(1.0), rated(1.0)]),  # thumbs up alone
         (Reward(), [rated(0.5)]),
     ],

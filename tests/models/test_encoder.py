@@ -274,9 +274,12 @@ def test_what_it_cannot_do_is_one_sentence(base, rows, tmp_path):
 LAST = {
     "bert": {"attention.output.dense", "0.output.dense"},
     "distilbert": {"attention.out_lin", "ffn.lin2"},
+    "albert": {"attention.dense", "ffn_output"},
+    "deberta-v2": {"attention.output.dense", "0.output.dense"},
     "modernbert": {"attn.Wo", "mlp.Wo"},
 }
 KEYS_VALUES = {"bert": {"self.key", "self.value"}, "distilbert": {"attention.k_lin", "attention.v_lin"},
+               "albert": {"attention.key", "attention.value"}, "deberta-v2": {"self.key_proj", "self.value_proj"},
                "modernbert": {"attn.Wqkv"}}  # fmt: skip
 
 

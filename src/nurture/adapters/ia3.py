@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 KEYS_VALUES = re.compile(
-    r".*\.(k_proj|v_proj|query_key_value|qkv_proj|c_attn|Wqkv|k_lin|v_lin)|.*[Aa]tt[^.]*\.(self\.)?(k|v|key|value)"
+    r".*\.(k_proj|v_proj|query_key_value|qkv_proj|c_attn|Wqkv|k_lin|v_lin)|.*[Aa]tt[^.]*\.(self\.)?(k|v|key|value)(_proj)?"
 )
 """The matrices that make keys and values, by what model families call them."""
 
@@ -43,16 +43,20 @@ class IA3(Adapter):
 
         names = linear_names(model)
         last = [name for name in names if FEED_FORWARD.fullmatch(name)]
-        inside = last if self.feedforward_modules is None else self.feedforward_modules
         targets = self.target_modules
         if targets is None:
             attention = [name for name in names if KEYS_VALUES.fullmatch(name)]
             if not (attention and last):
                 raise InputError(
                     f"adapter.target_modules: where the keys, values and feed-forward layers of {type(model).__name__} "
-                    "are is not known; name their matrices, and those of the feed-forward in feedforward_modules too."
+                    "are is not known; name the matrices, and in feedforward_modules those of the feed-forward."
                 )
-            targets = [*attention, *(inside if isinstance(inside, list) else last)]
-        return IA3Config(
-            task_type="CAUSAL_LM", target_modules=check_targets(model, targets), feedforward_modules=inside
-        )
+            targets = [*attention, *last]
+        targets = check_targets(model, targets)
+        if self.feedforward_modules is not None:
+            inside = check_targets(model, self.feedforward_modules) if self.feedforward_modules else []
+        elif isinstance(targets, list):
+            inside = [t for t in targets if any(name == t or name.endswith(f".{t}") for name in last)]
+        else:
+            inside = last
+        return IA3Config(task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=inside)

@@ -35,6 +35,7 @@ class BottleneckConfig(PeftConfig):
     exclude_modules: list[str] | str | None = field(default=None)
     bottleneck_size: int = field(default=64)
     non_linearity: str = field(default="gelu")
+    modules_to_save: list[str] | None = field(default=None)
 
     def __post_init__(self):
         super().__post_init__()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ALL = "all-linear"
 
 FEED_FORWARD = re.compile(
-    r".*\.(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|mlp\.Wo|w2|wo|lin2)|.*\.\d+\.output\.dense"
+    r".*\.(down_proj|fc2|fc_out|dense_4h_to_h|mlp\.c_proj|mlp\.Wo|w2|wo|lin2|ffn_output)|.*\.\d+\.output\.dense"
 )
 """The last matrix of the feed-forward sub-layer, by what model families call it."""
 

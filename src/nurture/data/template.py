@@ -186,15 +186,20 @@ class Template:
         return found
 
     def encode_steps(self, conversation: Conversation, steps: Sequence[str]) -> tuple[Group, tuple[int, ...]]:
-        """A conversation whose last message is these steps, each on a line; and where in the response the last token of
+        """A conversation whose last answer is these steps, each on a line; and where in the response the last token of
         every step stands."""
+        from transformers.utils.chat_template_utils import mark_control_tokens
+
         text, mask = self._render_with_mask(conversation, "last")
-        start, stop = mask.spans[0]
         ((ids, offsets),) = self._tokenize([text])
-        own = within(offsets, start, stop)
-        first, at = int(np.argmax(own)), start
+        own = np.zeros(len(ids), bool)
+        for span in mask.spans:
+            own |= within(offsets, *span)
+        first = int(np.argmax(own)) if own.any() else len(ids)
+        at, stop = mask.spans[-1] if mask.spans else (0, 0)
         ends: list[int] = []
-        for step in steps:
+        for written in steps:
+            step: Any = mark_control_tokens(written, self._written_by[True])
             begin = text.find(step, at, stop)
             if begin < 0:
                 message = "the chat template does not write the steps as they are, so their ends cannot be found."

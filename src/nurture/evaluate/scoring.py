@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..data.quality.view import chat_of
-from ..data.template import Template
+from ..data.template import Template, trained_messages
 from ..errors import DataError, InputError
 from ..methods import METHODS, Method
 from ..models.heads import ScoreHead, has_score_head, score_head
@@ -150,8 +150,9 @@ def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[ND
 
 def _in_steps(template: Template, conversation: Conversation) -> Group:
     """An answer as a chain of steps: each of its lines is one. (Where nothing is said, the end is judged.)"""
-    said = conversation.messages[-1].content.splitlines()
-    group, ends = template.encode_steps(conversation, [line.strip() for line in said if line.strip()])
+    said = [conversation.messages[i].content for i in trained_messages(conversation.messages, "last")]
+    lines = said[-1].split("\n") if said else []
+    group, ends = template.encode_steps(conversation, [line.strip() for line in lines if line.strip()])
     (response,) = group.responses
     return replace(group, responses=(replace(response, step_ends=ends),))
 

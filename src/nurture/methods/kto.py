@@ -55,7 +55,8 @@ class KTO(Method):
 
     def refuses(self, groups: Sequence[Group]) -> str | None:
         rated = sorted(r.scores[0] for g in groups for r in g.responses if r.scores)
-        if rated and rated[0] < rated[-1] and (rated[0] >= self.wanted_from or rated[-1] < self.wanted_from):
+        sides = {r.label for g in groups for r in g.responses if r.label is not None}
+        if rated and rated[0] < rated[-1] and len(sides) == 1:
             every = "wanted" if rated[0] >= self.wanted_from else "unwanted"
             return (
                 f"wanted_from: ratings go from {rated[0]:g} to {rated[-1]:g}, so from {self.wanted_from:g} on every "

@@ -17,7 +17,7 @@ class Reward(Method):
     """A reward model from comparisons, rankings or ratings. Ouyang et al. 2022, arXiv:2203.02155, eq. 1.
 
         pair      L = -log sigmoid( s_w - s_l - margin )
-        ranking   L = the mean of that over the C(K, 2) pairs, or -log p(ranking) with ranking: listwise
+        ranking   L = the mean of that over its pairs, C(K, 2) without ties, or -log p(ranking) with ranking: listwise
         rating    L = ( s - rating )^2                          per criterion
 
     The score s is a linear function of the hidden state at the last token of an answer, its stop token, which has seen

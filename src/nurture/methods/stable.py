@@ -18,7 +18,8 @@ class Stable(Method):
 
     The best-rated answer to a prompt is imitated. Each other answer should be less likely than it, and by more the
     worse it was rated; where all are far enough behind, only imitation is left. Equally best answers share the first
-    place, and the mean is over the answers behind it. Best, worst and margins are found within each prompt.
+    place, and the mean is over the answers behind it. Best, worst and margins are found within each prompt; a prompt
+    with a single rated answer teaches nothing, since nobody knows whether that is a good one.
     """
 
     name: Literal["stable"] = "stable"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -40,17 +41,18 @@ class Stable(Method):
     }
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        return {"prompts": batch.num_groups}
+        return {"prompts": float(sum(len(group.responses) > 1 for group in batch.groups))}
+
+    def taught(self, batch: Batch) -> Batch:
+        kept = tuple(group for group in batch.groups if len(group.responses) > 1)
+        return Batch(kept or batch.groups[:1], batch.device)
 
     def refuses(self, groups: Sequence[Group]) -> str | None:
         said = [self._ratings(group) for group in groups]
-        if alone := [group.key for group, ratings in zip(groups, said, strict=True) if len(ratings) < 2]:
-            return (
-                f"{alone[0]} ALONE: of its prompt this is the only rated answer, so it is best and worst at once "
-                f"({len(alone)} of {len(groups)} prompts); rate another answer to each, or take them out."
-            )
+        if not any(len(ratings) > 1 for ratings in said):
+            return "no prompt has two rated answers that fit max_length, so none can be compared; rate more answers."
         widest = max((max(ratings) - min(ratings) for ratings in said), default=0.0)
-        if widest > self.rating_scale:
+        if widest > self.rating_scale * (1 + 1e-6):
             return (
                 f"rating_scale: answers to one prompt are rated {widest:g} apart, more than the {self.rating_scale:g} "
                 "there is; set it to the highest rating less the lowest."
@@ -61,6 +63,8 @@ class Stable(Method):
         nll = -batch.sum_per_response(scores.policy.logp) / batch.own_tokens
         imitation, contrast, behind = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
         for group, own in zip(batch.groups, torch.split(nll, [len(g.responses) for g in batch.groups]), strict=True):
+            if len(group.responses) < 2:
+                continue
             rating = torch.tensor(self._ratings(group), dtype=own.dtype, device=own.device)
             top = rating == rating.max()
             best, others = own[top].mean(), own[~top]
@@ -69,7 +73,7 @@ class Stable(Method):
                 gap = self.contrast_margin * (rating.max() - rating[~top]) / self.rating_scale
                 contrast.append((best - others + gap).mean().relu())
                 behind.append((others > best).detach())
-        first = torch.stack(imitation)
+        first = torch.stack(imitation) if imitation else nll[:0]
         second = torch.stack(contrast) if contrast else first.new_zeros(0)
         total = first.sum() + self.ratio * second.sum()
         told = torch.cat(behind).float() if behind else first.new_zeros(0)

@@ -68,7 +68,7 @@ def assemble(
     the reward model `judge`, or else as the learner."""
     model = loaded.model
     cast = Cast({role: model}, {role: layout})
-    shared = loaded.adapter is not None and bool(loaded.adapter.peft_type)
+    shared = loaded.is_peft
     if shared:
         cast.adapters[role] = ROLE
     if critic:

@@ -69,6 +69,11 @@ class LoadedModel:
     """Of a reward model: how its scores are to be read."""
 
     @property
+    def is_peft(self) -> bool:
+        """Whether peft attached the adapter, and so its folder holds no model."""
+        return self.adapter is not None and bool(self.adapter.peft_type)
+
+    @property
     def criteria(self) -> tuple[str, ...]:
         """What a reward model judges, in the order of its scores."""
         if self.reward is not None:
