@@ -93,7 +93,7 @@ def _adapter_facts(name: str, kind: type[Adapter]) -> list[RenderableType]:
 def list_methods() -> RenderableType:
     """Every method, adapter and reward with the first sentence of its page."""
     methods, adapters, rewards = (
-        {name: _prose(inspect.getdoc(kind) or "").partition(". ")[0] for name, kind in kinds.items()}
+        {name: _prose(inspect.getdoc(kind) or "").partition(". ")[0].rstrip(".") for name, kind in kinds.items()}
         for kinds in (METHODS, ADAPTERS, REWARDS | {name: reward_class(name) for name in ELSEWHERE})
     )
     return Group(
