@@ -15,7 +15,7 @@ from .evaluate.answers import CRITERIA, by_family, criterion, per_task
 from .evaluate.exam import TEST, Examined, before_last, chosen_tasks, p_value, steps
 from .evaluate.statistics import Estimate, estimate, paired
 from .html_page import document, section, text
-from .report import STYLE, Series, by_distance, figure, mean, series_of
+from .report import EXPLOITED, STYLE, Series, by_distance, figure, mean, series_of
 from .runs import rows_of
 from .show import printable
 
@@ -371,7 +371,7 @@ def _rollouts(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     figures = [
         figure(
             f"{what} over the distance from the reference",
-            "in nats per response: where the reward rises on and the oracle falls, the reward is being exploited",
+            EXPLOITED,
             [Series(name, both[i].points) for name, both in curves.items()], across="nat",
         )
         for i, what in enumerate(("reward", "oracle"))

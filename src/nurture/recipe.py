@@ -32,7 +32,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .adapters import ADAPTERS, Adapter
+from .adapters import ADAPTERS, Adapter, of_peft_type
 from .envs import speaker
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
@@ -380,10 +380,10 @@ def _adapter_in(model: Any) -> Adapter | None:
     try:
         if ours.is_file():
             return ADAPTERS[json.loads(ours.read_bytes())["adapter"]["name"]]()
-        said = json.loads(written.read_bytes())["peft_type"]
+        kind = of_peft_type(json.loads(written.read_bytes())["peft_type"])
     except (OSError, ValueError, TypeError, KeyError):
         return None  # loading it will tell what is wrong
-    return next((kind() for kind in ADAPTERS.values() if kind.peft_type and kind.peft_type == said), None)
+    return kind() if kind else None
 
 
 class Stage(Section):

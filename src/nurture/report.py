@@ -153,6 +153,10 @@ def _curves(
     return f'<div class="charts">\n{drawn}\n</div>' if drawn else "<p>No step is recorded yet.</p>"
 
 
+EXPLOITED = "in nats per response: where the reward rises on and the oracle falls, the reward is being exploited"
+"""What is to be seen where reward and oracle are drawn over the distance."""
+
+
 def by_distance(metrics: Sequence[Mapping[str, Any]]) -> list[Series]:
     """What the reward and the oracle say at each distance from the reference, as means over stretches of updates."""
     names = ("rollout/score", "rollout/oracle")
@@ -168,12 +172,8 @@ def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 
 def _over_optimisation(metrics: Sequence[Mapping[str, Any]]) -> str:
-    curves = by_distance(metrics)
-    meaning = (
-        "over the distance from the reference, in nats per response: where the reward rises on and the oracle falls, "
-        "the reward is being exploited"
-    )
-    return figure("reward and oracle", meaning, curves, across="nat")
+    meaning = f"over the distance from the reference, {EXPLOITED}"
+    return figure("reward and oracle", meaning, by_distance(metrics), across="nat")
 
 
 def series_of(name: str, rows: Iterable[Mapping[str, Any]]) -> Series:

@@ -775,8 +775,9 @@ class _Run:
         )  # fmt: skip
         replace_synced(self.out / "reward_card.json", (json.dumps(card, indent=1, allow_nan=False) + "\n").encode())
         self.journal.emit("reward_card", {"step": step, "verdict": card["verdict"], "reason": card["reason"]})
-        self._say(f"Reward card: {card['verdict']}: {card['reason']}")
-        return {"reward card": f"{card['verdict']}: {card['reason']}"}
+        told = f"{card['verdict']}: {card['reason']}"
+        self._say(f"Reward card: {told}")
+        return {"reward card": told}
 
     def _say(self, sentence: str) -> None:
         if self.progress:

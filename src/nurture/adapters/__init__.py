@@ -28,4 +28,10 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "ptuning_v2": PTuningV2,
 }
 
-__all__ = ["ADAPTERS", "Adapter", "Companion"]
+
+def of_peft_type(word: object) -> type[Adapter] | None:
+    """The first adapter that peft calls so."""
+    return next((kind for kind in ADAPTERS.values() if kind.peft_type and kind.peft_type == word), None)
+
+
+__all__ = ["ADAPTERS", "Adapter", "Companion", "of_peft_type"]

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from ..errors import InputError
-from . import ADAPTERS
+from . import ADAPTERS, of_peft_type
 from .adalora import rank_pattern
 from .adapter import ROLE, Adapter
 from .attached import adapter_state, attached, put, to_compute_format
@@ -123,7 +123,8 @@ def _declared(path: Path, settings: Mapping[str, Any], declared: Mapping[str, An
                 f"{path.parent / DECLARED} does not describe a {settings['peft_type']} adapter; remove it."
             )
     else:
-        kind = next(a for a in ADAPTERS.values() if a.peft_type == settings["peft_type"])
+        kind = of_peft_type(settings["peft_type"])
+        assert kind is not None, "`_checked` has refused any other"
         written = {key: settings[key] for key in kind.model_fields if settings.get(key) is not None}
         for key in ("tinit", "tfinal"):
             written.pop(key, None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ..errors import InputError
 from .adapter import Adapter, Targets
-from .targets import FEED_FORWARD, check_targets, linear_names
+from .targets import FEED_FORWARD, check_targets, is_named, linear_names
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -56,7 +56,7 @@ class IA3(Adapter):
         if self.feedforward_modules is not None:
             inside = check_targets(model, self.feedforward_modules) if self.feedforward_modules else []
         elif isinstance(targets, list):
-            inside = [t for t in targets if any(name == t or name.endswith(f".{t}") for name in last)]
+            inside = [t for t in targets if any(is_named(name, t) for name in last)]
         else:
             inside = last
         return IA3Config(task_type="CAUSAL_LM", target_modules=targets, feedforward_modules=inside)

@@ -52,7 +52,7 @@ def check_targets(model: PreTrainedModel, targets: Targets, *, rank: int = 0, fi
     else:
         chosen = []
         for target in targets:
-            found = [name for name in everything if name == target or name.endswith(f".{target}")]
+            found = [name for name in everything if is_named(name, target)]
             if not found:
                 raise InputError(
                     f"adapter.target_modules: {target!r} matches no module of {type(model).__name__}, whose matrices "
@@ -73,6 +73,11 @@ def check_targets(model: PreTrainedModel, targets: Targets, *, rank: int = 0, fi
                 f"is at most {min(shape)}."
             )
     return targets
+
+
+def is_named(name: str, target: str) -> bool:
+    """Whether a module's name is what an entry of a list of targets means, or ends in it."""
+    return name == target or name.endswith(f".{target}")
 
 
 def matrix_shape(module: nn.Module) -> tuple[int, int]:

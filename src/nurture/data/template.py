@@ -23,7 +23,7 @@ from ..errors import DataError, InputError
 from ..records import Conversation, Message
 from ..types import Group, Ids, Response
 from .formats.turns import as_turn
-from .tokens import MARK_CLOSE, MARK_OPEN, tokenize, tokenize_marked, within
+from .tokens import MARK_CLOSE, MARK_OPEN, Offsets, tokenize, tokenize_marked, within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -177,12 +177,7 @@ class Template:
             if isinstance(one, DataError):
                 found.append(one)
                 continue
-            (ids, offsets), mask = next(tokens), one[1]
-            own = np.full(len(ids), not mask.trained)
-            for start, stop in mask.spans:
-                own[within(offsets, start, stop)] = mask.trained
-            first = int(np.argmax(own)) if own.any() else len(ids)
-            found.append(Group(ids[:first], (Response(ids[first:], own[first:]),), conversation.origin))
+            found.append(_group(*next(tokens), one[1], conversation.origin))
         return found
 
     def encode_steps(self, conversation: Conversation, steps: Sequence[str]) -> tuple[Group, tuple[int, ...]]:
@@ -192,10 +187,7 @@ class Template:
 
         text, mask = self._render_with_mask(conversation, "last")
         ((ids, offsets),) = self._tokenize([text])
-        own = np.zeros(len(ids), bool)
-        for span in mask.spans:
-            own |= within(offsets, *span)
-        first = int(np.argmax(own)) if own.any() else len(ids)
+        group = _group(ids, offsets, mask, conversation.origin)
         at, stop = mask.spans[-1] if mask.spans else (0, 0)
         ends: list[int] = []
         for written in steps:
@@ -205,8 +197,8 @@ class Template:
                 message = "the chat template does not write the steps as they are, so their ends cannot be found."
                 raise DataError(conversation.origin, "TEMPLATE", message)
             at = begin + len(step)
-            ends.append(int(np.flatnonzero(within(offsets, at - 1, at))[-1]) - first)
-        return Group(ids[:first], (Response(ids[first:], own[first:]),), conversation.origin), tuple(ends)
+            ends.append(int(np.flatnonzero(within(offsets, at - 1, at))[-1]) - len(group.prompt))
+        return group, tuple(ends)
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Ids:
         """The conversation so far and the header of the answer to come: what a sampler is given."""
@@ -424,6 +416,15 @@ def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> list[int
     answers = [i for i, m in enumerate(messages) if m.role == "assistant"]
     default = {"assistant": answers, "last": answers[-1:], "all": range(len(messages))}[train_on]
     return [i for i, m in enumerate(messages) if (i in default if m.train is None else m.train)]
+
+
+def _group(ids: Ids, offsets: Offsets, mask: _TextMask, origin: str) -> Group:
+    """One response: the prompt is all before the first own token, the response the rest."""
+    own = np.full(len(ids), not mask.trained)
+    for start, stop in mask.spans:
+        own[within(offsets, start, stop)] = mask.trained
+    first = int(np.argmax(own)) if own.any() else len(ids)
+    return Group(ids[:first], (Response(ids[first:], own[first:]),), origin)
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
