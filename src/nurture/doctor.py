@@ -111,10 +111,15 @@ def _machine(folder: Path) -> Iterator[Row]:
 def _arithmetic() -> Iterator[Row]:
     import torch
 
+    from . import kernels
     from .train.precision import choose_device, choose_precision
 
     device = choose_device("auto")
     chosen = choose_precision("auto", device)
+    if device.type == "cpu":
+        why = kernels.why_not()
+        found = "compiled for this CPU" + (", with its matrix tiles" if kernels.has_tiles() else "")
+        yield Row("kernels", "ok", f"none ({why}): torch's operations are used, slower in bf16" if why else found)
     name = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float16: "fp16"}[chosen]
     yield Row("precision", "ok", f"auto means {name} on this {device.type}")
     rates = {dtype: matrix_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -4,7 +4,7 @@ One pass over the output matrix, in chunks of rows, gives the log-probability, t
 another model's distribution, and whether the token was the likeliest. A row's log-probability falls with the logits by
 `p`, less 1 at the token; how much that weighs, the backward pass brings as a factor. So the forward pass carries the
 gradient back through the matrix at once, while the logits are at hand, and keeps `[tokens x hidden]`. A matrix that is
-itself trained needs the logits again: those of the first chunks are kept, `KEPT_BYTES` of them, and the others are
+itself trained needs the logits again: those of the first chunk are kept, `KEPT_BYTES` of them, and the others are
 computed twice. So are all where the entropy or the divergence is learnt from.
 """
 
@@ -19,13 +19,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from .. import kernels
 from .kl import divergence, divergence_slope
+from .products import weight_gradient
 from .shapes import ROWS, spare
 
 CHUNK_BYTES = 64 * 2**20
 """Size of the largest temporary: the logits of one chunk of rows, as they come out of the matrix product."""
-KEPT_BYTES = 128 * 2**20
-"""How much may be kept for the gradient of the matrix."""
+KEPT_BYTES = 192 * 2**20
+"""How much may be kept for the gradient of the matrix: logits of so many rows, which are then one chunk."""
 BLOCK_BYTES = 2 * 2**20
 """Size of the fp32 logits that are worked on at a time: little enough to stay in the processor's cache from one
 operation to the next."""
@@ -133,8 +135,8 @@ def selected_logp(
     return Selected(logp[:rows], *(x[:rows] if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
 
-def _chunks(rows: int, vocabulary: int, itemsize: int) -> Iterator[slice]:
-    size = max(1, CHUNK_BYTES // (vocabulary * itemsize))
+def _chunks(rows: int, vocabulary: int, itemsize: int, room: int) -> Iterator[slice]:
+    size = max(1, room // (vocabulary * itemsize))
     size -= size % ROWS if size > ROWS else 0
     return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
 
@@ -176,11 +178,18 @@ class _Selected(torch.autograd.Function):
         back = torch.empty_like(hidden) if learns and need_hidden else None
         kept: list[Tensor | None] = []
         prepared: list[bool] = []
-        for c in _chunks(rows, weight.shape[0], hidden.itemsize):
+        ctx.room = KEPT_BYTES if learns and any(need_head) else CHUNK_BYTES
+        for c in _chunks(rows, weight.shape[0], hidden.itemsize, ctx.room):
             product, other = head.product(hidden[c]), against.log_probs(c) if against else _nobody
             fits = sum(d.nbytes for d in kept if d is not None) + product.nbytes <= KEPT_BYTES
             learn = learns and (fits or not any(need_head))
-            for r, here in _blocks(c, weight.shape[0], dtype.itemsize):
+            blocks = _blocks(c, weight.shape[0], dtype.itemsize)
+            if product.dtype == torch.bfloat16 and head.softcap is None and not against and kernels.serves(product):
+                told = [x[c] if len(x) else None for x in (entropy, hit)]
+                factor = head.scale / head.temperature
+                kernels.call("softmax", product, target[c], lse[c], logp[c], *told, *product.shape, int(learn), factor)
+                blocks = ()
+            for r, here in blocks:
                 z = head.shaped(product[here])
                 chosen, top = z.gather(1, target[r, None]).squeeze(1), z.amax(1, keepdim=True)
                 below = z - top if head.softcap is not None else z.sub_(top)
@@ -220,11 +229,11 @@ class _Selected(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if need_hidden else None
         # Summed over chunks in at least fp32: bf16 sums over chunks would lose what the chunks add.
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        d_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
+        chunks = list(_chunks(len(target), weight.shape[0], hidden.itemsize, ctx.room))
+        d_weight = torch.zeros_like(weight, dtype=wide) if need_weight and len(chunks) > 1 else None
         d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         g_logp = torch.zeros_like(lse) if g_logp is None else g_logp
         g_entropy = None if g_entropy is None or not g_entropy.any() else g_entropy
-        chunks = _chunks(len(target), weight.shape[0], hidden.itemsize)
         for c, d, prepared in zip(chunks, kept, ctx.prepared, strict=True):
             x = hidden[c]
             if prepared and g_entropy is None:
@@ -256,10 +265,9 @@ class _Selected(torch.autograd.Function):
                 if d_bias is not None:
                     d_bias += d.sum(0, dtype=wide)
             if d_weight is not None:
-                if d.dtype == wide:
-                    d_weight.addmm_(d.T, x)
-                else:
-                    d_weight += d.T @ x
+                d_weight += weight_gradient(d, x)
+            elif need_weight:
+                d_weight = weight_gradient(d, x)
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),

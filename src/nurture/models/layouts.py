@@ -28,7 +28,7 @@ from ..adapters.attached import num_virtual, virtual_cache, virtual_embeddings
 from ..core.shapes import spare
 from ..errors import InputError
 from ..types import Batch, Group, Response
-from . import attention, segments
+from . import attention, segments, tiled
 from .heads import has_score_head, is_encoder, output_head
 
 Layout = Literal["tree", "rows", "seq2seq"]
@@ -56,7 +56,8 @@ class TreePlan:
     """Segments end to end; segment i attends to itself causally and to all of segment `parent[i]` (-1: to none), and to
     the root of them all, where there is one: the keys and values of the virtual tokens in each layer.
 
-    On a CPU segments of like length are computed together (`segments.py`); elsewhere, and with a root, every segment is
+    On a CPU a kernel of our own takes the whole row (`tiled.py`), or segments of like length are computed together
+    (`segments.py`); elsewhere, and with a root, every segment is
     one call of the fused kernel.
     """
 
@@ -66,12 +67,17 @@ class TreePlan:
     calls: int = 0
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     work: dict[tuple[int, int, torch.dtype], segments.Work] = field(default_factory=dict)
+    table: Tensor | None = None
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
     ) -> Tensor:
         self.calls += 1
         if softcap is None and not self.root and query.device.type == "cpu":
+            if tiled.serves(query, key, value, self.parent):
+                if self.table is None:
+                    self.table = tiled.lay_table(self.lengths, self.parent)
+                return tiled.attend(query, key, value, scaling, self.table)
             return segments.attend(query, key, value, scaling, self._work(query, key.shape[1]))
         # split (not slicing): its backward is one concatenation instead of a full-size zero tensor per segment.
         queries, keys, values = (x.split(self.lengths, dim=2) for x in (query, key, value))

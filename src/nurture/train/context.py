@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from .. import kernels
 from ..errors import InputError
 from ..files import digest_of
 
@@ -45,6 +46,7 @@ class Context:
         """This configuration and data on this machine, with these libraries."""
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         versions["python"] = platform.python_version()
+        versions["kernels"] = kernels.version() if device.type == "cpu" else "none"
         if promise is None:
             promise = "A" if device.type == "cpu" else "B"
         return Context(config, data, versions, _name_of(device), torch.get_num_threads(), world_size, promise)

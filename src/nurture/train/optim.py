@@ -7,6 +7,7 @@ master. So no second full set of fp32 gradients ever exists.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim._muon import muon
 from torch.optim.adamw import adamw
 
+from .. import kernels
 from ..errors import InputError
 
 Schedule = Literal["cosine", "linear", "constant"]
@@ -72,9 +74,29 @@ class AdamW:
                 continue
             master = self.master[name]
             decay = self.weight_decay if master.ndim >= 2 else 0.0
-            self._update(name, gradient.to(torch.float32), learning_rate * self.rates.get(name, 1.0), decay, scale)
+            rate = learning_rate * self.rates.get(name, 1.0)
+            if self._has_kernel(parameter, gradient):
+                self._update_all(name, gradient, rate, decay, scale)
+                continue
+            self._update(name, gradient.to(torch.float32), rate, decay, scale)
             if parameter.data is not master:
                 parameter.data.copy_(master)
+
+    def _has_kernel(self, parameter: Tensor, gradient: Tensor) -> bool:
+        plain = type(self)._update is AdamW._update
+        formats = {parameter.dtype, gradient.dtype} == {torch.bfloat16}
+        return plain and formats and parameter.is_contiguous() and kernels.serves(parameter)
+
+    def _update_all(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
+        """Master, averages and the model's own weight in one pass over memory."""
+        numbers = (
+            learning_rate, decay, self.beta1, self.beta2, self.eps, 1 - self.beta1**self.updates,
+            1 - self.beta2**self.updates, scale,
+        )  # fmt: skip
+        weight, master = self.parameters[name].data, self.master[name]
+        update = (ctypes.c_float * len(numbers))(*numbers)
+        averages = self.exp_avg[name], self.exp_avg_sq[name]
+        kernels.call("adamw", weight, master, *averages, gradient.contiguous(), update, weight.numel())
 
     def _update(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
         master = self.master[name]

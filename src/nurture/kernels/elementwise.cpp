@@ -1,0 +1,108 @@
+// Norms and gates in one pass over memory each, forwards and backwards, in fp32 or bf16.
+#include <cmath>
+#include <vector>
+#include "vectors.h"
+
+namespace {
+
+constexpr int64_t WORTH = 1 << 14;  // fewer numbers are not worth waking another thread
+
+// y = weight * n, n = x / sqrt(mean(x^2) + eps), rounded before the weight as the models' own code does.
+template <class T>
+void norm(T* y, float* scale, const T* x, const T* weight, int64_t rows, int64_t n, float eps, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows * n > WORTH)
+    for (int64_t r = 0; r < rows; r++) {
+        const T* from = x + r * n;
+        Vector squares = _mm512_setzero_ps();
+        for (int64_t i = 0; i < n; i += WIDTH) {
+            Vector v = load(from + i, first(n - i));
+            squares = fma(v, v, squares);
+        }
+        scale[r] = 1.f / std::sqrt(sum(squares) / float(n) + eps);
+        Vector s = set(scale[r]);
+        for (int64_t i = 0; i < n; i += WIDTH) {
+            __mmask16 m = first(n - i);
+            store(y + r * n + i, _mm512_mul_ps(rounded<T>(_mm512_mul_ps(load(from + i, m), s)), load(weight + i, m)), m);
+        }
+    }
+}
+
+// dx = (dy weight - n mean(dy weight n)) / sqrt(mean(x^2) + eps); dweight = sum of dy n, if it is wanted.
+template <class T>
+void norm_backward(T* dx, T* dweight, const T* dy, const T* x, const T* weight, const float* scale, int64_t rows,
+                   int64_t n, int64_t threads) {
+    int64_t padded = (n + WIDTH - 1) / WIDTH * WIDTH;
+    std::vector<float> sums(dweight ? threads * padded : 0);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t t = 0; t < threads; t++) {
+        float* own = dweight ? sums.data() + t * padded : nullptr;
+        for (int64_t r = rows * t / threads; r < rows * (t + 1) / threads; r++) {
+            const T *from = x + r * n, *grad = dy + r * n;
+            Vector s = set(scale[r]), dot = _mm512_setzero_ps();
+            for (int64_t i = 0; i < n; i += WIDTH) {
+                __mmask16 m = first(n - i);
+                Vector gn = _mm512_mul_ps(load(grad + i, m), _mm512_mul_ps(load(from + i, m), s));
+                dot = fma(gn, load(weight + i, m), dot);
+                if (own) store(own + i, _mm512_add_ps(load(own + i), gn));
+            }
+            Vector mean = set(-sum(dot) / float(n));
+            for (int64_t i = 0; i < n; i += WIDTH) {
+                __mmask16 m = first(n - i);
+                Vector gw = _mm512_mul_ps(load(grad + i, m), load(weight + i, m));
+                Vector d = fma(_mm512_mul_ps(load(from + i, m), s), mean, gw);
+                store(dx + r * n + i, _mm512_mul_ps(d, s), m);
+            }
+        }
+    }
+    if (dweight)
+        for (int64_t i = 0; i < n; i += WIDTH) {
+            Vector all = load(sums.data() + i);
+            for (int64_t t = 1; t < threads; t++) all = _mm512_add_ps(all, load(sums.data() + t * padded + i));
+            store(dweight + i, all, first(n - i));
+        }
+}
+
+// y = silu(gate) up
+template <class T>
+void gated(T* y, const T* gate, const T* up, int64_t n, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH)
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        __mmask16 m = first(n - i);
+        Vector g = load(gate + i, m);
+        store(y + i, _mm512_mul_ps(_mm512_mul_ps(g, sigmoid(g)), load(up + i, m)), m);
+    }
+}
+
+template <class T>
+void gated_backward(T* dgate, T* dup, const T* dy, const T* gate, const T* up, int64_t n, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH)
+    for (int64_t i = 0; i < n; i += WIDTH) {
+        __mmask16 m = first(n - i);
+        Vector g = load(gate + i, m), d = load(dy + i, m), s = sigmoid(g);
+        Vector silu = _mm512_mul_ps(g, s);
+        store(dup + i, _mm512_mul_ps(d, silu), m);
+        Vector slope = fma(silu, _mm512_sub_ps(set(1.f), s), s);
+        store(dgate + i, _mm512_mul_ps(_mm512_mul_ps(d, load(up + i, m)), slope), m);
+    }
+}
+
+}  // namespace
+
+#define BOTH(NAME, PARAMETERS, BODY)                 \
+    extern "C" void NAME##_fp32 PARAMETERS {         \
+        using T = float;                             \
+        BODY;                                        \
+    }                                                \
+    extern "C" void NAME##_bf16 PARAMETERS {         \
+        using T = bf16;                              \
+        BODY;                                        \
+    }
+
+BOTH(rms_norm, (void* y, float* scale, void* x, void* weight, int64_t rows, int64_t n, float eps, int64_t threads),
+     norm((T*)y, scale, (T*)x, (T*)weight, rows, n, eps, threads))
+BOTH(rms_norm_backward,
+     (void* dx, void* dweight, void* dy, void* x, void* weight, float* scale, int64_t rows, int64_t n, int64_t threads),
+     norm_backward((T*)dx, (T*)dweight, (T*)dy, (T*)x, (T*)weight, scale, rows, n, threads))
+BOTH(silu_gate, (void* y, void* gate, void* up, int64_t n, int64_t threads), gated((T*)y, (T*)gate, (T*)up, n, threads))
+BOTH(silu_gate_backward, (void* dgate, void* dup, void* dy, void* gate, void* up, int64_t n, int64_t threads),
+     gated_backward((T*)dgate, (T*)dup, (T*)dy, (T*)gate, (T*)up, n, threads))
