@@ -40,4 +40,7 @@ class _Updated(torch.autograd.Function):
         g_thin = (g @ b).mul_(ctx.scale)
         need_x, _, _, need_a, need_b, _ = ctx.needs_input_grad
         d_x = (g @ weight).addmm_(g_thin, a).view(x.shape) if need_x else None
-        return d_x, None, None, g_thin.T @ rows if need_a else None, g.T @ thin if need_b else None, None
+        # (Turning the few columns first is up to twice as fast as leaving it to the product.)
+        d_a = g_thin.T.contiguous() @ rows if need_a else None
+        d_b = (thin.T.contiguous() @ g).T.contiguous() if need_b else None
+        return d_x, None, None, d_a, d_b, None

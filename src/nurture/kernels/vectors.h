@@ -66,28 +66,33 @@ inline Vector sigmoid(Vector x) {
 
 extern bool has_tiles;  // AMX, and the kernel's leave to use it
 
-// This thread's matrix tiles set to 16 x 64 bytes; what they were before (another library's) comes back at the end.
+struct Config {
+    alignas(64) uint8_t bytes[64];
+};
+// Eight tiles of 16 x 64 bytes. (A constant: GCC takes a configuration for 8 bytes long, and may drop what is written to
+// the rest of a local one.)
+constexpr Config CONFIG = {{1,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  64, 0,  64, 0,  64, 0,
+                            64, 0,  64, 0,  64, 0,  64, 0,  64, 0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                            0,  0,  0,  0,  16, 16, 16, 16, 16, 16, 16, 16, 0,  0,  0,  0,  0,  0,  0,  0}};
+
+// This thread's matrix tiles as above; what they were before (another library's) comes back at the end.
 class Tiles {
-    alignas(64) uint8_t before[64];
+    Config before;
 
 public:
     Tiles() {
 #ifdef __AMX_BF16__
         if (!has_tiles) return;
-        _tile_storeconfig(before);
-        alignas(64) uint8_t ours[64] = {1};
-        for (int t = 0; t < 8; t++) {
-            ours[16 + 2 * t] = 64;
-            ours[48 + t] = 16;
-        }
-        _tile_loadconfig(ours);
+        _tile_storeconfig(&before);
+        asm volatile("" ::: "memory");
+        _tile_loadconfig(&CONFIG);
 #endif
     }
     ~Tiles() {
 #ifdef __AMX_BF16__
         if (!has_tiles) return;
-        if (before[0])
-            _tile_loadconfig(before);
+        if (before.bytes[0])
+            _tile_loadconfig(&before);
         else
             _tile_release();
 #endif
@@ -99,6 +104,7 @@ public:
 template <int ROWS, int COLUMNS>  // in tiles of 16, 1 or 2
 inline void tiled(float* c, int64_t ldc, const bf16* a, int64_t lda, const bf16* b, int64_t ldb, int64_t k, bool add) {
     float* c1 = c + 16 * ldc;
+    asm volatile("" ::: "memory");  // GCC does not know that loading a tile reads memory
     if (add) {
         _tile_loadd(0, c, ldc * 4);
         if (COLUMNS > 1) _tile_loadd(1, c + 16, ldc * 4);

@@ -28,7 +28,8 @@ from ..models.heads import Head, output_head
 from ..models.layouts import Layout, body, check_virtual, is_seq2seq, layout_of, virtual_root, with_prompt
 from ..protocols import Request, Sample, Sampling
 from .cache import DecodePlan, KeyValueCache, PrefillPlan
-from .fused import FusedDecoder, has_hooks, is_llama_shaped, probe
+from .fused import FusedDecoder, Step, has_hooks, is_llama_shaped, probe
+from .native import has_product, native, product
 from .products import Product, linear, packed, pays_to_pack
 
 Decode = Callable[[Sequence[int]], str]
@@ -72,7 +73,7 @@ class LocalSampler:
         self.model, self.decode = model, decode
         self.layout: Layout = layout
         self.max_batch, self.max_cache_tokens, self.prefill_tokens = max_batch, max_cache_tokens, prefill_tokens
-        self._agreed: dict[tuple[type[nn.Module], ...], bool] = {}
+        self._agreed: dict[tuple[type, ...], bool] = {}
 
     def sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Sample]:
         """All samples, ordered by (request, k)."""
@@ -95,7 +96,7 @@ class LocalSampler:
     def _tree(self, requests: list[Request], sampling: Sampling) -> Iterator[Event]:
         with self._driven():
             pack = pays_to_pack(list(self.model.parameters()), sampling.max_tokens)
-            head, fused = _Output(output_head(self.model), pack), self._fused(pack)
+            head, step = _Output(output_head(self.model), pack), self._fused(pack)
             places, virtual = self._places(requests, sampling), num_virtual(self.model)
             root = virtual_root(self.model)
             prompts = max((len(r.prompt) for r in requests), default=0) + virtual
@@ -115,7 +116,7 @@ class LocalSampler:
                         yield from e.row.events()
                     _enter([e for e in entered if not e.row.reason], active, cache)
                 if active:
-                    self._draw(self._step(active, cache, head, fused, virtual), active, sampling)
+                    self._draw(self._step(active, cache, head, step, virtual), active, sampling)
                     for row in active:
                         yield from row.events()
                     _leave(active, cache, virtual)
@@ -147,17 +148,15 @@ class LocalSampler:
         logits = head(out.last_hidden_state[0].index_select(0, ends))
         return [_Ready(row, logits[i], plan, i) for i, siblings in enumerate(prompts) for row in siblings]
 
-    def _step(
-        self, active: list[_Row], cache: KeyValueCache, head: _Output, fused: FusedDecoder | None, virtual: int
-    ) -> Tensor:
+    def _step(self, active: list[_Row], cache: KeyValueCache, head: _Output, step: Step | None, virtual: int) -> Tensor:
         """Feed every active row its newest token: `[B, V]` logits of the next."""
         more = min(spare(len(active), STEP_ROWS), cache.rows - len(active))  # rows of one token, which nobody reads
         lengths = [virtual + row.length - 1 for row in active] + [0] * more
         cache.reserve(max(lengths) + 1)
         plan = DecodePlan(cache, lengths, self.model.dtype, self.model.device)
         ids = self._ids(np.array([row.ids[-1] for row in active] + [0] * more))
-        if fused is not None:
-            return head(fused(ids, plan))[: len(active)]
+        if step is not None:
+            return head(step(ids, plan))[: len(active)]
         out = body(self.model)(input_ids=ids[:, None], position_ids=plan.positions, use_cache=False, plan=plan)
         return head(out.last_hidden_state[:, 0])[: len(active)]
 
@@ -172,15 +171,23 @@ class LocalSampler:
             return rows
         return max(1, min(rows, self.max_cache_tokens // longest))
 
-    def _fused(self, pack: bool) -> FusedDecoder | None:
-        """The fused step, while the modules are such that a probe found it equal to them."""
+    def _fused(self, pack: bool) -> Step | None:
+        """The fastest step that a probe found equal to the modules', while they are such."""
         decoder = body(self.model)
         if not is_llama_shaped(decoder) or has_hooks(decoder):
             return None
-        fused, kinds = FusedDecoder(decoder, pack), tuple(type(m) for m in decoder.modules())
+        best, kernel = None, native(decoder)  # which reads the weights as they are
+        for step in (FusedDecoder(decoder, pack and kernel is None), kernel):
+            if step is None or not self._agrees(decoder, step):
+                break
+            best = step
+        return best
+
+    def _agrees(self, decoder: nn.Module, step: Step) -> bool:
+        kinds = (type(step), *(type(m) for m in decoder.modules()))
         if kinds not in self._agreed:
-            self._agreed[kinds] = probe(decoder, fused)
-        return fused if self._agreed[kinds] else None
+            self._agreed[kinds] = probe(decoder, step)
+        return self._agreed[kinds]
 
     # --- the rows layout: the model's own attention and cache --------------------------------------------------------
 
@@ -393,7 +400,9 @@ class _Output:
     def __init__(self, head: Head, pack: bool):
         self.head = head
         self.multiply: Product = lambda x: linear(x, head.weight, head.bias)
-        if pack:
+        if has_product(head.weight, head.bias):
+            self.multiply = lambda x: product(x, head.weight, head.bias)
+        elif pack:
             self.multiply = packed([head.weight], [head.bias])
 
     def __call__(self, hidden: Tensor) -> Tensor:
