@@ -118,6 +118,23 @@ def test_gate_of_the_largest_numbers():
 
 
 @needs_kernels
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_hidden(bad):
+    x = torch.ones(40)
+    x[7] = bad
+    assert not _RMSNorm.apply(x[None], torch.ones(40), 1e-5).isfinite().all()
+    assert not _Gate.apply(x, torch.ones(40)).isfinite().all()
+    assert global_norm([x.bfloat16()]) == pytest.approx(bad, nan_ok=True)
+    told = torch.zeros(2, 1)
+    kernels.call("softmax", x.bfloat16(), torch.tensor([3]), *told, None, None, 1, 40, 0, 1.0)
+    assert not told.isfinite().any()
+    inputs = [random(1, 1, 40, 32) for _ in range(3)]
+    inputs[1][0, 0, 7] = bad
+    out = tiled.attend(*inputs, 0.2, tiled.lay_table([40], [-1]))
+    assert out[0, 0, :7].isfinite().all() and not out[0, 0, 7:].isfinite().any()
+
+
+@needs_kernels
 @pytest.mark.parametrize("shape", [(1, 5), (33, 70), (64, 64), (100, 5000)], ids=str)
 def test_gradient_of_a_weight(shape):
     wide, x = random(shape[0], shape[1] + 3), random(shape[0], 24, seed=1)

@@ -1,12 +1,12 @@
-// One step of decoding: a new token for each of a few rows goes through all layers of a Llama-shaped decoder in one call.
+// One step of decoding: a new token for each of a few rows goes through a Llama-shaped decoder, all layers in one call.
 //
 // Such a step reads every weight once and computes little with it, so what counts is that the weights come in one even
 // stream. They are read where they are, 16 rows of a matrix (a strip) at a time, and all numbers of the new tokens are
 // held features first, in blocks of 16 tokens: [blocks][features][16]. So a token is a lane of a register, it is
 // computed alike beside whatever others, and the strip times a block is one product whatever their number.
 //
-// Threads share out the strips of each product and the heads of the attention, and wait for each other in between; which
-// of them computes a number changes nothing about it. Results are rounded to the model's format where torch rounds.
+// Threads share out the strips of each product and the heads of the attention, and wait for each other in between; who
+// computes a number changes nothing about it. Results are rounded to the model's format where torch rounds.
 #include <omp.h>
 #include <sched.h>
 #include <atomic>
@@ -42,14 +42,14 @@ struct Step {
 
 constexpr int64_t LANES = 16;                     // tokens in a block
 constexpr int64_t STRIP = 16;                     // rows of a weight
-template <class T> constexpr int64_t PER = 4 / sizeof(T);  // numbers in a word of 32 bits, the unit of a product's input
+template <class T> constexpr int64_t PER = 4 / sizeof(T);  // numbers in a word of 32 bits, the unit of products' input
 
 int64_t ceil(int64_t n, int64_t by) { return (n + by - 1) / by; }
 // Words of k numbers; in bf16 filled up with zeros to whole tiles.
 template <class T>
 int64_t words(int64_t k) { return ceil(k / PER<T>, 16) * 16; }
 
-// The threads of a call. They wait in a loop, since they meet two hundred times a step, but not in an idle one for long:
+// The threads of a call. They wait in a loop, since they meet two hundred times a step, but not for long in an idle one:
 // someone else may need the core on which the last of them is to run.
 class Team {
     std::atomic<int> arrived{0}, round{0};
@@ -77,7 +77,7 @@ struct Thread {
     int64_t end(int64_t n) const { return n * (number + 1) / size; }
 };
 
-// --- products -----------------------------------------------------------------------------------------------------------
+// --- products ---------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Strip {
@@ -153,11 +153,12 @@ Vector step(Vector sum, const bf16* w, __m512i x) {
 
 // ROWS rows of a weight times one block.
 template <class T, int ROWS>
-void lanes(float* y, const T* w, int64_t k, const uint32_t* x) {
+void lanes(float* y, const T* w, int64_t k, const uint32_t* x, const char* ahead = nullptr) {
     Vector sums[ROWS];
     for (int r = 0; r < ROWS; r++) sums[r] = _mm512_setzero_ps();
     for (int64_t i = 0; i < k; i += PER<T>) {
         __m512i features = _mm512_loadu_si512(x + i / PER<T> * LANES);
+        if (ahead) _mm_prefetch(ahead + i / PER<T> * 64, _MM_HINT_T1);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++) sums[r] = step(sums[r], w + r * k + i, features);
     }
@@ -166,7 +167,8 @@ void lanes(float* y, const T* w, int64_t k, const uint32_t* x) {
 
 // One or two strips times one or two blocks: y [block][2][16][16].
 template <class T>
-void multiply(float* y, const Strip<T>* s, int strips, int blocks, int64_t k, const uint32_t* x, const char* const* ahead) {
+void multiply(float* y, const Strip<T>* s, int strips, int blocks, int64_t k, const uint32_t* x,
+              const char* const* ahead) {
 #ifdef __AMX_BF16__
     if constexpr (sizeof(T) == 2)
         if (has_tiles) {
@@ -177,17 +179,14 @@ void multiply(float* y, const Strip<T>* s, int strips, int blocks, int64_t k, co
             return;
         }
 #endif
-    for (int j = 0; j < strips; j++) {
-        if (ahead)
-            for (int64_t i = 0; i < STRIP * k * int64_t(sizeof(T)); i += 64) _mm_prefetch(ahead[j] + i, _MM_HINT_T1);
+    for (int j = 0; j < strips; j++)
         for (int b = 0; b < blocks; b++) {
             float* to = y + (2 * b + j) * STRIP * LANES;
             const uint32_t* from = x + b * words<T>(k) * LANES;
-            if (s[j].rows == STRIP) lanes<T, STRIP>(to, s[j].w, k, from);
+            if (s[j].rows == STRIP) lanes<T, STRIP>(to, s[j].w, k, from, ahead && b == 0 ? ahead[j] : nullptr);
             else
                 for (int64_t r = 0; r < s[j].rows; r++) lanes<T, 1>(to + r * LANES, s[j].w + r * k, k, from);
         }
-    }
 }
 
 // This thread's share of the strips, `grain` of which stay together. at(number) is a strip;
@@ -200,7 +199,8 @@ void product(const Thread& thread, int64_t strips, int64_t grain, int64_t blocks
     for (int64_t i = begin; i < end; i += 2) {
         int many = int(std::min<int64_t>(2, end - i));
         Strip<T> s[2] = {at(i), at(std::min(i + 1, end - 1))};
-        const char* ahead[2] = {(const char*)at(std::min(i + 2, end - 1)).w, (const char*)at(std::min(i + 3, end - 1)).w};
+        const char* ahead[2];
+        for (int j = 0; j < 2; j++) ahead[j] = (const char*)at(std::min(i + 2 + j, end - 1)).w;
         for (int64_t b = 0; b < blocks; b += 2) {
             int here = int(std::min<int64_t>(2, blocks - b));
             multiply<T>(y, s, many, here, k, x + b * words<T>(k) * LANES, b == 0 && i + 2 < end ? ahead : nullptr);
@@ -237,7 +237,7 @@ void gather(void* row, const void* lane, int64_t n) {
     }
 }
 
-// --- the step -----------------------------------------------------------------------------------------------------------
+// --- the step ---------------------------------------------------------------------------------------------------------
 
 // Memory of a thread, kept from call to call.
 class Memory {
@@ -401,7 +401,7 @@ class Decoder {
                    });
     }
 
-    // --- attention: one task is a row's queries that share a key head ---------------------------------------------------
+    // --- attention: one task is a row's queries that share a key head ------------------------------------------------
 
     int64_t place(int64_t row, int64_t kv) const { return (row * s.kv_heads + kv) * s.capacity * s.width; }
     int64_t padded() const { return ceil(s.width, WIDTH) * WIDTH; }
@@ -439,7 +439,8 @@ class Decoder {
     }
 
     template <int HEADS>
-    void scores(float* to, int64_t stride, const float* q, const T* keys, const T* values, int64_t n, float scaling) const {
+    void scores(float* to, int64_t stride, const float* q, const T* keys, const T* values, int64_t n,
+                float scaling) const {
         int64_t wide = padded();
         for (int64_t j = 0; j < n; j++) {
             fetch(values + j * s.width);
@@ -631,7 +632,8 @@ public:
 
 // y [rows, outs] fp32 = x [rows, k] weight [outs, k]^T + bias
 template <class T>
-void thin(float* y, const T* x, const T* weight, const T* bias, int64_t rows, int64_t outs, int64_t k, int64_t threads) {
+void thin(float* y, const T* x, const T* weight, const T* bias, int64_t rows, int64_t outs, int64_t k,
+          int64_t threads) {
     static thread_local Memory memory;
     int64_t blocks = ceil(rows, LANES);
     memory.begin(blocks * words<T>(k) * LANES);
@@ -652,7 +654,8 @@ void thin(float* y, const T* x, const T* weight, const T* bias, int64_t rows, in
                            for (int64_t l = 0; l < std::min(LANES, rows - b * LANES); l++) {
                                alignas(64) float turned[STRIP];
                                gather(turned, from + j * STRIP * LANES + l, STRIP);
-                               store(y + (b * LANES + l) * outs + strips[j].row, _mm512_add_ps(load(turned), more), real);
+                               float* to = y + (b * LANES + l) * outs + strips[j].row;
+                               store(to, _mm512_add_ps(load(turned), more), real);
                            }
                        }
                    });

@@ -39,9 +39,10 @@ inline Vector rounded<float>(Vector x) { return x; }
 template <>
 inline Vector rounded<bf16>(Vector x) { return widen(narrow(x)); }
 
-// exp to about 1e-7, by 2^n times a polynomial; underflows to 0 and overflows to infinity.
+// exp to about 1e-7, by 2^n times a polynomial; underflows to 0 and overflows to infinity. What is no number stays none
+// (of two operands, min and max hand on the second).
 inline Vector exp(Vector x) {
-    x = _mm512_min_ps(_mm512_max_ps(x, set(-104.f)), set(89.f));
+    x = _mm512_min_ps(set(89.f), _mm512_max_ps(set(-104.f), x));
     Vector n = _mm512_roundscale_ps(_mm512_mul_ps(x, set(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
     Vector r = fma(n, set(-0.693359375f), x);
     r = fma(n, set(2.12194440e-4f), r);
