@@ -49,7 +49,7 @@ int64_t ceil(int64_t n, int64_t by) { return (n + by - 1) / by; }
 template <class T>
 int64_t words(int64_t k) { return ceil(k / PER<T>, 16) * 16; }
 
-// The threads of a call. They wait in a loop, since they meet two hundred times a step, but not for long in an idle one:
+// The threads of a call. They wait in a loop, since they meet two hundred times a step, but not long in an idle one:
 // someone else may need the core on which the last of them is to run.
 class Team {
     std::atomic<int> arrived{0}, round{0};
@@ -77,7 +77,7 @@ struct Thread {
     int64_t end(int64_t n) const { return n * (number + 1) / size; }
 };
 
-// --- products ---------------------------------------------------------------------------------------------------------
+// --- products -------------------------------------------------------------------------------------------------------
 
 template <class T>
 struct Strip {
@@ -237,7 +237,7 @@ void gather(void* row, const void* lane, int64_t n) {
     }
 }
 
-// --- the step ---------------------------------------------------------------------------------------------------------
+// --- the step -------------------------------------------------------------------------------------------------------
 
 // Memory of a thread, kept from call to call.
 class Memory {
