@@ -61,12 +61,10 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def call(name: str, *arguments: Any) -> None:
-    """A kernel that exists for fp32 and for bf16, in the format of its first argument, on as many threads as torch's
-    operations. An int is passed as 64 bits, a float as 32."""
-    found, like = library(), arguments[0]
-    assert found is not None and isinstance(like, Tensor)
-    kind = "bf16" if like.dtype == torch.bfloat16 else "fp32"
-    found[f"{name}_{kind}"](*map(_passed, arguments), ctypes.c_int64(torch.get_num_threads()))
+    """A kernel for bf16, on as many threads as torch's operations. An int is passed as 64 bits, a float as 32."""
+    found = library()
+    assert found is not None
+    found[f"{name}_bf16"](*map(_passed, arguments), ctypes.c_int64(torch.get_num_threads()))
 
 
 def _passed(x: Tensor | int | float | ctypes.Array[Any] | None) -> Any:

@@ -1,4 +1,4 @@
-// Norms and gates in one pass over memory each, forwards and backwards, in fp32 or bf16.
+// Norms and gates in one pass over memory each, forwards and backwards.
 #include <cmath>
 #include <vector>
 #include "vectors.h"
@@ -88,21 +88,18 @@ void gated_backward(T* dgate, T* dup, const T* dy, const T* gate, const T* up, i
 
 }  // namespace
 
-#define BOTH(NAME, PARAMETERS, BODY)                 \
-    extern "C" void NAME##_fp32 PARAMETERS {         \
-        using T = float;                             \
-        BODY;                                        \
-    }                                                \
-    extern "C" void NAME##_bf16 PARAMETERS {         \
-        using T = bf16;                              \
-        BODY;                                        \
-    }
-
-BOTH(rms_norm, (void* y, float* scale, void* x, void* weight, int64_t rows, int64_t n, float eps, int64_t threads),
-     norm((T*)y, scale, (T*)x, (T*)weight, rows, n, eps, threads))
-BOTH(rms_norm_backward,
-     (void* dx, void* dweight, void* dy, void* x, void* weight, float* scale, int64_t rows, int64_t n, int64_t threads),
-     norm_backward((T*)dx, (T*)dweight, (T*)dy, (T*)x, (T*)weight, scale, rows, n, threads))
-BOTH(silu_gate, (void* y, void* gate, void* up, int64_t n, int64_t threads), gated((T*)y, (T*)gate, (T*)up, n, threads))
-BOTH(silu_gate_backward, (void* dgate, void* dup, void* dy, void* gate, void* up, int64_t n, int64_t threads),
-     gated_backward((T*)dgate, (T*)dup, (T*)dy, (T*)gate, (T*)up, n, threads))
+extern "C" void rms_norm_bf16(bf16* y, float* scale, const bf16* x, const bf16* weight, int64_t rows, int64_t n, float eps,
+                              int64_t threads) {
+    norm(y, scale, x, weight, rows, n, eps, threads);
+}
+extern "C" void rms_norm_backward_bf16(bf16* dx, bf16* dweight, const bf16* dy, const bf16* x, const bf16* weight,
+                                       const float* scale, int64_t rows, int64_t n, int64_t threads) {
+    norm_backward(dx, dweight, dy, x, weight, scale, rows, n, threads);
+}
+extern "C" void silu_gate_bf16(bf16* y, const bf16* gate, const bf16* up, int64_t n, int64_t threads) {
+    gated(y, gate, up, n, threads);
+}
+extern "C" void silu_gate_backward_bf16(bf16* dgate, bf16* dup, const bf16* dy, const bf16* gate, const bf16* up, int64_t n,
+                                        int64_t threads) {
+    gated_backward(dgate, dup, dy, gate, up, n, threads);
+}
