@@ -25,7 +25,7 @@ from .products import weight_gradient
 from .shapes import ROWS, spare
 
 CHUNK_BYTES = 64 * 2**20
-"""Size of the largest temporary: the logits of one chunk of rows, as they come out of the matrix product."""
+"""Size of the logits of one chunk of rows, as they come out of the matrix product, where they are not kept."""
 KEPT_BYTES = 192 * 2**20
 """How much may be kept for the gradient of the matrix: logits of so many rows, which are then one chunk."""
 BLOCK_BYTES = 2 * 2**20
@@ -135,10 +135,14 @@ def selected_logp(
     return Selected(logp[:rows], *(x[:rows] if wanted else None for x, wanted in zip(rest, asks, strict=True)))
 
 
-def _chunks(rows: int, vocabulary: int, itemsize: int, room: int) -> Iterator[slice]:
-    size = max(1, room // (vocabulary * itemsize))
-    size -= size % ROWS if size > ROWS else 0
-    return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+def _chunks(rows: int, vocabulary: int, itemsize: int, first: int) -> Iterator[slice]:
+    """Of up to `first` bytes, then of up to `CHUNK_BYTES`."""
+    start, room = 0, first
+    while start < rows:
+        size = max(1, room // (vocabulary * itemsize))
+        size -= size % ROWS if size > ROWS else 0
+        yield slice(start, min(start + size, rows))
+        start, room = start + size, CHUNK_BYTES
 
 
 def _blocks(chunk: slice, vocabulary: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
@@ -178,8 +182,8 @@ class _Selected(torch.autograd.Function):
         back = torch.empty_like(hidden) if learns and need_hidden else None
         kept: list[Tensor | None] = []
         prepared: list[bool] = []
-        ctx.room = KEPT_BYTES if learns and any(need_head) else CHUNK_BYTES
-        for c in _chunks(rows, weight.shape[0], hidden.itemsize, ctx.room):
+        ctx.first = KEPT_BYTES if learns and any(need_head) else CHUNK_BYTES
+        for c in _chunks(rows, weight.shape[0], hidden.itemsize, ctx.first):
             product, other = head.product(hidden[c]), against.log_probs(c) if against else _nobody
             fits = sum(d.nbytes for d in kept if d is not None) + product.nbytes <= KEPT_BYTES
             learn = learns and (fits or not any(need_head))
@@ -229,7 +233,7 @@ class _Selected(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if need_hidden else None
         # Summed over chunks in at least fp32: bf16 sums over chunks would lose what the chunks add.
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        chunks = list(_chunks(len(target), weight.shape[0], hidden.itemsize, ctx.room))
+        chunks = list(_chunks(len(target), weight.shape[0], hidden.itemsize, ctx.first))
         d_weight = torch.zeros_like(weight, dtype=wide) if need_weight and len(chunks) > 1 else None
         d_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         g_logp = torch.zeros_like(lse) if g_logp is None else g_logp
@@ -264,10 +268,12 @@ class _Selected(torch.autograd.Function):
                     torch.mm(d, weight, out=d_hidden[c])
                 if d_bias is not None:
                     d_bias += d.sum(0, dtype=wide)
-            if d_weight is not None:
-                d_weight += weight_gradient(d, x)
-            elif need_weight:
+            if need_weight and d_weight is None:
                 d_weight = weight_gradient(d, x)
+            elif d_weight is not None and d.dtype == wide:
+                d_weight.addmm_(d.T, x)
+            elif d_weight is not None:
+                d_weight += weight_gradient(d, x)
         return (
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),

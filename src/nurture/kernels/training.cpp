@@ -107,14 +107,14 @@ extern "C" void squares_bf16(const bf16* x, double* sums, int64_t n, int64_t thr
 
 // One update of fp32 master weights and averages by a bf16 gradient times `scale`; `weight` is the master, rounded.
 struct Update {
-    float rate, decay, beta1, beta2, eps, correction1, correction2, scale;
+    float rate, decay, new1, old2, new2, eps, correction1, correction2, scale;  // new, old: shares in the averages
 };
 
 extern "C" void adamw_bf16(bf16* weight, float* master, float* average, float* squares, const bf16* gradient,
                            const Update* u, int64_t n, int64_t threads) {
     Vector keep = set(1.f - u->rate * u->decay), step = set(-u->rate / u->correction1), eps = set(u->eps);
     Vector root = set(1.f / std::sqrt(u->correction2)), scale = set(u->scale);
-    Vector new1 = set(1.f - u->beta1), old2 = set(u->beta2), new2 = set(1.f - u->beta2);
+    Vector new1 = set(u->new1), old2 = set(u->old2), new2 = set(u->new2);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < n; i += WIDTH) {
         __mmask16 m = first(n - i);

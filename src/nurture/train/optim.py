@@ -90,8 +90,8 @@ class AdamW:
     def _update_all(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
         """Master, averages and the model's own weight in one pass over memory."""
         numbers = (
-            learning_rate, decay, self.beta1, self.beta2, self.eps, 1 - self.beta1**self.updates,
-            1 - self.beta2**self.updates, scale,
+            learning_rate, decay, 1 - self.beta1, self.beta2, 1 - self.beta2, self.eps,
+            1 - self.beta1**self.updates, 1 - self.beta2**self.updates, scale,
         )  # fmt: skip
         weight, master = self.parameters[name].data, self.master[name]
         update = (ctypes.c_float * len(numbers))(*numbers)
