@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from models.test_segments import SHAPES, run, whole_row
 
 from nurture import kernels
+from nurture.adapters import low_rank
 from nurture.core.products import weight_gradient
 from nurture.core.reduce import global_norm
 from nurture.models import tiled
@@ -143,6 +144,44 @@ def test_gradient_of_a_weight(shape):
     kernels.call("turn", turned, g, g.stride(0), *shape)
     assert torch.equal(turned, g.T)
     assert off(weight_gradient(g, x), g.double().T @ x.double()) < BF16
+
+
+@needs_kernels
+@pytest.mark.parametrize("rank", [2, 6, 8, 24, 64])
+@pytest.mark.parametrize("tokens", [1, 33, 200])
+def test_the_thin_products_of_a_lora(rank, tokens, tiles):
+    """Beside numbers before and behind that belong to someone else."""
+    outs, ins = 64, 96
+    weight, whole = random(outs, ins), random(tokens + 2, ins, seed=1)
+    whole[0] = whole[-1] = torch.nan
+    inputs = [whole[1:-1], random(rank, ins, seed=2), random(outs, rank, seed=3)]
+    gradient = random(tokens, outs, seed=4)
+    assert low_rank._has_kernel(weight, gradient, *inputs)
+
+    def both(x, a, b):
+        return low_rank.updated(x, weight.to(x.dtype), None, a, b, 0.5)
+
+    want = run(both, [x.double() for x in inputs], gradient.double())
+    assert max(map(off, run(both, inputs, gradient), want)) < BF16
+    frozen = [inputs[0], inputs[1], inputs[2].clone().requires_grad_()]  # nothing is computed that no one asked for
+    (d_b,) = torch.autograd.grad(both(*frozen), frozen[2], gradient)
+    assert off(d_b, want[-1]) < BF16
+
+
+@needs_kernels
+def test_the_thin_products_do_not_depend_on_the_threads():
+    inputs, gradient = [random(300, 96), random(8, 96, seed=1), random(64, 8, seed=2)], random(300, 64, seed=3)
+    y, before, found = random(300, 64, seed=4), torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        own, thin = y.clone(), random(300, 8)
+        x, a, b = inputs
+        d_x, d_a, d_b = (t.clone() for t in inputs)
+        kernels.call("low_rank", own, thin, x, a, b, 300, 96, 64, 8, 0.5)
+        kernels.call("low_rank_backward", d_x, d_a, d_b, gradient, x, thin, a, b, 300, 96, 64, 8, 0.5)
+        found.append((own, thin, d_x, d_a, d_b))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
 @needs_kernels

@@ -29,47 +29,6 @@ struct Row {
     float* lse;  // [heads * shared, tokens]
 };
 
-// Memory that a thread keeps from call to call.
-class Scratch {
-    std::vector<char> memory;
-    size_t used = 0;
-
-public:
-    void begin(size_t bytes) {
-        if (memory.size() < bytes) memory.resize(bytes);
-        used = 0;
-    }
-    template <class T>
-    T* take(int64_t n) {
-        auto base = reinterpret_cast<uintptr_t>(memory.data()), address = (base + used + 63) / 64 * 64;
-        used = address - base + n * sizeof(T);
-        return reinterpret_cast<T*>(address);
-    }
-    size_t mark() const { return used; }
-    void back(size_t to) { used = to; }
-};
-
-// Words of 32 bits, [rows] of `from` `stride` words apart, become [words][columns] of `to`.
-void turn(uint32_t* to, int64_t columns, const uint32_t* from, int64_t stride, int64_t rows, int64_t words) {
-    __m512i index = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                       _mm512_set1_epi32(int(stride)));
-    for (int64_t r = 0; r < columns; r += 16) {
-        __mmask16 real = r < rows ? first(rows - r) : 0;
-        for (int64_t w = 0; w < words; w++)
-            _mm512_storeu_si512(to + w * columns + r, _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), real, index,
-                                                                                 from + r * stride + w, 4));
-    }
-}
-
-// Two rows, number by number: a0 b0 a1 b1 ...
-void zip(bf16* to, const bf16* a, const bf16* b, int64_t n) {
-    for (int64_t i = 0; i < n; i += 16) {
-        __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(a + i)));
-        __m512i y = b ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(b + i))) : _mm512_setzero_si512();
-        _mm512_storeu_si512(to + 2 * i, _mm512_or_si512(x, _mm512_slli_epi32(y, 16)));
-    }
-}
-
 // One segment's keys (or values) as right-hand sides of products.
 struct Packed {
     int64_t n, padded;
@@ -202,8 +161,7 @@ struct Sums {  // of gradients of keys and values, [width][padded], turned
         std::memset(v, 0, width * padded * 4);
     }
     void write(const Row& row, int64_t kv, int64_t start) const {
-        __m512i index = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                           _mm512_set1_epi32(int(padded)));
+        __m512i index = every(padded);
         for (int64_t t = 0; t < n; t++)
             for (int64_t i = 0; i < row.width; i += 16) {
                 store(row.dk.at(kv, start + t) + i, _mm512_i32gather_ps(index, k + i * padded + t, 4));

@@ -219,8 +219,7 @@ void put(const bf16*, uint32_t* x, int64_t f, Vector a, Vector b) {
     _mm512_storeu_si512(x + f / 2 * LANES, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
 
-const __m512i EVERY_LANE = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                              _mm512_set1_epi32(int(LANES)));
+const __m512i EVERY_LANE = every(LANES);
 
 // One token's row, `n` words of it, into its lane, and back.
 void scatter(uint32_t* lane, const void* row, int64_t n) {
@@ -288,7 +287,7 @@ class Decoder {
             Vector mean = _mm512_div_ps(_mm512_add_ps(sums[0], sums[1]), set(float(s.hidden)));
             Vector scale = _mm512_div_ps(set(1.f), _mm512_sqrt_ps(_mm512_add_ps(mean, set(epsilon))));
             for (int64_t f = 2 * thread.begin(s.hidden / 2); f < 2 * thread.end(s.hidden / 2); f += 2) {
-                float pair[2] = {number(w + f), number(w + f + 1)};
+                float pair[2] = {widen(w[f]), widen(w[f + 1])};
                 Vector y[2];
                 for (int j = 0; j < 2; j++)
                     y[j] = _mm512_mul_ps(rounded<T>(_mm512_mul_ps(load(from + (f + j) * LANES), scale)), set(pair[j]));
@@ -297,13 +296,6 @@ class Decoder {
         }
     }
 
-    static float number(const float* p) { return *p; }
-    static float number(const bf16* p) {
-        uint32_t bits = uint32_t(p->bits) << 16;
-        float x;
-        std::memcpy(&x, &bits, 4);
-        return x;
-    }
 
     // A x of the LoRA of each matrix, side by side in `small`. All threads meet if there is any.
     void lower(const Thread& thread, int64_t k, const uint32_t* x, std::initializer_list<const Matrix*> of) {
@@ -331,7 +323,7 @@ class Decoder {
         const Matrix& m = *strip.matrix;
         for (int64_t r = 0; r < strip.rows; r++) {
             Vector v = load(y + r * LANES);
-            if (m.bias) v = _mm512_add_ps(v, set(number((const T*)m.bias + strip.row + r)));
+            if (m.bias) v = _mm512_add_ps(v, set(widen(((const T*)m.bias)[strip.row + r])));
             store(y + r * LANES, rounded<T>(v));
         }
         if (!m.rank) return;

@@ -1,4 +1,4 @@
-// Norms and gates in one pass over memory each, forwards and backwards.
+// Norms, gates and rotations in one pass over memory each, forwards and backwards; bf16.
 #include <cmath>
 #include <vector>
 #include "vectors.h"
@@ -8,11 +8,10 @@ namespace {
 constexpr int64_t WORTH = 1 << 14;  // fewer numbers are not worth waking another thread
 
 // y = weight * n, n = x / sqrt(mean(x^2) + eps), rounded before the weight as the models' own code does.
-template <class T>
-void norm(T* y, float* scale, const T* x, const T* weight, int64_t rows, int64_t n, float eps, int64_t threads) {
+void norm(bf16* y, float* scale, const bf16* x, const bf16* weight, int64_t rows, int64_t n, float eps, int64_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (rows * n > WORTH)
     for (int64_t r = 0; r < rows; r++) {
-        const T* from = x + r * n;
+        const bf16* from = x + r * n;
         Vector squares = _mm512_setzero_ps();
         for (int64_t i = 0; i < n; i += WIDTH) {
             Vector v = load(from + i, first(n - i));
@@ -22,14 +21,13 @@ void norm(T* y, float* scale, const T* x, const T* weight, int64_t rows, int64_t
         Vector s = set(scale[r]);
         for (int64_t i = 0; i < n; i += WIDTH) {
             __mmask16 m = first(n - i);
-            store(y + r * n + i, _mm512_mul_ps(rounded<T>(_mm512_mul_ps(load(from + i, m), s)), load(weight + i, m)), m);
+            store(y + r * n + i, _mm512_mul_ps(rounded<bf16>(_mm512_mul_ps(load(from + i, m), s)), load(weight + i, m)), m);
         }
     }
 }
 
 // dx = (dy weight - n mean(dy weight n)) / sqrt(mean(x^2) + eps); dweight = sum of dy n, if it is wanted.
-template <class T>
-void norm_backward(T* dx, T* dweight, const T* dy, const T* x, const T* weight, const float* scale, int64_t rows,
+void norm_backward(bf16* dx, bf16* dweight, const bf16* dy, const bf16* x, const bf16* weight, const float* scale, int64_t rows,
                    int64_t n, int64_t threads) {
     int64_t padded = (n + WIDTH - 1) / WIDTH * WIDTH;
     std::vector<float> sums(dweight ? threads * padded : 0);
@@ -37,7 +35,7 @@ void norm_backward(T* dx, T* dweight, const T* dy, const T* x, const T* weight, 
     for (int64_t t = 0; t < threads; t++) {
         float* own = dweight ? sums.data() + t * padded : nullptr;
         for (int64_t r = rows * t / threads; r < rows * (t + 1) / threads; r++) {
-            const T *from = x + r * n, *grad = dy + r * n;
+            const bf16 *from = x + r * n, *grad = dy + r * n;
             Vector s = set(scale[r]), dot = _mm512_setzero_ps();
             for (int64_t i = 0; i < n; i += WIDTH) {
                 __mmask16 m = first(n - i);
@@ -63,8 +61,7 @@ void norm_backward(T* dx, T* dweight, const T* dy, const T* x, const T* weight, 
 }
 
 // y = silu(gate) up
-template <class T>
-void gated(T* y, const T* gate, const T* up, int64_t n, int64_t threads) {
+void gated(bf16* y, const bf16* gate, const bf16* up, int64_t n, int64_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH)
     for (int64_t i = 0; i < n; i += WIDTH) {
         __mmask16 m = first(n - i);
@@ -73,8 +70,7 @@ void gated(T* y, const T* gate, const T* up, int64_t n, int64_t threads) {
     }
 }
 
-template <class T>
-void gated_backward(T* dgate, T* dup, const T* dy, const T* gate, const T* up, int64_t n, int64_t threads) {
+void gated_backward(bf16* dgate, bf16* dup, const bf16* dy, const bf16* gate, const bf16* up, int64_t n, int64_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH)
     for (int64_t i = 0; i < n; i += WIDTH) {
         __mmask16 m = first(n - i);
@@ -84,6 +80,34 @@ void gated_backward(T* dgate, T* dup, const T* dy, const T* gate, const T* up, i
         Vector slope = fma(silu, _mm512_sub_ps(set(1.f), s), s);
         store(dgate + i, _mm512_mul_ps(_mm512_mul_ps(d, load(up + i, m)), slope), m);
     }
+}
+
+Vector product(Vector a, Vector b) { return rounded<bf16>(_mm512_mul_ps(a, b)); }
+
+// Every head of every token turned by its position: (a, b) -> (a cos - b sin, b cos + a sin) for the two halves a and b
+// of its width, rounded as torch's separate operations do; or back, which is also the gradient. x has strides of its
+// own, y is [tokens][heads][width].
+void rotated(bf16* y, const bf16* x, const bf16* cos, const bf16* sin, int64_t tokens, int64_t heads, int64_t width,
+             int64_t token_stride, int64_t head_stride, bool back, int64_t threads) {
+    int64_t half = width / 2;
+#pragma omp parallel for num_threads(threads) schedule(static) if (tokens * heads * width > WORTH)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t i = 0; i < half; i += WIDTH) {
+            const bf16 *c = cos + t * width + i, *s = sin + t * width + i;
+            Vector ca = load(c), cb = load(c + half), sa = _mm512_sub_ps(_mm512_setzero_ps(), load(s)), sb = load(s + half);
+            if (back) {
+                Vector other = sb;
+                sb = sa;
+                sa = other;
+            }
+            for (int64_t h = 0; h < heads; h++) {
+                const bf16* from = x + t * token_stride + h * head_stride + i;
+                bf16* to = y + (t * heads + h) * width + i;
+                Vector a = load(from), b = load(from + half);
+                store(to, _mm512_add_ps(product(a, ca), product(b, sa)));
+                store(to + half, _mm512_add_ps(product(b, cb), product(a, sb)));
+            }
+        }
 }
 
 }  // namespace
@@ -102,4 +126,8 @@ extern "C" void silu_gate_bf16(bf16* y, const bf16* gate, const bf16* up, int64_
 extern "C" void silu_gate_backward_bf16(bf16* dgate, bf16* dup, const bf16* dy, const bf16* gate, const bf16* up, int64_t n,
                                         int64_t threads) {
     gated_backward(dgate, dup, dy, gate, up, n, threads);
+}
+extern "C" void rotate_bf16(bf16* y, const bf16* x, const bf16* cos, const bf16* sin, int64_t tokens, int64_t heads,
+                            int64_t width, int64_t token_stride, int64_t head_stride, int64_t back, int64_t threads) {
+    rotated(y, x, cos, sin, tokens, heads, width, token_stride, head_stride, back, threads);
 }

@@ -24,8 +24,7 @@ void turn_block(bf16* to, const bf16* from, int64_t stride, int64_t rows, int64_
             _mm512_store_si512(&pairs[i / 2][16 * h], zipped);
         }
     }
-    const __m512i index = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                             _mm512_set1_epi32(TURNED));
+    const __m512i index = every(TURNED);
     __mmask32 wanted = m == TURNED ? 0xffffffff : (1u << m) - 1;
     for (int64_t j = 0; j < n; j++)
         _mm512_mask_storeu_epi16(to + (c + j) * rows + r, wanted, _mm512_i32gather_epi32(index, &pairs[0][j], 4));
@@ -40,11 +39,7 @@ void softmax_row(bf16* row, int64_t n, int64_t target, float factor, float* lse,
         top = _mm512_mask_max_ps(top, m, top, _mm512_mul_ps(load(row + i, m), f));
     }
     float highest = most(top);
-    bf16 own = row[target];
-    uint32_t bits = uint32_t(own.bits) << 16;
-    float chosen;
-    std::memcpy(&chosen, &bits, 4);
-    chosen *= factor;
+    float chosen = widen(row[target]) * factor;
     Vector shift = set(-highest), total = _mm512_setzero_ps(), spread = _mm512_setzero_ps();
     for (int64_t i = 0; i < n; i += WIDTH) {
         __mmask16 m = first(n - i);

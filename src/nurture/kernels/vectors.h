@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 struct bf16 {
     uint16_t bits;
@@ -26,6 +27,20 @@ inline void store(float* p, Vector x) { _mm512_storeu_ps(p, x); }
 inline void store(float* p, Vector x, __mmask16 m) { _mm512_mask_storeu_ps(p, m, x); }
 inline void store(bf16* p, Vector x) { _mm256_storeu_si256((__m256i*)p, narrow(x)); }
 inline void store(bf16* p, Vector x, __mmask16 m) { _mm256_mask_storeu_epi16(p, m, narrow(x)); }
+
+inline float widen(float x) { return x; }
+inline float widen(bf16 x) {
+    uint32_t bits = uint32_t(x.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+// 0, stride, 2 stride ... 15 stride: the index of one number of each of 16 rows.
+inline __m512i every(int64_t stride) {
+    return _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                              _mm512_set1_epi32(int(stride)));
+}
 
 inline Vector set(float x) { return _mm512_set1_ps(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
@@ -64,6 +79,27 @@ inline Vector sigmoid(Vector x) {
 //
 // C [m, n] fp32 (+)= A [m, k] bf16, row by row, times B [k, n] bf16 *in pairs*: [k / 2][n][2], since the hardware
 // multiplies two neighbours of the sum at once. m is a multiple of 16, n of 16, k of 32.
+
+// Words of 32 bits, [rows] of `from` `stride` words apart, become [words][columns] of `to`; columns is a multiple of 16.
+inline void turn(uint32_t* to, int64_t columns, const uint32_t* from, int64_t stride, int64_t rows, int64_t words) {
+    __m512i index = every(stride);
+    for (int64_t r = 0; r < columns; r += 16) {
+        __mmask16 real = r < rows ? first(rows - r) : 0;
+        for (int64_t w = 0; w < words; w++)
+            _mm512_storeu_si512(to + w * columns + r, _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), real, index,
+                                                                                 from + r * stride + w, 4));
+    }
+}
+
+// Two rows, number by number: a0 b0 a1 b1 ... with zeros up to a multiple of 16 numbers of each. Without b: its zeros.
+inline void zip(bf16* to, const bf16* a, const bf16* b, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 m = first(n - i);
+        __m512i x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, a + i));
+        __m512i y = b ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, b + i)) : _mm512_setzero_si512();
+        _mm512_storeu_si512(to + 2 * i, _mm512_or_si512(x, _mm512_slli_epi32(y, 16)));
+    }
+}
 
 extern bool has_tiles;  // AMX, and the kernel's leave to use it
 
@@ -183,3 +219,23 @@ inline void multiply(float* c, int64_t ldc, const bf16* a, int64_t lda, const bf
             else spread<1>(c + i * ldc + j, ldc, a + i * lda, lda, b + 2 * j, ldb, k, add);
         }
 }
+
+// Memory that a thread keeps from call to call.
+class Scratch {
+    std::vector<char> memory;
+    size_t used = 0;
+
+public:
+    void begin(size_t bytes) {
+        if (memory.size() < bytes) memory.resize(bytes);
+        used = 0;
+    }
+    template <class T>
+    T* take(int64_t n) {
+        auto base = reinterpret_cast<uintptr_t>(memory.data()), address = (base + used + 63) / 64 * 64;
+        used = address - base + n * sizeof(T);
+        return reinterpret_cast<T*>(address);
+    }
+    size_t mark() const { return used; }
+    void back(size_t to) { used = to; }
+};

@@ -1,4 +1,5 @@
-"""Norms and gates that keep less for the backward pass, in place of a model's own code for them.
+"""Norms and gates that keep less for the backward pass, and rotations in one pass over memory, in place of a model's
+own code for them.
 
 Written out operation by operation, autograd keeps an fp32 copy of every norm's input and the activation of every gate.
 Here it keeps what the layer was given, and the backward pass computes the rest again: that costs nothing, since the
@@ -12,6 +13,7 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -22,13 +24,15 @@ from torch.autograd.function import once_differentiable
 from .. import kernels
 from ..core.products import weight_gradient
 
-Forward = Callable[[Any, Tensor], Tensor]
+Forward = Callable[..., Any]
 
 GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+ROTATE = "apply_rotary_pos_emb"
+"""What transformers calls the function that turns queries and keys by their positions, in every family's file."""
 
 
 def fuse(model: nn.Module) -> None:
-    """Let the model's RMS norms and SiLU-gated layers compute with what is below. Weights and names stay."""
+    """Let the model's RMS norms, SiLU-gated layers and rotations compute with what is below. Weights and names stay."""
     found: dict[type[nn.Module], Forward | None] = {}  # one model has one configuration for all modules of a class
     for module in model.modules():
         kind = type(module)
@@ -39,7 +43,11 @@ def fuse(model: nn.Module) -> None:
 
 
 def _forward_of(module: Any) -> Forward | None:
-    if type(module).__module__ == __name__ or len(signature(module.forward).parameters) != 1:
+    if type(module).__module__ == __name__:
+        return None
+    if ROTATE in getattr(getattr(type(module).forward, "__code__", None), "co_names", ()):
+        return _rotating(type(module).forward)
+    if len(signature(module.forward).parameters) != 1:
         return None
     if epsilon(module) is not None and [name for name, _ in module.named_parameters()] == ["weight"]:
         return _norm if _is_rms_norm(module) else None
@@ -113,6 +121,76 @@ def _linear(layer: nn.Module, x: Tensor) -> Tensor:
 def _has_kernel(*tensors: Tensor) -> bool:
     """In bf16: in fp32 a model that is loaded here computes what it computes elsewhere, to the last bit."""
     return all(t.dtype == torch.bfloat16 for t in tensors) and kernels.serves(*tensors)
+
+
+def _rotating(attention: Any) -> Forward | None:
+    """An attention layer's `forward` with another function under the name by which it turns queries and keys."""
+    theirs = attention.__globals__.get(ROTATE)
+    if theirs is None or not _is_rotation(theirs):
+        return None
+
+    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        if rest or options or not (_turns(q, cos, sin) and _turns(k, cos, sin)):
+            return theirs(q, k, cos, sin, *rest, **options)
+        apply: Callable[..., Tensor] = _Rotation.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return apply(q, cos, sin), apply(k, cos, sin)
+
+    names = {**attention.__globals__, ROTATE: rotate}
+    ours = FunctionType(attention.__code__, names, attention.__name__, attention.__defaults__, attention.__closure__)
+    ours.__kwdefaults__ = attention.__kwdefaults__
+    return ours
+
+
+def _is_rotation(function: Callable[..., Any]) -> bool:
+    draw = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, heads, 3, 64, generator=draw) for heads in (4, 2))
+    cos, sin = (torch.randn(1, 3, 64, generator=draw) for _ in range(2))
+    try:
+        found = function(q, k, cos, sin)
+    except (RuntimeError, TypeError):
+        return False  # it expects something else
+
+    def turned(x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return x * cos + torch.cat([-b, a], -1) * sin
+
+    return all(torch.allclose(theirs, turned(x)) for theirs, x in zip(found, (q, k), strict=True))
+
+
+def _turns(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether the kernel serves `x [1, heads, N, D]`, whose numbers of one head lie together."""
+    return (
+        x.shape[0] == 1
+        and x.shape[-1] % 32 == 0
+        and cos.shape == sin.shape == (1, *x.shape[2:])
+        and not (cos.requires_grad or sin.requires_grad)
+        and x.stride(-1) == 1
+        and cos.is_contiguous()
+        and sin.is_contiguous()
+        and _has_kernel(x, cos, sin)
+    )
+
+
+class _Rotation(torch.autograd.Function):
+    """`(a, b) -> (a cos - b sin, b cos + a sin)` for the two halves of each head; its gradient turns back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, back=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (g,) = grads
+        return _turn(g if g.stride(-1) == 1 else g.contiguous(), *ctx.saved_tensors, back=True), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+    _, heads, tokens, width = x.shape
+    y = x.new_empty(1, tokens, heads, width)  # each token's heads together, as the layers around want them
+    kernels.call("rotate", y, x, cos, sin, tokens, heads, width, x.stride(2), x.stride(1), int(back))
+    return y.transpose(1, 2)
 
 
 class _RMSNorm(torch.autograd.Function):
