@@ -7,11 +7,11 @@ from . import grpo, lora, measure, preference, rewards, roles, sampler, sft
 
 if __name__ == "__main__":
     print(f"machine: {measure.machine()}\n")
-    sft.table(steps=20, discard=3, rounds=1, reference_steps=20, peer_steps=6)
+    sft.table(steps=12, discard=4, rounds=1, reference_steps=20)
     print()
-    lora.table(steps=10, discard=4, rounds=1, peer_steps=9)
+    lora.table(steps=12, discard=4, rounds=1)
     print()
-    preference.table(steps=7, discard=3, rounds=1, peer_steps=6, cases=["dpo", "reward", "tree"])
+    preference.table(steps=8, discard=3, rounds=1, cases=["dpo", "reward", "tree"])
     print()
     grpo.table(list(grpo.SIZES), steps=6, discard=3, rounds=1)
     print()

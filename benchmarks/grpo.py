@@ -86,6 +86,7 @@ def ours(size: str, steps: int, discard: int, precision: str) -> None:
         roles, GRPO(num_generations=ANSWERS, max_completion_length=NEW, beta=BETA),
         lambda ids: str(tokenizer.decode(list(ids))), PROMPTS, seed=0,
     )  # fmt: skip
+    measure.await_turn()
     times, last = [], time.perf_counter()
     updates = train(
         roles, rollouts.method, rollouts.batches(dict, 0, steps), learning_rate=lambda n: LEARNING_RATE,
@@ -93,9 +94,10 @@ def ours(size: str, steps: int, discard: int, precision: str) -> None:
     )  # fmt: skip
     for _ in updates:
         rollouts.laps.lap("train")
-        now = time.perf_counter()
-        times.append(now - last)
-        last = now
+        times.append(time.perf_counter() - last)
+        measure.await_turn()
+        rollouts.laps.go_on()
+        last = time.perf_counter()
     report(times, discard, **rollouts.laps.seconds, length=rollouts.metrics["rollout/length"])
 
 
@@ -104,14 +106,17 @@ def trl(size: str, steps: int, discard: int, precision: str) -> None:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    ends = [0.0]
+    times: list[float] = []
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            ends[0] = time.perf_counter()
+            measure.await_turn()
+            self.last = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            times.append(time.perf_counter() - self.last)
+            measure.await_turn()
+            self.last = time.perf_counter()
 
     folder = tempfile.mkdtemp()  # the trainer makes its reference from the folder
     measure.model(torch.float32, **SIZES[size]).save_pretrained(folder)
@@ -129,7 +134,7 @@ def trl(size: str, steps: int, discard: int, precision: str) -> None:
     )  # fmt: skip
     trainer.train()
     logged = [row["completions/mean_length"] for row in trainer.state.log_history if "completions/mean_length" in row]
-    report(np.diff(ends).tolist(), discard, length=logged[-1])
+    report(times, discard, length=logged[-1])
 
 
 def table(sizes: list[str], steps: int, discard: int, rounds: int) -> None:
@@ -139,8 +144,9 @@ def table(sizes: list[str], steps: int, discard: int, rounds: int) -> None:
         said = ("--size", size, "--steps", str(steps), "--discard", str(discard))
         runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
         for _ in range(rounds):
-            runs["ours"].append(measure.child("benchmarks.grpo", "ours", *said))
-            runs["trl"].append(measure.child("benchmarks.grpo", "trl", *said, "--precision", PEER[size]))
+            sides = (["ours", *said], ["trl", *said, "--precision", PEER[size]])
+            for kind, run in zip(runs, measure.in_turns("benchmarks.grpo", *sides), strict=True):
+                runs[kind].append(run)
         us, them = ({key: statistics.median(r[key] for r in runs[side]) for key in runs[side][0] if key != "steps"}
                     for side in ("ours", "trl"))  # fmt: skip
         ratio, memory = them["seconds"] / us["seconds"], us["peak_bytes"] / them["peak_bytes"]

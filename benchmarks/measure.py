@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -69,11 +71,13 @@ def our_steps(
     fuse(model)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     roles = LocalRoles({role: model}, {role: chosen}, AdamW(trained), Processes())
+    await_turn()
     last = time.perf_counter()
     for step in train(roles, method, batches, learning_rate=lambda n: rate, budget=Budget(tokens)):
         now = time.perf_counter()
         yield now - last, step.metrics["loss"]
-        last = now
+        await_turn()
+        last = time.perf_counter()
 
 
 def as_in_a_run() -> None:
@@ -96,6 +100,7 @@ def clock() -> Any:
             self.losses: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            await_turn()
             self.started = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -132,6 +137,55 @@ def child(module: str, *args: str) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{module} {' '.join(args)} failed:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+TURNS = "NURTURE_BENCHMARK_IN_TURNS"
+READY = "@ready"
+
+
+def await_turn() -> None:
+    """What a side calls before each of its steps. It waits until the other has done as many."""
+    if TURNS in os.environ:
+        print(READY, flush=True)
+        sys.stdin.readline()
+
+
+def in_turns(module: str, *sides: list[str]) -> list[dict[str, Any]]:
+    """Like `child` for several sides, which take turns step by step: a machine that others use as well may be half as
+    fast a minute later, and is not a second later."""
+    running: list[subprocess.Popen[str]] = []
+    with tempfile.TemporaryFile("w+") as said:
+        for args in sides:
+            command = [sys.executable, "-m", module, *args]
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
+            running.append(subprocess.Popen(command, env=os.environ | {TURNS: "1"}, **pipes))
+            _until_ready(running[-1])
+        last = [""] * len(running)
+        waiting = list(enumerate(running))
+        while waiting:
+            for i, process in list(waiting):
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+                if line := _until_ready(process):
+                    last[i] = line
+                    waiting.remove((i, process))
+        for args, process in zip(sides, running, strict=True):
+            if process.wait():
+                said.seek(0)
+                sys.exit(f"{module} {' '.join(args)} failed:\n{said.read()[-4000:]}")
+    return [json.loads(line) for line in last]
+
+
+def _until_ready(process: subprocess.Popen[str]) -> str:
+    """Reads on until the process waits for its turn, or ends: then its last line."""
+    assert process.stdout is not None
+    last = ""
+    for line in process.stdout:
+        if line.strip() == READY:
+            return ""
+        last = line.strip() or last
+    return last or "null"
 
 
 def machine() -> dict[str, Any]:

@@ -7,7 +7,7 @@ Our reference is asked once before training; that time is spread over our steps.
 measured too, without its time.
 
     python -m benchmarks.preference                  the table
-    python -m benchmarks.preference --steps 2 --peer-steps 2 --discard 1      a quick look
+    python -m benchmarks.preference --steps 2 --discard 1      a quick look
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def layout(kind: str, steps: int, discard: int, precision: str, tokens: int) -> 
     report([seconds for seconds, _ in done], [loss for _, loss in done], discard)
 
 
-def table(steps: int, discard: int, rounds: int, peer_steps: int, cases: list[str]) -> None:
+def table(steps: int, discard: int, rounds: int, cases: list[str]) -> None:
     from nurture.train.precision import choose_precision
 
     dtype = choose_precision("auto", torch.device("cpu"))
@@ -145,49 +145,36 @@ def table(steps: int, discard: int, rounds: int, peer_steps: int, cases: list[st
             peers["bf16=True, precompute_ref_log_probs=True"] = ["--bf16", "--precompute"]
         if unit == "fp32":  # here the peer, too, is fastest in fp32
             peers["fp32"] = []
-        us, them = _turns(kind, steps, discard, rounds, peers, peer_steps)
-        print(f"{kind}, ours ({unit}): {us[0]:.2f} s a step, peak {us[1] / 1e9:.2f} GB")
-        results[kind] = {"seconds_per_step": us[0], "peak_bytes": us[1]}
         fast, lean = AIMS[kind]
-        for name, (seconds, peak) in them.items():
+        both = ["--steps", str(steps), "--discard", str(discard)]
+        for name, flags in peers.items():
+            runs = [
+                measure.in_turns("benchmarks.preference", ["ours", kind, *both], ["trl", kind, *both, *flags])
+                for _ in range(rounds)
+            ]
+            (ours_, own_peak), (theirs, peak) = (
+                [statistics.median(r[side][key] for r in runs) for key in ("seconds_per_step", "peak_bytes")]
+                for side in (0, 1)
+            )
+            ratio = statistics.median(b["seconds_per_step"] / a["seconds_per_step"] for a, b in runs)
             results[f"{kind}, TRL {name}"] = {
-                "ours": us[0], "peer": seconds, "ratio": seconds / us[0], "memory_ratio": us[1] / peak,
+                "ours": ours_, "peer": theirs, "ratio": ratio, "memory_ratio": own_peak / peak, "peak_bytes": own_peak,
             }  # fmt: skip
             aim = f" (aim: {fast:g} x, {lean:.0%})" if name == "bf16=True" else ""
-            print(f"  TRL {name}: {seconds:.2f} s, {peak / 1e9:.2f} GB  ->  {seconds / us[0]:.2f} x as fast, "
-                  f"{us[1] / peak:.0%} of the memory{aim}")  # fmt: skip
+            print(f"{kind}: ours ({unit}) {ours_:.2f} s a step, {own_peak / 1e9:.2f} GB; TRL {name} {theirs:.2f} s, "
+                  f"{peak / 1e9:.2f} GB  ->  {ratio:.2f} x as fast, {own_peak / peak:.0%} of the memory{aim}",
+                  flush=True)  # fmt: skip
     if "tree" in cases:
         results["tree"] = _tree(steps, discard, rounds)
     measure.write("preference", results)
 
 
-def _turns(
-    kind: str, steps: int, discard: int, rounds: int, peers: dict[str, list[str]], peer_steps: int
-) -> tuple[tuple[float, float], dict[str, tuple[float, float]]]:
-    """Medians of seconds a step and of peak bytes: ours, and each peer's."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("", *peers)}
-    few = ["--steps", str(peer_steps), "--discard", str(min(discard, peer_steps - 1))]
-    for _ in range(rounds):
-        ours_ = ["ours", kind, "--steps", str(steps), "--discard", str(discard)]
-        found[""].append(measure.child("benchmarks.preference", *ours_))
-        for name, flags in peers.items():
-            found[name].append(measure.child("benchmarks.preference", "trl", kind, *few, *flags))
-    medians = {
-        name: (
-            statistics.median(r["seconds_per_step"] for r in runs),
-            statistics.median(r["peak_bytes"] for r in runs),
-        )
-        for name, runs in found.items()
-    }
-    return medians.pop(""), medians
-
-
 def _tree(steps: int, discard: int, rounds: int) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {"tree": [], "rows": []}
     for _ in range(rounds):
-        for kind, runs in found.items():
-            args = ["layout", kind, "--steps", str(steps), "--discard", str(discard)]
-            runs.append(measure.child("benchmarks.preference", *args))
+        sides = [["layout", kind, "--steps", str(steps), "--discard", str(discard)] for kind in found]
+        for kind, run in zip(found, measure.in_turns("benchmarks.preference", *sides), strict=True):
+            found[kind].append(run)
     tree, rows = (statistics.median(r["seconds_per_step"] for r in runs) for runs in found.values())
     lean, wide = (statistics.median(r["peak_bytes"] for r in runs) for runs in found.values())
     tokens = RESPONSES * (PROMPT + RESPONSE) / (PROMPT + RESPONSES * RESPONSE)
@@ -202,8 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", nargs="?", choices=["ours", "trl", "layout"])
     parser.add_argument("kind", nargs="?", choices=["dpo", "reward", "tree", "rows"])
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--peer-steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--discard", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--cases", nargs="+", default=["dpo", "reward", "tree"], choices=["dpo", "reward", "tree"])
@@ -219,7 +205,7 @@ def main() -> None:
     elif a.side == "layout":
         layout(a.kind, a.steps, a.discard, a.precision, a.tokens)
     else:
-        table(a.steps, a.discard, a.rounds, a.peer_steps, a.cases)
+        table(a.steps, a.discard, a.rounds, a.cases)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Supervised fine-tuning of a 134.5 M-parameter model, all weights, batch 8, on GSM8K rows, against TRL.
 
 Both sides see the same token ids in the same order and train on the answers only. Each side runs in a process of its
-own, in turns; the first steps are discarded. `tokens/s` counts the rows' own tokens, never padding.
+own, step by step in turns; the first steps are discarded. `tokens/s` counts the rows' own tokens, never padding.
 
     python -m benchmarks.sft                         the table
     python -m benchmarks.sft --reference 20          also 20 steps of a plain fp32 loop, to compare the losses with
@@ -112,9 +112,7 @@ def reference(steps: int) -> None:
     print(json.dumps({"losses": losses}))
 
 
-def table(
-    steps: int, discard: int, rounds: int, reference_steps: int, peer_steps: int, *, rank: int = 0, name: str = "sft"
-) -> None:
+def table(steps: int, discard: int, rounds: int, reference_steps: int, *, rank: int = 0, name: str = "sft") -> None:
     from nurture.train.precision import choose_precision
 
     dtype = choose_precision("auto", torch.device("cpu"))
@@ -122,16 +120,16 @@ def table(
     peers = {"bf16=True": ["--bf16"], "bf16=True, packing=True": ["--bf16", "--packing"]}
     if unit == "fp32":  # here the peer, too, is fastest in fp32, so it is measured there as well
         peers |= {"fp32": [], "fp32, packing=True": ["--packing"]}
-    us: list[dict[str, Any]] = []
-    them: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
+    pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {name: [] for name in peers}
     for _ in range(rounds):
-        both = ["--discard", str(discard), "--rank", str(rank)]
-        us.append(measure.child("benchmarks.sft", "ours", "--steps", str(steps), *both))
         for peer, flags in peers.items():
             # Where bf16 has no hardware a step of the peer takes minutes: one step is discarded, one measured.
             slow = unit == "fp32" and "bf16" in peer
-            few = ["--steps", "2" if slow else str(peer_steps), "--discard", "1" if slow else str(discard)]
-            them[peer].append(measure.child("benchmarks.sft", "trl", *few, "--rank", str(rank), *flags))
+            both = ["--steps", "2" if slow else str(steps), "--discard", "1" if slow else str(discard)]
+            both += ["--rank", str(rank)]
+            ours_, theirs = measure.in_turns("benchmarks.sft", ["ours", *both], ["trl", *both, *flags])
+            pairs[peer].append((ours_, theirs))
+    us = [ours_ for runs in pairs.values() for ours_, _ in runs]
     speed = statistics.median(r["tokens_per_second"] for r in us)
     peak = statistics.median(r["peak_bytes"] for r in us)
     limit = measure.matmul_rate(dtype)
@@ -144,29 +142,33 @@ def table(
     print(f"ours ({unit}): {speed:.1f} tokens/s, peak {peak / 1e9:.2f} GB, {reached:.0%} of the machine's matrix rate "
           f"({limit / 1e9:.0f} GFLOP/s)")  # fmt: skip
     results: dict[str, Any] = {"limit_ratio": reached, "ours": {"tokens_per_second": speed, "peak_bytes": peak}}
-    for peer, runs in them.items():
-        peer_speed = statistics.median(r["tokens_per_second"] for r in runs)
-        peer_peak = statistics.median(r["peak_bytes"] for r in runs)
+    for peer, runs in pairs.items():
+        (fast, lean), (peer_fast, peer_lean) = (
+            [statistics.median(r[side][key] for r in runs) for key in ("tokens_per_second", "peak_bytes")]
+            for side in (0, 1)
+        )
+        ratio = statistics.median(a["tokens_per_second"] / b["tokens_per_second"] for a, b in runs)
         results[peer] = {
-            "ours": speed, "peer": peer_speed, "ratio": speed / peer_speed, "memory_ratio": peak / peer_peak,
-            "limit_ratio": reached,
+            "ours": fast, "peer": peer_fast, "ratio": ratio, "memory_ratio": lean / peer_lean, "limit_ratio": reached,
         }  # fmt: skip
-        print(f"TRL {peer}: {peer_speed:.1f} tokens/s, peak {peer_peak / 1e9:.2f} GB  ->  "
-              f"{speed / peer_speed:.2f} x as fast, {peak / peer_peak:.0%} of the memory")  # fmt: skip
+        print(f"TRL {peer}: {peer_fast:.1f} tokens/s beside {fast:.1f}, peak {peer_lean / 1e9:.2f} GB  ->  "
+              f"{ratio:.2f} x as fast, {lean / peer_lean:.0%} of the memory")  # fmt: skip
     if reference_steps:
-        want = measure.child("benchmarks.sft", "reference", "--steps", str(reference_steps))["losses"]
-        gap = max(abs(a / b - 1) for a, b in zip(us[0]["losses"], want, strict=False))
+        found, want = (
+            measure.child("benchmarks.sft", side, "--steps", str(reference_steps), "--discard", "0")["losses"]
+            for side in ("ours", "reference")
+        )
+        gap = max(abs(a / b - 1) for a, b in zip(found, want, strict=True))
         results["largest_relative_loss_gap"] = gap
-        print(f"losses of {min(steps, reference_steps)} steps differ from a plain fp32 loop's by at most {gap:.3%}")
+        print(f"losses of {reference_steps} steps differ from a plain fp32 loop's by at most {gap:.3%}")
     measure.write(name, results)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", nargs="?", choices=["ours", "trl", "reference"])
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--peer-steps", type=int, default=6)
-    parser.add_argument("--discard", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--discard", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--reference", type=int, default=0)
     parser.add_argument("--precision", default="auto")
@@ -182,7 +184,7 @@ def main() -> None:
     elif a.side == "reference":
         reference(a.steps)
     else:
-        table(a.steps, a.discard, a.rounds, a.reference, a.peer_steps, rank=a.rank)
+        table(a.steps, a.discard, a.rounds, a.reference, rank=a.rank)
 
 
 if __name__ == "__main__":

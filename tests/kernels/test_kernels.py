@@ -158,8 +158,10 @@ def test_the_thin_products_of_a_lora(rank, tokens, tiles):
     gradient = random(tokens, outs, seed=4)
     assert low_rank._has_kernel(weight, gradient, *inputs)
 
+    bias = random(outs, seed=5) if rank == 8 else None
+
     def both(x, a, b):
-        return low_rank.updated(x, weight.to(x.dtype), None, a, b, 0.5)
+        return low_rank.updated(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), a, b, 0.5)
 
     want = run(both, [x.double() for x in inputs], gradient.double())
     assert max(map(off, run(both, inputs, gradient), want)) < BF16
@@ -177,7 +179,7 @@ def test_the_thin_products_do_not_depend_on_the_threads():
         own, thin = y.clone(), random(300, 8)
         x, a, b = inputs
         d_x, d_a, d_b = (t.clone() for t in inputs)
-        kernels.call("low_rank", own, thin, x, a, b, 300, 96, 64, 8, 0.5)
+        kernels.call("low_rank", own, thin, x, a, b, None, 300, 96, 64, 8, 0.5)
         kernels.call("low_rank_backward", d_x, d_a, d_b, gradient, x, thin, a, b, 300, 96, 64, 8, 0.5)
         found.append((own, thin, d_x, d_a, d_b))
     torch.set_num_threads(before)

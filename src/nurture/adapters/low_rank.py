@@ -31,8 +31,8 @@ def _has_kernel(weight: Tensor, *tensors: Tensor) -> bool:
     outs, ins = weight.shape
     return (
         ins % 32 == outs % 32 == tensors[-1].shape[1] % 2 == 0
-        and all(t.dtype == torch.bfloat16 and t.is_contiguous() for t in tensors)
-        and kernels.serves(*tensors)
+        and all(t.is_contiguous() for t in tensors)
+        and kernels.serves(weight, *tensors)
     )
 
 
@@ -40,13 +40,13 @@ class _Updated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        y, ctx.scale = F.linear(rows, weight, bias), float(scale)
-        if _has_kernel(weight, y, rows, a, b):
-            thin = x.new_empty(len(rows), a.shape[0])
-            kernels.call("low_rank", y, thin, rows, a, b, len(rows), *weight.T.shape, a.shape[0], ctx.scale)
+        ctx.scale = float(scale)
+        if _has_kernel(weight, rows, a, b) and (bias is None or kernels.serves(bias)):
+            y, thin = F.linear(rows, weight), x.new_empty(len(rows), a.shape[0])
+            kernels.call("low_rank", y, thin, rows, a, b, bias, len(rows), *weight.T.shape, a.shape[0], ctx.scale)
         else:
             thin = (rows @ a.T).mul_(scale)
-            y.addmm_(thin, b.T)
+            y = F.linear(rows, weight, bias).addmm_(thin, b.T)
         ctx.save_for_backward(x, weight, a, b, thin)
         return y.view(*x.shape[:-1], -1)
 

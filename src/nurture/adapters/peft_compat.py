@@ -21,6 +21,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from ..core.products import is_linear
 from .low_rank import updated
 from .targets import matrix_shape
 
@@ -88,7 +89,7 @@ class FusedLora(Linear):
         role = self.active_adapters[0] if len(self.active_adapters) == 1 else ""
         plain = (
             not self.disable_adapters and not self.merged and role in self.lora_A and role not in self.lora_variant
-            and isinstance(self.lora_dropout[role], nn.Identity) and type(base) is nn.Linear and not args
+            and isinstance(self.lora_dropout[role], nn.Identity) and is_linear(base) and not args
             and not kwargs and not any(p.requires_grad for p in base.parameters())
         )  # fmt: skip
         if not plain:

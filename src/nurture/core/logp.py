@@ -188,7 +188,7 @@ class _Selected(torch.autograd.Function):
             fits = sum(d.nbytes for d in kept if d is not None) + product.nbytes <= KEPT_BYTES
             learn = learns and (fits or not any(need_head))
             blocks = _blocks(c, weight.shape[0], dtype.itemsize)
-            if product.dtype == torch.bfloat16 and head.softcap is None and not against and kernels.serves(product):
+            if head.softcap is None and not against and kernels.serves(product):
                 told = [x[c] if len(x) else None for x in (entropy, hit)]
                 factor = head.scale / head.temperature
                 kernels.call("softmax", product, target[c], lse[c], logp[c], *told, *product.shape, int(learn), factor)

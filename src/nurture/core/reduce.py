@@ -17,7 +17,7 @@ def global_norm(tensors: Iterable[Tensor]) -> float:
 
 
 def _norm(t: Tensor) -> Tensor:
-    if t.dtype == torch.bfloat16 and t.is_contiguous() and kernels.serves(t):
+    if t.is_contiguous() and kernels.serves(t):
         squares = torch.empty((), dtype=torch.float64)
         kernels.call("squares", t, squares, t.numel())
         return squares.sqrt().to(torch.float32)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,10 @@ def why_not() -> str | None:
     return _found()[1]
 
 
-def serves(*tensors: Tensor) -> bool:
-    """Whether all of these are in a format and a place that the kernels work on."""
-    return all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.bfloat16) for t in tensors) and (
-        library() is not None
-    )
+def serves(*tensors: Tensor, formats: Collection[torch.dtype] = (torch.bfloat16,)) -> bool:
+    """Whether all of these are in a format and a place that the kernels work on. Those of training are for bf16 alone:
+    in fp32 a model that is loaded here computes what it computes elsewhere, to the last bit."""
+    return all(t.device.type == "cpu" and t.dtype in formats for t in tensors) and library() is not None
 
 
 def call(name: str, *arguments: Any) -> None:

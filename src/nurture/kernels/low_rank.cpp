@@ -1,7 +1,7 @@
 // The thin products of a LoRA (of rank r: tens of rows or columns beside thousands): libraries take as long for one of
 // them as for a product many times as large. bf16, sums in fp32.
 //
-//   forwards:  thin = scale x A^T,  y += thin B^T
+//   forwards:  thin = scale x A^T,  y += thin B^T + bias
 //   backwards: g_thin = scale g B,  dx += g_thin A,  dA = g_thin^T x,  dB = g^T thin
 //
 // Rows of tokens, or columns of gradients, are shared out among the threads, so that who computes a number changes
@@ -79,20 +79,41 @@ struct Thin {
         for (int64_t k = 0; k < as_rows(r); k++)
             for (int64_t t = 0; t < TOKENS; t++) to[k * columns + t] = k < r ? data[t * width + k] : bf16{0};
     }
-    // y [tokens][n] += this times the matrix behind `pairs`, which are along r
-    void add_to(bf16* y, const bf16* pairs, int64_t tokens, int64_t n) const {
+    // y [tokens][n] += this times the matrix behind `pairs`, which are along r, and the bias if there is one
+    void add_to(bf16* y, const bf16* pairs, const bf16* bias, int64_t tokens, int64_t n) const {
         alignas(64) float sums[TOKENS * COLUMNS];
         for (int64_t i = 0; i < n; i += COLUMNS) {
             int64_t columns = std::min(COLUMNS, n - i);
             multiply(sums, COLUMNS, data, width, pairs + 2 * i, n, TOKENS, columns, width, false);
-            for (int64_t t = 0; t < tokens; t++)
-                for (int64_t j = 0; j < columns; j += 16) {
+            for (int64_t j = 0; j < columns; j += 16) {
+                Vector all = bias ? load(bias + i + j) : _mm512_setzero_ps();
+                for (int64_t t = 0; t < tokens; t++) {
                     bf16* to = y + t * n + i + j;
-                    store(to, _mm512_add_ps(load(to), load(sums + t * COLUMNS + j)));
+                    store(to, _mm512_add_ps(load(to), _mm512_add_ps(load(sums + t * COLUMNS + j), all)));
                 }
+            }
         }
     }
 };
+
+// Two rows in pairs, a0 b0 a1 b1 ..., but of every 32 columns first the pairs of 0-3, 8-11, 16-19 and 24-27, then the
+// others: so the hardware does it at once.
+void shuffle(bf16* to, const bf16* a, const bf16* b, int64_t n) {
+    for (int64_t i = 0; i < n; i += 32) {
+        __m512i x = _mm512_loadu_si512(a + i), y = b ? _mm512_loadu_si512(b + i) : _mm512_setzero_si512();
+        _mm512_storeu_si512(to + 2 * i, _mm512_unpacklo_epi16(x, y));
+        _mm512_storeu_si512(to + 2 * i + 32, _mm512_unpackhi_epi16(x, y));
+    }
+}
+void put_back(float* row, int64_t n) {
+    const __m512i begin = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+    const __m512i end = _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
+    for (int64_t i = 0; i < n; i += 32) {
+        Vector x = load(row + i), y = load(row + i + 16);
+        store(row + i, _mm512_permutex2var_ps(x, begin, y));
+        store(row + i + 16, _mm512_permutex2var_ps(x, end, y));
+    }
+}
 
 // thin^T from, for the columns of `from` [tokens][n] that begin at `column`: into d [r][n], or turned into d [n][r].
 // `thin` is [as_rows(r)][up(tokens, TOKENS)].
@@ -105,11 +126,12 @@ void gradient(bf16* d, const bf16* thin, const bf16* from, int64_t column, int64
         int64_t count = std::min(TOKENS, tokens - t);
         for (int64_t i = 0; i < count; i += 2) {
             const bf16* row = from + (t + i) * n + column;
-            zip(pairs + i * COLUMNS, row, i + 1 < count ? row + n : nullptr, columns);
+            shuffle(pairs + i * COLUMNS, row, i + 1 < count ? row + n : nullptr, columns);
         }
         for (int64_t i = up(count, 2); i < TOKENS; i++) std::memset(pairs + i * COLUMNS, 0, COLUMNS * 2);
         multiply(sums, COLUMNS, thin + t, padded, pairs, COLUMNS, rows, columns, TOKENS, t > 0);
     }
+    for (int64_t k = 0; k < r; k++) put_back(sums + k * COLUMNS, columns);
     if (!turned)
         for (int64_t k = 0; k < r; k++)
             for (int64_t i = 0; i < columns; i += 16) store(d + k * n + column + i, load(sums + k * COLUMNS + i));
@@ -124,8 +146,8 @@ void gradient(bf16* d, const bf16* thin, const bf16* from, int64_t column, int64
 
 }  // namespace
 
-extern "C" void low_rank_bf16(bf16* y, bf16* thin, const bf16* x, const bf16* a, const bf16* b, int64_t tokens, int64_t in,
-                              int64_t out, int64_t r, float scale, int64_t threads) {
+extern "C" void low_rank_bf16(bf16* y, bf16* thin, const bf16* x, const bf16* a, const bf16* b, const bf16* bias,
+                              int64_t tokens, int64_t in, int64_t out, int64_t r, float scale, int64_t threads) {
     static thread_local Scratch shared;
     shared.begin(2 * (in * up(r, 16) + out * as_sum(r)) + 256);
     const bf16 *down = along_n(shared, a, r, in), *back_up = along_r_turned(shared, b, r, out);
@@ -140,7 +162,7 @@ extern "C" void low_rank_bf16(bf16* y, bf16* thin, const bf16* x, const bf16* a,
             int64_t count = std::min(TOKENS, tokens - t);
             some.set_to(x + t * in, down, count, in, scale, own);
             some.write(thin + t * r, count);
-            some.add_to(y + t * out, back_up, count, out);
+            some.add_to(y + t * out, back_up, bias, count, out);
         }
     }
 }
@@ -171,7 +193,7 @@ extern "C" void low_rank_backward_bf16(bf16* dx, bf16* da, bf16* db, const bf16*
             }
             some.set_to(g + t * out, down, count, out, scale, own);
             some.write_turned(g_thin + t, padded);
-            if (dx) some.add_to(dx + t * in, back_up, count, in);
+            if (dx) some.add_to(dx + t * in, back_up, nullptr, count, in);
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < of_a + of_b; i++) {

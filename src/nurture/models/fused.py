@@ -1,5 +1,5 @@
-"""Norms and gates that keep less for the backward pass, and rotations in one pass over memory, in place of a model's
-own code for them.
+"""Norms and gates that keep less for the backward pass, rotations in one pass over memory, and linear layers with a
+faster gradient, in place of a model's own code for them.
 
 Written out operation by operation, autograd keeps an fp32 copy of every norm's input and the activation of every gate.
 Here it keeps what the layer was given, and the backward pass computes the rest again: that costs nothing, since the
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .. import kernels
-from ..core.products import weight_gradient
+from ..core.products import Linear
 
 Forward = Callable[..., Any]
 
@@ -32,10 +32,14 @@ ROTATE = "apply_rotary_pos_emb"
 
 
 def fuse(model: nn.Module) -> None:
-    """Let the model's RMS norms, SiLU-gated layers and rotations compute with what is below. Weights and names stay."""
+    """Let what is below take the place of the model's own norms, gates, rotations and linear layers. Weights and names
+    stay."""
     found: dict[type[nn.Module], Forward | None] = {}  # one model has one configuration for all modules of a class
     for module in model.modules():
         kind = type(module)
+        if kind is nn.Linear:
+            module.__class__ = Linear
+            continue
         if kind not in found:
             found[kind] = _forward_of(module)
         if (forward := found[kind]) is not None:
@@ -105,22 +109,7 @@ def _norm(self: Any, hidden_states: Tensor) -> Tensor:
 
 def _gated(self: Any, x: Tensor) -> Tensor:
     apply: Callable[..., Tensor] = _Gate.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return _linear(self.down_proj, apply(_linear(self.gate_proj, x), _linear(self.up_proj, x)))
-
-
-def _linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)`, with a faster gradient of the weight where the layer is no more than its matrix."""
-    if type(layer) is not nn.Linear or layer.bias is not None or layer._forward_hooks or layer._forward_pre_hooks:
-        return layer(x)
-    if not (layer.weight.requires_grad and torch.is_grad_enabled() and _has_kernel(x, layer.weight)):
-        return layer(x)
-    apply: Callable[..., Tensor] = _Linear.apply  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return apply(x, layer.weight)
-
-
-def _has_kernel(*tensors: Tensor) -> bool:
-    """In bf16: in fp32 a model that is loaded here computes what it computes elsewhere, to the last bit."""
-    return all(t.dtype == torch.bfloat16 for t in tensors) and kernels.serves(*tensors)
+    return self.down_proj(apply(self.gate_proj(x), self.up_proj(x)))
 
 
 def _rotating(attention: Any) -> Forward | None:
@@ -167,7 +156,7 @@ def _turns(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         and x.stride(-1) == 1
         and cos.is_contiguous()
         and sin.is_contiguous()
-        and _has_kernel(x, cos, sin)
+        and kernels.serves(x, cos, sin)
     )
 
 
@@ -199,7 +188,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        if _has_kernel(x, weight):
+        if kernels.serves(x, weight):
             x = x.contiguous()
             y, scale = torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
             rows, n = scale.numel(), x.shape[-1]
@@ -215,7 +204,7 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, scale = ctx.saved_tensors
-        if _has_kernel(x, weight, grads[0]):
+        if kernels.serves(x, weight, grads[0]):
             d_x, d_weight = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
             rows, n = scale.numel(), x.shape[-1]
             kernels.call("rms_norm_backward", d_x, d_weight, grads[0].contiguous(), x, weight, scale, rows, n)
@@ -236,7 +225,7 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        if _has_kernel(gate, up):
+        if kernels.serves(gate, up):
             gate, up = gate.contiguous(), up.contiguous()
             ctx.save_for_backward(gate, up)
             y = torch.empty_like(gate)
@@ -249,27 +238,9 @@ class _Gate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         gate, up = ctx.saved_tensors
-        if _has_kernel(gate, up, grads[0]):
+        if kernels.serves(gate, up, grads[0]):
             d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
             kernels.call("silu_gate_backward", d_gate, d_up, grads[0].contiguous(), gate, up, gate.numel())
             return d_gate, d_up
         d_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
         return d_gate, F.silu(gate).mul_(grads[0])
-
-
-class _Linear(torch.autograd.Function):
-    """`x @ weight.T`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight = ctx.saved_tensors
-        g, d_x = grads[0].flatten(0, -2), None
-        if ctx.needs_input_grad[0]:
-            d_x = (g @ weight).view(x.shape)
-        return d_x, weight_gradient(g, x.flatten(0, -2))

@@ -35,11 +35,10 @@ class _Row(ctypes.Structure):
 
 def serves(query: Tensor, key: Tensor, value: Tensor, parent: Sequence[int]) -> bool:
     return (
-        query.dtype == key.dtype == value.dtype == torch.bfloat16
-        and query.shape[-1] == value.shape[-1]
+        query.shape[-1] == value.shape[-1]
         and query.shape[-1] % WIDTH == 0
         and all(p < 0 or parent[p] < 0 for p in parent)
-        and kernels.serves(query)
+        and kernels.serves(query, key, value)
     )
 
 

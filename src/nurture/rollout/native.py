@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import kernels
+from ..core.products import is_linear
 from ..models.fused import epsilon
 from .cache import DecodePlan
 
@@ -48,13 +49,16 @@ class _Step(ctypes.Structure):
     )
 
 
+FORMATS = (torch.float32, torch.bfloat16)
+
+
 class _Unserved(Exception):
     pass
 
 
 def native(decoder: nn.Module) -> NativeDecoder | None:
     """The step of a Llama-shaped decoder, or None if something about it is not served."""
-    if not kernels.serves(*decoder.parameters()):
+    if not kernels.serves(*decoder.parameters(), formats=FORMATS):
         return None
     try:
         return NativeDecoder(decoder)
@@ -154,7 +158,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def has_product(weight: Tensor, bias: Tensor | None) -> bool:
     tensors = [weight] if bias is None else [weight, bias]
     return (
-        kernels.serves(*tensors)
+        kernels.serves(*tensors, formats=FORMATS)
         and all(t.is_contiguous() and t.dtype == weight.dtype for t in tensors)
         and weight.shape[1] % 2 == 0
     )
@@ -175,12 +179,12 @@ def _outs(module: Any) -> int:
 
 def _parts(module: Any) -> tuple[Any, tuple[Tensor, Tensor, float] | None]:
     """A linear layer, and A, B and scale of the LoRA that changes it at present."""
-    if type(module) is nn.Linear:
+    if is_linear(module):
         return module, None
     if not _is_lora(module):
         raise _Unserved
     base = module.base_layer
-    if type(base) is not nn.Linear or (module.merged and module.disable_adapters):  # (its call would take it out again)
+    if not is_linear(base) or (module.merged and module.disable_adapters):  # (its call would take it out again)
         raise _Unserved
     roles: Sequence[str] = [role for role in module.active_adapters if role in module.lora_A]
     if module.merged or module.disable_adapters or not roles:
@@ -188,7 +192,7 @@ def _parts(module: Any) -> tuple[Any, tuple[Tensor, Tensor, float] | None]:
     if len(roles) > 1 or roles[0] in module.lora_variant:
         raise _Unserved
     a, b, dropout = (part[roles[0]] for part in (module.lora_A, module.lora_B, module.lora_dropout))
-    plain = type(a) is type(b) is nn.Linear and a.bias is b.bias is None
+    plain = is_linear(a) and is_linear(b) and a.bias is b.bias is None
     if not plain or (dropout.training and not isinstance(dropout, nn.Identity)):
         raise _Unserved
     return base, (a.weight, b.weight, module.scaling[roles[0]])

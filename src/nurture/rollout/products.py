@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.products import is_linear
+
 PACK_BYTES = 2 * 2**30
 """Larger models are read as they are: the copies would take as much memory again."""
 PACK_STEPS = 16
@@ -49,7 +51,7 @@ def packed(weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Produc
 def joined(modules: Sequence[nn.Module], pack: bool) -> Product:
     """The outputs of some layers on the same input, side by side. Anything but a plain linear layer (an adapter around
     one) is called as the module it is; unpacked weights are read at every call, so they may change between calls."""
-    if pack and all(type(m) is nn.Linear for m in modules):
+    if pack and all(map(is_linear, modules)):
         linears: list[Any] = list(modules)
         return packed([m.weight for m in linears], [m.bias for m in linears])
     if len(modules) == 1:
@@ -78,4 +80,4 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _apply(module: nn.Module, x: Tensor) -> Tensor:
-    return linear(x, module.weight, module.bias) if type(module) is nn.Linear else module(x)
+    return linear(x, module.weight, module.bias) if is_linear(module) else module(x)

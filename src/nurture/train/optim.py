@@ -84,8 +84,7 @@ class AdamW:
 
     def _has_kernel(self, parameter: Tensor, gradient: Tensor) -> bool:
         plain = type(self)._update is AdamW._update
-        formats = {parameter.dtype, gradient.dtype} == {torch.bfloat16}
-        return plain and formats and parameter.is_contiguous() and kernels.serves(parameter)
+        return plain and parameter.is_contiguous() and kernels.serves(parameter, gradient)
 
     def _update_all(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
         """Master, averages and the model's own weight in one pass over memory."""
