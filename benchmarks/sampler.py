@@ -1,8 +1,8 @@
 """Drawing 64 new tokens after prompts of 64: our sampler against transformers' `model.generate`.
 
-Same weights, same dtype, same process, in turns; medians over the rounds. The prompts of a batch have one length, so
-the peer pads nothing. Both draw at temperature 1 without filters (what reinforcement learning needs; ours also returns
-the log-probabilities), and once more greedily. Peak memory is that of a process of its own for each side.
+Same weights, same dtype, each side in a process of its own, in turns; medians over the rounds, and the median of each
+pair's ratio. The prompts of a batch have one length, so the peer pads nothing. Both draw at temperature 1 without
+filters (what reinforcement learning needs; ours also returns the log-probabilities), and once more greedily.
 
 `limit_ratio` is the share of the machine's memory bandwidth, measured right before, that reading the weights and the
 cache once a step would need at the speed reached. At one row that is the limit; at many rows arithmetic is.
@@ -14,8 +14,6 @@ cache once a step would need at the speed reached. At one row that is the limit;
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -61,10 +59,12 @@ def prompts(case: Case, vocabulary: int) -> np.ndarray:
 
 
 def ours(model: Any, case: Case) -> Callable[[], None]:
+    from nurture.models.fused import fuse
     from nurture.models.layouts import choose_layout
     from nurture.protocols import Request, Sampling
     from nurture.rollout.sampler import LocalSampler
 
+    fuse(model)  # as every model that is loaded
     choice = choose_layout(model, PROMPT + NEW)
     assert choice.layout == "tree", choice.reason
     sampler = LocalSampler(model, layout=choice.layout)
@@ -115,31 +115,35 @@ def bytes_per_step(model: Any, case: Case) -> float:
     return size * (weights + case.rows * token * (PROMPT + NEW / 2))
 
 
-def compare(case: Case, rounds: int) -> dict[str, Any]:
-    model = build(case)
-    run = {side: make(model, case) for side, make in SIDES.items()}
-    for once in run.values():
-        once()
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+def run(side: str, case: Case, rounds: int) -> None:
+    if side == "ours":
+        measure.as_in_a_run()
+    once = SIDES[side](build(case), case)
+    once()
+    seconds: list[float] = []
     for _ in range(rounds):
-        for side, once in run.items():
-            before = time.perf_counter()
-            once()
-            seconds[side].append(time.perf_counter() - before)
-    limit = bandwidth()
-    time_of = {side: statistics.median(values) for side, values in seconds.items()}
-    memory = {s: measure.child("benchmarks.sampler", s, "--cases", case.name)["peak_bytes"] for s in SIDES}
+        measure.await_turn()
+        before = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - before)
+    measure.tell(seconds=seconds)
+
+
+def compare(case: Case, rounds: int) -> dict[str, Any]:
+    sides = ([side, "--cases", case.name, "--rounds", str(rounds)] for side in SIDES)
+    ours_, theirs = measure.in_turns("benchmarks.sampler", *sides)
+    model, limit = build(case), bandwidth()
+    fast, slow = (statistics.median(r["seconds"]) for r in (ours_, theirs))
     return {
-        "ours": case.rows * NEW / time_of["ours"],
-        "peer": case.rows * NEW / time_of["peer"],
-        "ratio": time_of["peer"] / time_of["ours"],
-        "memory_ratio": memory["ours"] / memory["peer"],
-        "limit_ratio": bytes_per_step(model, case) * NEW / time_of["ours"] / limit,
+        "ours": case.rows * NEW / fast,
+        "peer": case.rows * NEW / slow,
+        "ratio": statistics.median(b / a for a, b in zip(ours_["seconds"], theirs["seconds"], strict=True)),
+        "memory_ratio": ours_["peak_bytes"] / theirs["peak_bytes"],
+        "limit_ratio": bytes_per_step(model, case) * NEW / fast / limit,
         "target": case.target,
-        "ratio_of_best": min(seconds["peer"]) / min(seconds["ours"]),
         "dtype": str(model.dtype).removeprefix("torch."),
         "bandwidth_gb": limit / 1e9,
-        "seconds": seconds,
+        "seconds": {"ours": ours_["seconds"], "peer": theirs["seconds"]},
     }
 
 
@@ -156,18 +160,15 @@ def table(cases: list[Case], rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("side", nargs="?", choices=list(SIDES), help="run one side alone and print its peak memory")
+    parser.add_argument("side", nargs="?", choices=list(SIDES), help="run one side alone")
     parser.add_argument("--cases", default="", help="only cases whose name contains this")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     a = parser.parse_args()
     cases = [case for case in CASES if a.cases in case.name]
     if a.side is None:
         table(cases, a.rounds)
         return
-    case = next(c for c in cases if c.name == a.cases)
-    model = build(case)
-    SIDES[a.side](model, case)()
-    print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    run(a.side, next(c for c in cases if c.name == a.cases), a.rounds)
 
 
 if __name__ == "__main__":

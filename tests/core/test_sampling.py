@@ -13,7 +13,22 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from nurture import kernels
+from nurture.core import sampling
 from nurture.core.sampling import BLOCK, draw, filter_logits, greedy
+
+
+@pytest.fixture(autouse=True, scope="module", params=["kernel", "torch"])
+def by(request):
+    """By the kernel where there is one, and by torch's operations."""
+    if request.param == "kernel":
+        if kernels.library() is None:
+            pytest.skip(f"no kernels: {kernels.why_not()}")
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_has_kernel", lambda logits: False)
+        yield
 
 
 def random_logits(rows: int, vocabulary: int, scale: float = 3.0, seed: int = 0) -> torch.Tensor:
@@ -97,3 +112,20 @@ def test_greedy_is_argmax_with_its_log_probability():
     token, logp = greedy(logits)
     assert torch.equal(token, logits.argmax(-1))
     torch.testing.assert_close(logp, logits.log_softmax(-1).amax(-1))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_shows_in_the_log_probability(bad: float):
+    logits = random_logits(3, 700)
+    logits[1, 400] = bad
+    for _, logp in (greedy(logits), draw(logits, torch.tensor([0.1, 0.5, 0.9]))):
+        assert not logp[1].isfinite() and logp[[0, 2]].isfinite().all()
+
+
+def test_both_ends_of_a_distribution_with_holes():
+    """The numbers nearest to 0 and to 1 find the first and the last token that has any probability."""
+    logits = torch.full((2, 1000), -torch.inf)
+    logits[:, [3, 300, 301, 990]] = 0.0
+    token, logp = draw(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    assert token.tolist() == [3, 990]
+    torch.testing.assert_close(logp, torch.full((2,), 0.25).log())

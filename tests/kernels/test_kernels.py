@@ -127,7 +127,7 @@ def test_what_is_no_number_is_not_hidden(bad):
     assert not _Gate.apply(x, ones).isfinite().all()
     assert global_norm([x]) == pytest.approx(bad, nan_ok=True)
     told = torch.zeros(2, 1)
-    kernels.call("softmax", x.clone(), torch.tensor([3]), *told, None, None, 1, 40, 0, 1.0)
+    kernels.call("softmax_bf16", x.clone(), torch.tensor([3]), *told, None, None, 1, 40, 0, 1.0)
     assert not told.isfinite().any()
     inputs = [random(1, 1, 40, 32) for _ in range(3)]
     inputs[1][0, 0, 7] = bad
@@ -141,7 +141,7 @@ def test_gradient_of_a_weight(shape):
     wide, x = random(shape[0], shape[1] + 3), random(shape[0], 24, seed=1)
     g = wide[:, : shape[1]]  # its rows do not follow one another
     turned = g.new_empty(shape[::-1])
-    kernels.call("turn", turned, g, g.stride(0), *shape)
+    kernels.call("turn_bf16", turned, g, g.stride(0), *shape)
     assert torch.equal(turned, g.T)
     assert off(weight_gradient(g, x), g.double().T @ x.double()) < BF16
 
@@ -179,8 +179,8 @@ def test_the_thin_products_do_not_depend_on_the_threads():
         own, thin = y.clone(), random(300, 8)
         x, a, b = inputs
         d_x, d_a, d_b = (t.clone() for t in inputs)
-        kernels.call("low_rank", own, thin, x, a, b, None, 300, 96, 64, 8, 0.5)
-        kernels.call("low_rank_backward", d_x, d_a, d_b, gradient, x, thin, a, b, 300, 96, 64, 8, 0.5)
+        kernels.call("low_rank_bf16", own, thin, x, a, b, None, 300, 96, 64, 8, 0.5)
+        kernels.call("low_rank_backward_bf16", d_x, d_a, d_b, gradient, x, thin, a, b, 300, 96, 64, 8, 0.5)
         found.append((own, thin, d_x, d_a, d_b))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
@@ -203,7 +203,7 @@ def test_softmax_of_the_output_head(factor, learn):
     exact = logits.double() * factor
     log_p, left = exact.log_softmax(-1), logits.clone()
     lse, logp, entropy, hit = torch.empty(4, rows)
-    kernels.call("softmax", left, target, lse, logp, entropy, hit, rows, vocabulary, int(learn), factor)
+    kernels.call("softmax_bf16", left, target, lse, logp, entropy, hit, rows, vocabulary, int(learn), factor)
     torch.testing.assert_close(lse, exact.logsumexp(-1).float(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(logp, log_p.gather(1, target[:, None])[:, 0].float(), rtol=1e-6, atol=2e-5)
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1).float(), rtol=1e-5, atol=1e-5)

@@ -84,7 +84,7 @@ def test_rotation_in_bf16_is_transformers_to_the_last_bit(family, monkeypatch):
 
     for given in ((q, k), (q.contiguous(), k.contiguous())):
         assert all(torch.equal(a, b) for a, b in zip(run(ours, *given), run(theirs, *given), strict=True))
-    assert called == ["rotate"] * 8
+    assert called == ["rotate_bf16"] * 8
 
 
 def test_less_is_kept_for_the_backward_pass():

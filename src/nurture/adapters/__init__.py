@@ -1,6 +1,8 @@
 """What is trained of a model. One adapter, one page; the table below is the registry: YAML, command line, JSON schema
 and forms come from it. peft does the arithmetic wherever it has the method, so that saved folders are PEFT's."""
 
+import logging
+
 from .adalora import AdaLoRA
 from .adapter import Adapter, Companion
 from .bottleneck import Bottleneck
@@ -13,6 +15,9 @@ from .prompt import Prompt
 from .ptuning import PTuning
 from .ptuning_v2 import PTuningV2
 from .qlora import QLoRA
+
+# peft imports bitsandbytes for every LoRA, and that warns of a kernel it would fetch from a hub, wanted or not.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "full": Full,

@@ -43,7 +43,7 @@ class _Updated(torch.autograd.Function):
         ctx.scale = float(scale)
         if _has_kernel(weight, rows, a, b) and (bias is None or kernels.serves(bias)):
             y, thin = F.linear(rows, weight), x.new_empty(len(rows), a.shape[0])
-            kernels.call("low_rank", y, thin, rows, a, b, bias, len(rows), *weight.T.shape, a.shape[0], ctx.scale)
+            kernels.call("low_rank_bf16", y, thin, rows, a, b, bias, len(rows), *weight.T.shape, a.shape[0], ctx.scale)
         else:
             thin = (rows @ a.T).mul_(scale)
             y = F.linear(rows, weight, bias).addmm_(thin, b.T)
@@ -60,7 +60,7 @@ class _Updated(torch.autograd.Function):
         if _has_kernel(weight, g, rows, thin, a, b):
             d_a, d_b = torch.empty_like(a) if need_a else None, torch.empty_like(b) if need_b else None
             sizes = (len(rows), *weight.T.shape, a.shape[0])
-            kernels.call("low_rank_backward", d_x, d_a, d_b, g, rows, thin, a, b, *sizes, ctx.scale)
+            kernels.call("low_rank_backward_bf16", d_x, d_a, d_b, g, rows, thin, a, b, *sizes, ctx.scale)
         else:
             g_thin = (g @ b).mul_(ctx.scale)
             if d_x is not None:

@@ -191,7 +191,9 @@ class _Selected(torch.autograd.Function):
             if head.softcap is None and not against and kernels.serves(product):
                 told = [x[c] if len(x) else None for x in (entropy, hit)]
                 factor = head.scale / head.temperature
-                kernels.call("softmax", product, target[c], lse[c], logp[c], *told, *product.shape, int(learn), factor)
+                kernels.call(
+                    "softmax_bf16", product, target[c], lse[c], logp[c], *told, *product.shape, int(learn), factor
+                )
                 blocks = ()
             for r, here in blocks:
                 z = head.shaped(product[here])

@@ -26,7 +26,7 @@ def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
     for a in range(0, outs, COLUMNS):
         part = g[:, a : a + COLUMNS]
         turned = g.new_empty(part.shape[1], rows)
-        kernels.call("turn", turned, part, g.stride(0), rows, part.shape[1])
+        kernels.call("turn_bf16", turned, part, g.stride(0), rows, part.shape[1])
         torch.mm(turned, x, out=out[a : a + COLUMNS])
     return out
 

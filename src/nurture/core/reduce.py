@@ -19,6 +19,6 @@ def global_norm(tensors: Iterable[Tensor]) -> float:
 def _norm(t: Tensor) -> Tensor:
     if t.is_contiguous() and kernels.serves(t):
         squares = torch.empty((), dtype=torch.float64)
-        kernels.call("squares", t, squares, t.numel())
+        kernels.call("squares_bf16", t, squares, t.numel())
         return squares.sqrt().to(torch.float32)
     return vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32))

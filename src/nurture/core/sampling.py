@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import kernels
+
 BLOCK = 256
 """The inverse CDF first finds a block of this many tokens, then the token within it."""
 
@@ -39,6 +41,8 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
     A row's result depends on nothing but its own logits and number, and a token of probability 0 is never drawn.
     """
+    if _has_kernel(logits):
+        return _by_kernel("draw_fp32", logits, uniform.double().contiguous())
     probability = logits.softmax(-1)
     blocks = _in_blocks(probability)
     block, rest = _invert(blocks.sum(-1), uniform)
@@ -49,8 +53,20 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest token of each row and its log-probability."""
+    if _has_kernel(logits):
+        return _by_kernel("greedy_fp32", logits)
     best, token = logits.max(-1)
     return token, best - logits.logsumexp(-1)
+
+
+def _has_kernel(logits: Tensor) -> bool:
+    return logits.ndim == 2 and logits.is_contiguous() and kernels.serves(logits, formats=(torch.float32,))
+
+
+def _by_kernel(name: str, logits: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    token, logp = torch.empty(len(logits), dtype=torch.long), torch.empty(len(logits))
+    kernels.call(name, token, logp, logits, *others, *logits.shape)
+    return token, logp
 
 
 def _in_blocks(probability: Tensor) -> Tensor:

@@ -61,10 +61,10 @@ def serves(*tensors: Tensor, formats: Collection[torch.dtype] = (torch.bfloat16,
 
 
 def call(name: str, *arguments: Any) -> None:
-    """A kernel for bf16, on as many threads as torch's operations. An int is passed as 64 bits, a float as 32."""
+    """A kernel, on as many threads as torch's operations. An int is passed as 64 bits, a float as 32."""
     found = library()
     assert found is not None
-    found[f"{name}_bf16"](*map(_passed, arguments), ctypes.c_int64(torch.get_num_threads()))
+    found[name](*map(_passed, arguments), ctypes.c_int64(torch.get_num_threads()))
 
 
 def _passed(x: Tensor | int | float | ctypes.Array[Any] | None) -> Any:
@@ -116,10 +116,15 @@ def _built(compiler: str, flags: list[str]) -> Path:
         objects = [Path(folder) / f"{source.stem}.o" for source in sources]
         commands = [[compiler, *FLAGS, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
         running = [subprocess.Popen(c, stderr=subprocess.PIPE, text=True) for c in commands]
-        for command, process in zip(commands, running, strict=True):
-            _, said = process.communicate(timeout=PATIENCE)
-            if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
+        try:
+            for command, process in zip(commands, running, strict=True):
+                _, said = process.communicate(timeout=PATIENCE)
+                if process.returncode:
+                    raise subprocess.CalledProcessError(process.returncode, command, stderr=said)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
         together = Path(folder) / "kernels.so"
         link = [compiler, "-shared", "-fopenmp", *map(str, objects), "-o", str(together)]
         subprocess.run(link, check=True, capture_output=True, text=True, timeout=PATIENCE)

@@ -430,11 +430,12 @@ class Decoder {
         for (int64_t i = 0; i < s.width; i += 64 / sizeof(T)) _mm_prefetch((const char*)(p + i), _MM_HINT_T0);
     }
 
+    // Keys begin to n.
     template <int HEADS>
-    void scores(float* to, int64_t stride, const float* q, const T* keys, const T* values, int64_t n,
+    void scores(float* to, int64_t stride, const float* q, const T* keys, const T* values, int64_t begin, int64_t n,
                 float scaling) const {
         int64_t wide = padded();
-        for (int64_t j = 0; j < n; j++) {
+        for (int64_t j = begin; j < n; j++) {
             fetch(values + j * s.width);
             Vector sums[HEADS];
             for (int h = 0; h < HEADS; h++) sums[h] = _mm512_setzero_ps();
@@ -444,6 +445,42 @@ class Decoder {
             }
             for (int h = 0; h < HEADS; h++) to[h * stride + j] = sum(sums[h]) * scaling;
         }
+    }
+
+    // The same for the first keys, 16 at a time, and all heads of the group: a key is a row of a tile as it lies there.
+    // Returns how many keys there were.
+    int64_t tiled_scores(float*, int64_t, const float*, const float*, const float*, int64_t, float) const { return 0; }
+    int64_t tiled_scores(float* to, int64_t stride, const float* q, const bf16* keys, const bf16* values, int64_t n,
+                         float scaling) const {
+#ifdef __AMX_BF16__
+        constexpr int64_t WIDEST = 256;
+        int64_t group = s.heads / s.kv_heads, wide = padded(), whole = n / 16 * 16;
+        if (!has_tiles || s.width % 32 || s.width > WIDEST || group > LANES) return 0;
+        alignas(64) uint32_t queries[WIDEST / 2 * LANES];
+        alignas(64) float found[16 * LANES];
+        std::memset(queries, 0, s.width / 2 * LANES * 4);
+        for (int64_t h = 0; h < group; h++) {
+            bf16 narrowed[WIDEST];
+            for (int64_t i = 0; i < s.width; i += WIDTH) store(narrowed + i, load(q + h * wide + i));
+            scatter(queries + h, narrowed, s.width / 2);
+        }
+        for (int64_t j = 0; j < whole; j += 16) {
+            for (int64_t k = 0; k < 16; k++) fetch(values + (j + k) * s.width);
+            asm volatile("" ::: "memory");  // GCC does not know that loading a tile reads memory
+            _tile_zero(0);
+            for (int64_t i = 0; i < s.width; i += 32) {
+                _tile_loadd(4, keys + j * s.width + i, s.width * 2);
+                _tile_loadd(6, queries + i / 2 * LANES, 64);
+                _tile_dpbf16ps(0, 4, 6);
+            }
+            _tile_stored(0, found, 64);
+            for (int64_t h = 0; h < group; h++)
+                store(to + h * stride + j, _mm512_mul_ps(_mm512_i32gather_ps(EVERY_LANE, found + h, 4), set(scaling)));
+        }
+        return whole;
+#else
+        return 0;
+#endif
     }
 
     // out = p values, 32 columns (two registers) at a time
@@ -511,14 +548,15 @@ class Decoder {
             gather(q + h * wide, mine + (kv * group + h) * s.width * LANES, s.width);
             head(q + h * wide, layer.q_norm, layer.q_epsilon, row, layer.rotates);
         }
+        int64_t done = tiled_scores(p, stride, q, keys, values, n, layer.scaling);
         for (int64_t h = 0; h < group;) {
-            float *query = q + h * wide, *to = out + h * wide;
+            float *query = q + h * wide, *to = out + h * wide, *share = p + h * stride;
             auto some = [&](auto heads) {
                 constexpr int HEADS = decltype(heads)::value;
-                scores<HEADS>(p, stride, query, keys, values, n, layer.scaling);
+                scores<HEADS>(share, stride, query, keys, values, done, n, layer.scaling);
                 float sums[HEADS];
-                for (int i = 0; i < HEADS; i++) sums[i] = soften(p + i * stride, n);
-                weighted<HEADS>(to, p, stride, values, n, (T*)layer.keys + next);
+                for (int i = 0; i < HEADS; i++) sums[i] = soften(share + i * stride, n);
+                weighted<HEADS>(to, share, stride, values, n, (T*)layer.keys + next);
                 for (int i = 0; i < HEADS; i++)
                     for (int64_t c = 0; c < wide; c += WIDTH)
                         store(to + i * wide + c, _mm512_div_ps(load(to + i * wide + c), set(sums[i])));
@@ -559,7 +597,7 @@ class Decoder {
         Tiles configured;
         static thread_local Memory own;
         int64_t group = s.heads / s.kv_heads;
-        int64_t room = 2 * group * padded() + 4 * (ceil(largest(), WIDTH) * WIDTH) + padded();
+        int64_t room = 2 * group * padded() + group * (ceil(largest(), WIDTH) * WIDTH) + padded();
         own.begin(room);
         float* scratch = own.take<float>(room);
         int64_t begin = task(thread.number, thread.size), end = task(thread.number + 1, thread.size);

@@ -178,7 +178,7 @@ class _Rotation(torch.autograd.Function):
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     _, heads, tokens, width = x.shape
     y = x.new_empty(1, tokens, heads, width)  # each token's heads together, as the layers around want them
-    kernels.call("rotate", y, x, cos, sin, tokens, heads, width, x.stride(2), x.stride(1), int(back))
+    kernels.call("rotate_bf16", y, x, cos, sin, tokens, heads, width, x.stride(2), x.stride(1), int(back))
     return y.transpose(1, 2)
 
 
@@ -192,7 +192,7 @@ class _RMSNorm(torch.autograd.Function):
             x = x.contiguous()
             y, scale = torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
             rows, n = scale.numel(), x.shape[-1]
-            kernels.call("rms_norm", y, scale, x, weight, rows, n, float(eps))
+            kernels.call("rms_norm_bf16", y, scale, x, weight, rows, n, float(eps))
             ctx.save_for_backward(x, weight, scale)
             return y
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -207,7 +207,7 @@ class _RMSNorm(torch.autograd.Function):
         if kernels.serves(x, weight, grads[0]):
             d_x, d_weight = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
             rows, n = scale.numel(), x.shape[-1]
-            kernels.call("rms_norm_backward", d_x, d_weight, grads[0].contiguous(), x, weight, scale, rows, n)
+            kernels.call("rms_norm_backward_bf16", d_x, d_weight, grads[0].contiguous(), x, weight, scale, rows, n)
             return d_x, d_weight, None
         n = x * scale  # in the format of `scale`, at least fp32
         g = grads[0].to(n.dtype)
@@ -229,7 +229,7 @@ class _Gate(torch.autograd.Function):
             gate, up = gate.contiguous(), up.contiguous()
             ctx.save_for_backward(gate, up)
             y = torch.empty_like(gate)
-            kernels.call("silu_gate", y, gate, up, y.numel())
+            kernels.call("silu_gate_bf16", y, gate, up, y.numel())
             return y
         ctx.save_for_backward(gate, up)
         return F.silu(gate).mul_(up)
@@ -240,7 +240,7 @@ class _Gate(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         if kernels.serves(gate, up, grads[0]):
             d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
-            kernels.call("silu_gate_backward", d_gate, d_up, grads[0].contiguous(), gate, up, gate.numel())
+            kernels.call("silu_gate_backward_bf16", d_gate, d_up, grads[0].contiguous(), gate, up, gate.numel())
             return d_gate, d_up
         d_gate = torch.ops.aten.silu_backward(grads[0] * up, gate)
         return d_gate, F.silu(gate).mul_(grads[0])

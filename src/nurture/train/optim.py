@@ -95,7 +95,7 @@ class AdamW:
         weight, master = self.parameters[name].data, self.master[name]
         update = (ctypes.c_float * len(numbers))(*numbers)
         averages = self.exp_avg[name], self.exp_avg_sq[name]
-        kernels.call("adamw", weight, master, *averages, gradient.contiguous(), update, weight.numel())
+        kernels.call("adamw_bf16", weight, master, *averages, gradient.contiguous(), update, weight.numel())
 
     def _update(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
         master = self.master[name]
