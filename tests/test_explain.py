@@ -36,9 +36,23 @@ def test_a_method_is_told_whole(method):
         field = kind.model_fields[name]
         written = field.default if isinstance(field.default, str) else json.dumps(field.default)
         assert f"{name} = {written}" in text and words(field.description or "?") in text
-    for name, meaning in {**kind.metrics, **METRICS}.items():
+    for name, meaning in {**kind.metrics, "grad_norm": METRICS["grad_norm"]}.items():
         assert f"{name} " in text and meaning in text
     assert "batch_size" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "logged", "never"),
+    [
+        ("sft", {"eval/token_accuracy", "eval/perplexity", "eval/loss"}, {"rollout/score", "eval/score"}),
+        ("kto", {"eval/loss", "grad_norm"}, {"eval/token_accuracy", "eval/perplexity", "rollout/kl"}),
+        ("grpo", {"rollout/score", "eval/score"}, {"eval/loss", "rollout/explained_variance"}),
+        ("ppo", {"rollout/explained_variance"}, {"eval/loss"}),
+    ],
+)
+def test_metrics_are_those_that_such_a_run_writes(method, logged, never):
+    page = told(explain(method))
+    assert all(name in page for name in logged) and not any(name in page for name in never)
 
 
 def test_everything_has_every_field_of_a_stage_with_its_default():

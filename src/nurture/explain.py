@@ -17,7 +17,7 @@ from rich.text import Text
 
 from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
-from .methods import METHODS
+from .methods import METHODS, Method
 from .recipe import SECTIONS, Stage, method_class, own_fields
 from .rewards.registry import ELSEWHERE, REWARDS, reward_class
 from .runs import METRICS
@@ -53,13 +53,35 @@ def explain(name: str, *, everything: bool = False) -> RenderableType:
     kinds = " or ".join(repr(name) for name in (kind.data, *kind.accepts))
     parts += [_indented(Text(f"records of the kind {kinds}")), Text()]
 
-    parts += [Text("Metrics", style="bold"), _pairs({**kind.metrics, **METRICS}), Text()]
+    parts += [Text("Metrics", style="bold"), _pairs(_metrics(kind)), Text()]
     if everything:
         parts.append(Text("Fields of every stage", style="bold"))
         parts.append(_fields(dict(_stage_fields(Stage.model_fields))))
     else:
         parts.append(Text(f"The fields of every stage: nurture explain {name} --all", style="dim"))
     return Group(*parts)
+
+
+def _metrics(kind: type[Method]) -> dict[str, str]:
+    """What runs of this method write to `metrics.jsonl`, and what it means."""
+    from_own_answers = kind.data == "task"
+
+    def logged(name: str) -> bool:
+        match name:
+            case "rollout/explained_variance":
+                return "value_error" in kind.metrics
+            case "eval/perplexity":
+                return kind.data in ("conversation", "text")
+            case "eval/token_accuracy":
+                return "token_accuracy" in kind.metrics
+            case "eval/loss":
+                return not from_own_answers
+            case "eval/score":
+                return from_own_answers
+            case _:
+                return from_own_answers or not name.startswith("rollout/")
+
+    return {**kind.metrics, **{name: meaning for name, meaning in METRICS.items() if logged(name)}}
 
 
 def _page(name: str, kind: type[BaseModel]) -> list[RenderableType]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class Linear(nn.Linear):
         return apply(input, self.weight, self.bias)
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether it is a matrix and perhaps a bias, and nothing more, as something derived from one may be."""
     return type(module) in (nn.Linear, Linear)
 
