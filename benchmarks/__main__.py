@@ -11,7 +11,7 @@ if __name__ == "__main__":
     print()
     lora.table(steps=12, discard=4, rounds=1)
     print()
-    preference.table(steps=8, discard=3, rounds=1, cases=["dpo", "reward", "tree"])
+    preference.table(steps=8, discard=4, rounds=1, cases=["dpo", "reward", "tree"])
     print()
     grpo.table(list(grpo.SIZES), steps=6, discard=3, rounds=1)
     print()

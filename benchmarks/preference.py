@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("side", nargs="?", choices=["ours", "trl", "layout"])
     parser.add_argument("kind", nargs="?", choices=["dpo", "reward", "tree", "rows"])
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--discard", type=int, default=3)
+    parser.add_argument("--discard", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--cases", nargs="+", default=["dpo", "reward", "tree"], choices=["dpo", "reward", "tree"])
     parser.add_argument("--precision", default="auto")
