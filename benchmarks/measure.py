@@ -133,10 +133,7 @@ def matmul_rate(dtype: torch.dtype, seconds: float = 2.0) -> float:
 
 def child(module: str, *args: str) -> dict[str, Any]:
     """Run one side in a process of its own (so that its peak memory is its own) and read its last line."""
-    done = subprocess.run([sys.executable, "-m", module, *args], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{module} {' '.join(args)} failed:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return in_turns(module, list(args))[0]
 
 
 TURNS = "NURTURE_BENCHMARK_IN_TURNS"
@@ -154,22 +151,20 @@ def in_turns(module: str, *sides: list[str]) -> list[dict[str, Any]]:
     """Like `child` for several sides, which take turns step by step: a machine that others use as well may be half as
     fast a minute later, and is not a second later."""
     running: list[subprocess.Popen[str]] = []
+    last: list[str] = []  # what each said when it ended; nothing as long as it waits for its turn
     with tempfile.TemporaryFile("w+") as said:
         for args in sides:
             command = [sys.executable, "-m", module, *args]
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": said, "text": True}
             running.append(subprocess.Popen(command, env=os.environ | {TURNS: "1"}, **pipes))
-            _until_ready(running[-1])
-        last = [""] * len(running)
-        waiting = list(enumerate(running))
-        while waiting:
-            for i, process in list(waiting):
-                assert process.stdin is not None
-                process.stdin.write("\n")
-                process.stdin.flush()
-                if line := _until_ready(process):
-                    last[i] = line
-                    waiting.remove((i, process))
+            last.append(_until_ready(running[-1]))
+        while not all(last):
+            for i, process in enumerate(running):
+                if not last[i]:
+                    assert process.stdin is not None
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+                    last[i] = _until_ready(process)
         for args, process in zip(sides, running, strict=True):
             if process.wait():
                 said.seek(0)

@@ -36,7 +36,9 @@ def test_a_method_is_told_whole(method):
         field = kind.model_fields[name]
         written = field.default if isinstance(field.default, str) else json.dumps(field.default)
         assert f"{name} = {written}" in text and words(field.description or "?") in text
-    for name, meaning in {**kind.metrics, "grad_norm": METRICS["grad_norm"]}.items():
+    own_answers = {n: m for n, m in METRICS.items() if n.startswith("rollout/") and n != "rollout/explained_variance"}
+    general = {n: m for n, m in METRICS.items() if "/" not in n} | (own_answers if kind.data == "task" else {})
+    for name, meaning in {**kind.metrics, **general}.items():
         assert f"{name} " in text and meaning in text
     assert "batch_size" not in text
 

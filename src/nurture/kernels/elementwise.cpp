@@ -7,8 +7,13 @@ namespace {
 
 constexpr int64_t WORTH = 1 << 14;  // fewer numbers are not worth waking another thread
 
+Vector product(Vector a, Vector b) { return rounded<bf16>(_mm512_mul_ps(a, b)); }
+
+}  // namespace
+
 // y = weight * n, n = x / sqrt(mean(x^2) + eps), rounded before the weight as the models' own code does.
-void norm(bf16* y, float* scale, const bf16* x, const bf16* weight, int64_t rows, int64_t n, float eps, int64_t threads) {
+extern "C" void rms_norm_bf16(bf16* y, float* scale, const bf16* x, const bf16* weight, int64_t rows, int64_t n, float eps,
+                              int64_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (rows * n > WORTH)
     for (int64_t r = 0; r < rows; r++) {
         const bf16* from = x + r * n;
@@ -21,14 +26,14 @@ void norm(bf16* y, float* scale, const bf16* x, const bf16* weight, int64_t rows
         Vector s = set(scale[r]);
         for (int64_t i = 0; i < n; i += WIDTH) {
             __mmask16 m = first(n - i);
-            store(y + r * n + i, _mm512_mul_ps(rounded<bf16>(_mm512_mul_ps(load(from + i, m), s)), load(weight + i, m)), m);
+            store(y + r * n + i, _mm512_mul_ps(product(load(from + i, m), s), load(weight + i, m)), m);
         }
     }
 }
 
 // dx = (dy weight - n mean(dy weight n)) / sqrt(mean(x^2) + eps); dweight = sum of dy n, if it is wanted.
-void norm_backward(bf16* dx, bf16* dweight, const bf16* dy, const bf16* x, const bf16* weight, const float* scale, int64_t rows,
-                   int64_t n, int64_t threads) {
+extern "C" void rms_norm_backward_bf16(bf16* dx, bf16* dweight, const bf16* dy, const bf16* x, const bf16* weight,
+                                       const float* scale, int64_t rows, int64_t n, int64_t threads) {
     int64_t padded = (n + WIDTH - 1) / WIDTH * WIDTH;
     std::vector<float> sums(dweight ? threads * padded : 0);
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -61,7 +66,7 @@ void norm_backward(bf16* dx, bf16* dweight, const bf16* dy, const bf16* x, const
 }
 
 // y = silu(gate) up
-void gated(bf16* y, const bf16* gate, const bf16* up, int64_t n, int64_t threads) {
+extern "C" void silu_gate_bf16(bf16* y, const bf16* gate, const bf16* up, int64_t n, int64_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH)
     for (int64_t i = 0; i < n; i += WIDTH) {
         __mmask16 m = first(n - i);
@@ -70,7 +75,8 @@ void gated(bf16* y, const bf16* gate, const bf16* up, int64_t n, int64_t threads
     }
 }
 
-void gated_backward(bf16* dgate, bf16* dup, const bf16* dy, const bf16* gate, const bf16* up, int64_t n, int64_t threads) {
+extern "C" void silu_gate_backward_bf16(bf16* dgate, bf16* dup, const bf16* dy, const bf16* gate, const bf16* up, int64_t n,
+                                        int64_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > WORTH)
     for (int64_t i = 0; i < n; i += WIDTH) {
         __mmask16 m = first(n - i);
@@ -82,24 +88,18 @@ void gated_backward(bf16* dgate, bf16* dup, const bf16* dy, const bf16* gate, co
     }
 }
 
-Vector product(Vector a, Vector b) { return rounded<bf16>(_mm512_mul_ps(a, b)); }
-
 // Every head of every token turned by its position: (a, b) -> (a cos - b sin, b cos + a sin) for the two halves a and b
 // of its width, rounded as torch's separate operations do; or back, which is also the gradient. x has strides of its
 // own, y is [tokens][heads][width].
-void rotated(bf16* y, const bf16* x, const bf16* cos, const bf16* sin, int64_t tokens, int64_t heads, int64_t width,
-             int64_t token_stride, int64_t head_stride, bool back, int64_t threads) {
+extern "C" void rotate_bf16(bf16* y, const bf16* x, const bf16* cos, const bf16* sin, int64_t tokens, int64_t heads,
+                            int64_t width, int64_t token_stride, int64_t head_stride, int64_t back, int64_t threads) {
     int64_t half = width / 2;
 #pragma omp parallel for num_threads(threads) schedule(static) if (tokens * heads * width > WORTH)
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t i = 0; i < half; i += WIDTH) {
             const bf16 *c = cos + t * width + i, *s = sin + t * width + i;
             Vector ca = load(c), cb = load(c + half), sa = _mm512_sub_ps(_mm512_setzero_ps(), load(s)), sb = load(s + half);
-            if (back) {
-                Vector other = sb;
-                sb = sa;
-                sa = other;
-            }
+            if (back) std::swap(sa, sb);
             for (int64_t h = 0; h < heads; h++) {
                 const bf16* from = x + t * token_stride + h * head_stride + i;
                 bf16* to = y + (t * heads + h) * width + i;
@@ -108,26 +108,4 @@ void rotated(bf16* y, const bf16* x, const bf16* cos, const bf16* sin, int64_t t
                 store(to + half, _mm512_add_ps(product(b, cb), product(a, sb)));
             }
         }
-}
-
-}  // namespace
-
-extern "C" void rms_norm_bf16(bf16* y, float* scale, const bf16* x, const bf16* weight, int64_t rows, int64_t n, float eps,
-                              int64_t threads) {
-    norm(y, scale, x, weight, rows, n, eps, threads);
-}
-extern "C" void rms_norm_backward_bf16(bf16* dx, bf16* dweight, const bf16* dy, const bf16* x, const bf16* weight,
-                                       const float* scale, int64_t rows, int64_t n, int64_t threads) {
-    norm_backward(dx, dweight, dy, x, weight, scale, rows, n, threads);
-}
-extern "C" void silu_gate_bf16(bf16* y, const bf16* gate, const bf16* up, int64_t n, int64_t threads) {
-    gated(y, gate, up, n, threads);
-}
-extern "C" void silu_gate_backward_bf16(bf16* dgate, bf16* dup, const bf16* dy, const bf16* gate, const bf16* up, int64_t n,
-                                        int64_t threads) {
-    gated_backward(dgate, dup, dy, gate, up, n, threads);
-}
-extern "C" void rotate_bf16(bf16* y, const bf16* x, const bf16* cos, const bf16* sin, int64_t tokens, int64_t heads,
-                            int64_t width, int64_t token_stride, int64_t head_stride, int64_t back, int64_t threads) {
-    rotated(y, x, cos, sin, tokens, heads, width, token_stride, head_stride, back, threads);
 }

@@ -138,9 +138,9 @@ void gradient(bf16* d, const bf16* thin, const bf16* from, int64_t column, int64
     else
         for (int64_t i = 0; i < columns; i++)
             for (int64_t k = 0; k < r; k += 16) {
-                __m512i index = every(COLUMNS);
-                Vector x = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), first(r - k), index, sums + k * COLUMNS + i, 4);
-                store(d + (column + i) * r + k, x, first(r - k));
+                __mmask16 m = first(r - k);
+                const float* at = sums + k * COLUMNS + i;
+                store(d + (column + i) * r + k, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, every(COLUMNS), at, 4), m);
             }
 }
 

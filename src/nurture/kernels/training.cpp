@@ -13,16 +13,9 @@ constexpr int64_t SUMMED = 1 << 14;  // numbers whose squares are summed in fp32
 void turn_block(bf16* to, const bf16* from, int64_t stride, int64_t rows, int64_t columns, int64_t r, int64_t c) {
     int64_t m = std::min(TURNED, rows - r), n = std::min(TURNED, columns - c);
     alignas(64) uint32_t pairs[TURNED / 2][TURNED];  // [two rows][column]
-    __mmask32 real = n == TURNED ? 0xffffffff : (1u << n) - 1;
-    for (int64_t i = 0; i < TURNED; i += 2) {
-        __m512i x = i < m ? _mm512_maskz_loadu_epi16(real, from + (r + i) * stride + c) : _mm512_setzero_si512();
-        __m512i y = i + 1 < m ? _mm512_maskz_loadu_epi16(real, from + (r + i + 1) * stride + c) : _mm512_setzero_si512();
-        for (int h = 0; h < 2; h++) {
-            __m256i a = h ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x);
-            __m256i b = h ? _mm512_extracti64x4_epi64(y, 1) : _mm512_castsi512_si256(y);
-            __m512i zipped = _mm512_or_si512(_mm512_cvtepu16_epi32(a), _mm512_slli_epi32(_mm512_cvtepu16_epi32(b), 16));
-            _mm512_store_si512(&pairs[i / 2][16 * h], zipped);
-        }
+    for (int64_t i = 0; i < m; i += 2) {
+        const bf16* row = from + (r + i) * stride + c;
+        zip((bf16*)pairs[i / 2], row, i + 1 < m ? row + stride : nullptr, n);
     }
     const __m512i index = every(TURNED);
     __mmask32 wanted = m == TURNED ? 0xffffffff : (1u << m) - 1;

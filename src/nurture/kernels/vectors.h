@@ -75,11 +75,6 @@ inline Vector sigmoid(Vector x) {
     return _mm512_div_ps(set(1.f), _mm512_add_ps(set(1.f), exp(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }
 
-// --- products of small matrices -------------------------------------------------------------------------------------
-//
-// C [m, n] fp32 (+)= A [m, k] bf16, row by row, times B [k, n] bf16 *in pairs*: [k / 2][n][2], since the hardware
-// multiplies two neighbours of the sum at once. m is a multiple of 16, n of 16, k of 32.
-
 // Words of 32 bits, [rows] of `from` `stride` words apart, become [words][columns] of `to`; columns is a multiple of 16.
 inline void turn(uint32_t* to, int64_t columns, const uint32_t* from, int64_t stride, int64_t rows, int64_t words) {
     __m512i index = every(stride);
@@ -100,6 +95,11 @@ inline void zip(bf16* to, const bf16* a, const bf16* b, int64_t n) {
         _mm512_storeu_si512(to + 2 * i, _mm512_or_si512(x, _mm512_slli_epi32(y, 16)));
     }
 }
+
+// --- products of small matrices -------------------------------------------------------------------------------------
+//
+// C [m, n] fp32 (+)= A [m, k] bf16, row by row, times B [k, n] bf16 *in pairs*: [k / 2][n][2], since the hardware
+// multiplies two neighbours of the sum at once. m is a multiple of 16, n of 16, k of 32.
 
 extern bool has_tiles;  // AMX, and the kernel's leave to use it
 

@@ -145,13 +145,9 @@ class NativeDecoder:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`[M, in] -> [M, out]` in fp32, of what `has_product` says yes to."""
-    library = kernels.library()
-    assert library is not None
-    x = x.contiguous()
     (rows, ins), outs = x.shape, len(weight)
     y = torch.empty(rows, outs)
-    pointers = [_Pointer(None if t is None else t.data_ptr()) for t in (y, x, weight, bias)]
-    library[f"thin_{_kind(x.dtype)}"](*pointers, *map(_Count, (rows, outs, ins, torch.get_num_threads())))
+    kernels.call(f"thin_{_kind(x.dtype)}", y, x.contiguous(), weight, bias, rows, outs, ins)
     return y
 
 
