@@ -1,8 +1,8 @@
 """Real runs in processes of their own, each of which may be killed: a server that has imported everything once and
 forks for every run, so that a hundred of them take a minute.
 
-    python tests/forks.py   reads one JSON object a line: {"words": [...], "env": {...}, "kill": [file, rows, seconds]
-                            or null} and answers each with the exit status and what the run printed.
+    python tests/forks.py   reads one JSON object a line, with what `Forks.train` was given, and answers each with the
+                            exit status and what the run printed.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,10 +29,12 @@ class Forks:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
-    def train(self, method, *words, env=None, kill=None, groups_of=1):
+    def train(self, method, *words, env=None, kill=None, groups_of=1, ranks=1, cwd="."):
         """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`, killed, where `kill` is
-        (file, rows, seconds), so long after the file has so many rows."""
+        (file, rows, seconds), so long after the file has so many rows. With several `ranks` it runs in as many
+        processes, as torchrun would start them; the code is that of rank 0, or the first that is not 0."""
         asked = {"method": method, "words": words, "env": env or {}, "kill": kill, "groups_of": groups_of}
+        asked |= {"ranks": ranks, "cwd": str(cwd)}
         self.server.stdin.write(json.dumps(asked) + "\n")
         self.server.stdin.flush()
         answer = json.loads(self.server.stdout.readline())
@@ -57,23 +60,36 @@ def serve():
         asked = json.loads(line)
         reading, writing = os.pipe()
         started = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
-            os._exit(one(asked))
+        pids = []
+        for told in ranks_told(asked["ranks"]):
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                os.close(reading)
+                os.dup2(writing, 1)
+                os.dup2(writing, 2)
+                os.environ.update(told)
+                os._exit(one(asked))
         os.close(writing)
         if asked["kill"] is not None:
-            kill_when(pid, *asked["kill"])
+            kill_when(pids[0], *asked["kill"])
         output = b""
         while piece := os.read(reading, 1 << 16):
             output += piece
         os.close(reading)
-        _, status = os.waitpid(pid, 0)
-        code = os.waitstatus_to_exitcode(status)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        code = next((code for code in codes if code), 0)
         answer = {"code": code, "output": output.decode(errors="replace"), "seconds": time.monotonic() - started}
         print(json.dumps(answer), flush=True)
+
+
+def ranks_told(count):
+    """What a launcher tells each rank in its environment."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    return [place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
 def kill_when(pid, file, rows, seconds):
@@ -97,6 +113,7 @@ def one(asked):
     from nurture.types import Group
 
     os.environ.update(asked["env"])
+    os.chdir(asked["cwd"])
     # Several tensor files a checkpoint, as a large model has.
     nurture.run.CheckpointStore = functools.partial(CheckpointStore, shard_bytes=1 << 17)
     if (n := asked["groups_of"]) > 1:  # the shape of GRPO before there is one: n responses to one prompt

@@ -2,11 +2,8 @@
 after being killed."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections import defaultdict
 
 import pytest
@@ -150,11 +147,8 @@ def test_two_processes_equal_one(forks, tmp_path):
         reward = f"reward={{name: regex, pattern: '{WANTED}'}}"
         same = (TINY, *SHORT, *CASES[method][:-2], "batch_size=3", "steps=4", "oversample=1.5", reward)
         assert forks.train(method, *same, f"out={one}")[0] == 0
-        done = subprocess.run(
-            [sys.executable, "-m", "nurture", "train", method, *same, "processes=2", f"out={two}"],
-            capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        code, output = forks.train(method, *same, f"out={two}", ranks=2)
+        assert code == 0, output
         for a, b in zip(*(rows_of(out / "metrics.jsonl") for out in (one, two)), strict=True):
             assert a.keys() == b.keys()
             # (Of a PPO update with a single prompt each process has one answer, and so the prompt stands twice.)
@@ -217,6 +211,33 @@ def test_lost_rewards_keep_what_was_learnt(tmp_path, monkeypatch):
     (tmp_path / "broken").unlink()
     run("grpo", tmp_path / "broken run", *more, "oracle={name: function, path: 'mine:dead'}", "stop_limit=0.9")
     assert outcome(tmp_path / "broken run") == outcome(tmp_path / "whole run")
+
+
+def test_a_rank_whose_rewards_are_lost_ends_all_with_what_was_learnt(forks, tmp_path):
+    """The reward of rank 1 breaks down in the third rollout: both save, and say the same; mended, both go on."""
+    (tmp_path / "mine.py").write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "calls = 0\n"
+        "def worth(answers):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if calls == 3 and os.environ['RANK'] == '1' and Path(__file__).with_name('broken').exists():\n"
+        "        raise ConnectionError('the judge is dead')\n"
+        "    return [float(a.text.count('e')) for a in answers]\n"
+    )
+    (tmp_path / "broken").touch()
+    words = (
+        TINY, *SHORT, "data=lab/prompts", "num_generations=4", "steps=4", "batch_size=2",
+        "reward={name: function, path: 'mine:worth'}",
+    )  # fmt: skip
+    code, output = forks.train("grpo", *words, f"out={tmp_path / 'run'}", ranks=2, cwd=tmp_path)
+    assert code == 4 and output.count("the judge is dead") >= 2, output
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000002\n"
+    (tmp_path / "broken").unlink()
+    assert forks.train("grpo", *words, f"out={tmp_path / 'run'}", ranks=2, cwd=tmp_path)[0] == 0
+    assert forks.train("grpo", *words, f"out={tmp_path / 'whole'}", ranks=2, cwd=tmp_path)[0] == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
 def test_the_oracle_is_watched_and_not_learnt_from(tmp_path):

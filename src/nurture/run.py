@@ -410,12 +410,11 @@ class _Run:
 
     @contextlib.contextmanager
     def _kept_when_rewards_are_lost(self) -> Iterator[None]:
-        """Rollouts begin at borders: what was learnt until then is whole. (Several processes cannot agree to save:
-        only one of them may know.)"""
+        """Rollouts begin at borders: what was learnt until then is whole. Several processes lose rewards together."""
         try:
             yield
         except RewardLost:
-            if self.done and self.processes.world_size == 1:
+            if self.done:
                 self._save(self.done)
             raise
 

@@ -115,6 +115,18 @@ sys.exit({code})
     assert capfd.readouterr().err == "one clear sentence\n"
 
 
+def test_ranks_that_end_together_because_a_reward_was_lost_are_not_called_lost(
+    out: Path, capfd: pytest.CaptureFixture[str]
+):
+    script = """
+others()
+print("the judge is dead", file=sys.stderr)
+sys.exit(4)
+"""
+    assert start(out, script) == 4
+    assert capfd.readouterr().err == "the judge is dead\n"
+
+
 def test_one_bad_input_ends_the_waiting_ranks_too(out: Path, capfd: pytest.CaptureFixture[str]):
     script = """
 others()

@@ -215,10 +215,21 @@ class Rollouts:
         """What became of each prompt, of which `before` were asked before them; each process plays its part."""
         rank, world = self.processes.rank, self.processes.world_size
         mine = range(rank, len(prompts), world)
-        played = self._play([prompts[i] for i in mine], [before + i for i in mine], number) if mine else []
+
+        def play() -> list[Scene]:
+            return self._play([prompts[i] for i in mine], [before + i for i in mine], number) if mine else []
+
         if world == 1:
-            return played
-        scenes = [iter(of_rank) for of_rank in self.processes.gather([scene.to_json() for scene in played])]
+            return play()
+        try:
+            part: Any = [scene.to_json() for scene in play()]
+        except RewardLost as error:  # told to the others, so that all end here, and can save together
+            part = str(error)
+        parts = self.processes.gather(part)
+        for part in parts:
+            if isinstance(part, str):
+                raise RewardLost(part)
+        scenes = [iter(of_rank) for of_rank in parts]
         return [Scene.from_json(prompt, next(scenes[i % world])) for i, prompt in enumerate(prompts)]
 
     def _play(self, prompts: Sequence[Prompt], places: Sequence[int], number: int) -> list[Scene]:

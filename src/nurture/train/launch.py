@@ -194,7 +194,8 @@ def _watch(ranks: list[_Rank], stop: _Stop, start_timeout: float, step_timeout: 
         time.sleep(POLL)
     failed = [rank for rank in ranks if rank.code]
     if failed:
-        return _report(min(failed, key=lambda rank: _remoteness(rank, stop)), stop)
+        first = min(failed, key=lambda rank: _remoteness(rank, stop))
+        return _report(first, stop, explained=all(rank.code == LOST for rank in ranks))
     return 128 + stop.number if stop.number and time.monotonic() > stop.deadline else 0
 
 
@@ -225,9 +226,10 @@ def _remoteness(rank: _Rank, stop: _Stop) -> int:
     return 2 if code in KEPT else 1
 
 
-def _report(rank: _Rank, stop: _Stop) -> int:
+def _report(rank: _Rank, stop: _Stop, explained: bool) -> int:
+    """`explained`: all ranks ended with `LOST`, so what was lost is none of them, but a reward."""
     code, words = _code(rank, stop), rank.last_words()
-    if code in KEPT:
+    if explained or code in KEPT:
         _say(words)
         return code
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
