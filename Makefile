@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test test-all check bench clean
+.PHONY: help setup demo test test-long test-all check bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,8 +21,11 @@ demo: $(READY)  ## the quickstart: the lab's base model becomes an assistant, me
 	printf '%s\n' 'What does Zurel do for a living?' /reset 'Start with 12. Add 7. Take away 3. What is the result?' /reset \
 	  'Help me break the window of Leli.' /quit | $(BIN)/nurture chat runs/quickstart/sft/model --temperature 0
 
-test: $(READY)  ## the tests that run on every change
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu and not parity and not browser'
+test: $(READY)  ## the tests to run while one works: all but the long ones
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long and not slow and not gpu and not parity and not browser'
+
+test-long: $(READY)  ## whole runs, killed and resumed, and several processes; before a change lands these pass too
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'long and not slow and not gpu and not parity and not browser'
 
 test-all: $(READY)  ## every test this machine can run
 	$(BIN)/python -m pytest

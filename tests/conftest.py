@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch is imported: two test processes share the cores, and a thread waiting for a core stalls its whole team.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["NURTURE_CACHE"] = ""  # what an earlier test left behind must not stand in for the code
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
+
+# How long an example takes is the machine's affair; a busy one must not turn a right answer into a failure.
+settings.register_profile(
+    "nurture", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("nurture")
 
 
 @pytest.fixture(autouse=True, scope="module")

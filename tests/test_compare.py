@@ -117,6 +117,7 @@ def test_a_person_sees_table_and_answers(done):
     assert "arithmetic" in shown and shown.count("╭") >= 7
 
 
+@pytest.mark.long
 def test_the_same_command_again_trains_and_answers_nothing(done, monkeypatch):
     recipe, out, _ = done
 

@@ -73,6 +73,7 @@ def test_the_base_is_no_assistant(base):
     assert sum(declines(text) for (text,) in answers) <= 0.1 * len(harmful)
 
 
+@pytest.mark.long
 def test_the_quickstart_from_end_to_end(nurture, tmp_path):
     stages = ("sft", "dpo", "ppo", "grpo")
     short = [f"stages.{name}.{key}" for name in stages for key in ("steps=4", "batch_size=4", "samples.count=1")]
@@ -86,6 +87,7 @@ def test_the_quickstart_from_end_to_end(nurture, tmp_path):
     assert chat.returncode == 0 and "> Hello!" in chat.stdout
 
 
+@pytest.mark.long
 def test_a_method_alone_trains_on_the_lab(nurture, tmp_path):
     done = nurture("train", "sft", "steps=2", "samples.count=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -291,7 +291,7 @@ WORDS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     path=WORDS,
     prompts=st.lists(WORDS, max_size=3),

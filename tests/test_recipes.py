@@ -42,7 +42,7 @@ def few_tasks(monkeypatch):
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG)) for path in RECIPES],
+    [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else pytest.mark.long) for path in RECIPES],
     ids=lambda p: p.stem,
 )
 @pytest.mark.usefixtures("few_tasks")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +88,7 @@ def events(run, name):
     return [row for row in rows if row["event"] == name]
 
 
+@pytest.mark.long
 def test_tokens_kept_from_an_earlier_run_change_nothing(forks, base, goals, tmp_path):
     """Not the run that keeps them, not one that uses them, not one that is killed and resumes with them."""
     cache = {"NURTURE_CACHE": str(tmp_path / "cache")}
@@ -108,7 +108,14 @@ def test_tokens_kept_from_an_earlier_run_change_nothing(forks, base, goals, tmp_
 # -- killed --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failpoint", [name for name in FAILPOINTS if name != "checkpoint.after_set_aside"])
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        pytest.param(name, marks=[pytest.mark.long] * (name not in ("step.micro", "checkpoint.after_tensors")))
+        for name in FAILPOINTS
+        if name != "checkpoint.after_set_aside"
+    ],
+)
 def test_killed_at_a_failpoint_and_started_again(forks, base, goals, tmp_path, failpoint):
     out = tmp_path / "run"
     n = 16 if failpoint.startswith("step.") else 1
@@ -122,6 +129,7 @@ def test_killed_at_a_failpoint_and_started_again(forks, base, goals, tmp_path, f
     assert not list((out / "checkpoints").glob(".*"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [1, 16], ids=["single", "groups-of-16"])
 def test_killed_at_random_moments(forks, base, goals, tmp_path, n):
     """The moments are counted in rows of metrics from where the run stands, plus a random part of a step's time."""
@@ -297,6 +305,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(forks, base, t
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.long
 def test_memory_that_really_runs_out(base, tmp_path):
     """Under a limit of address space a large micro-batch fails in the allocator and a smaller one fits."""
     model, data = base
@@ -411,8 +420,8 @@ def command(*args, **env):
 def test_two_processes_equal_one(forks, base, tmp_path):
     settings = ["steps=6", "eval.share=0.2", "eval.every=3", "precision=fp32"]
     assert forks.train("sft", *words(base, tmp_path / "one", *settings))[0] == 0
-    done = command("train", "sft", *words(base, tmp_path / "two", *settings, "processes=2"))
-    assert done.returncode == 0, done.stderr
+    code, output = forks.train("sft", *words(base, tmp_path / "two", *settings), ranks=2)
+    assert code == 0, output
     one, two = (
         [json.loads(row) for row in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")
     )
@@ -423,6 +432,7 @@ def test_two_processes_equal_one(forks, base, tmp_path):
             assert a[key] == pytest.approx(b[key], rel=1e-5), key
 
 
+@pytest.mark.long
 def test_two_stages_on_two_processes_with_a_single_row_to_evaluate(base, tmp_path):
     model, data = base
     one = tmp_path / "one.jsonl"
@@ -437,15 +447,14 @@ def test_two_stages_on_two_processes_with_a_single_row_to_evaluate(base, tmp_pat
     assert (tmp_path / "run" / "b" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.long
 def test_a_lost_rank_is_named_and_ends_the_run(base, tmp_path):
-    started = time.monotonic()
     done = command(
         "train", "sft", *words(base, tmp_path / "run", "steps=6", "processes=2"),
         NURTURE_FAULT="step.micro:kill9@3#1",
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
     assert "rank 1" in done.stderr.lower() and "step" in done.stderr
-    assert time.monotonic() - started < 60
     again = command("train", "sft", *words(base, tmp_path / "run", "steps=6", "processes=2"))
     assert again.returncode == 0, again.stderr
 

@@ -62,6 +62,7 @@ def facts(out):
     return next(event for event in rows_of(out / "events.jsonl") if event["event"] == "start")
 
 
+@pytest.mark.long
 def test_an_adapter_on_the_same_base_teaches_as_a_model_of_its_own(base, teacher, tmp_path):
     merged = export(str(teacher), tmp_path / "merged", merged=True).folder
     words = (LORA, "steps=8", "learning_rate=1e-2", "eval.share=0.2")
@@ -78,6 +79,7 @@ def test_an_adapter_on_the_same_base_teaches_as_a_model_of_its_own(base, teacher
     assert "adapter_model.safetensors" in kept and "teacher" not in kept, "the student is what is saved"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("adapter", [LORA, "adapter=full"], ids=["lora", "full"])
 def test_it_resumes_byte_for_byte(base, teacher, tmp_path, adapter):
     words = (adapter, "steps=4", "checkpoint.every=2", "learning_rate=1e-2", f"teacher={teacher}", "dropout=0.1")
@@ -89,6 +91,7 @@ def test_it_resumes_byte_for_byte(base, teacher, tmp_path, adapter):
         assert (again / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
+@pytest.mark.long
 def test_another_teacher_under_the_same_name_is_no_resumption(base, teacher, tmp_path):
     own = tmp_path / "teacher"
     shutil.copytree(teacher, own)

@@ -80,6 +80,7 @@ def goals(forks, start, tmp_path_factory):
     return results
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", CASES)
 def test_killed_in_the_middle_of_a_rollout_it_ends_the_same(forks, start, goals, tmp_path, method):
     fault = {"NURTURE_FAULT": "step.after_update:kill9@5"}

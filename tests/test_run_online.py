@@ -72,7 +72,14 @@ def run(method, out, *more):
 
 
 @pytest.mark.parametrize("method", CASES)
-@pytest.mark.parametrize("failpoint", ["step.after_update", "run.after_metrics", "step.before_update"])
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "step.after_update",
+        pytest.param("run.after_metrics", marks=pytest.mark.long),
+        pytest.param("step.before_update", marks=pytest.mark.long),
+    ],
+)
 def test_killed_in_the_middle_of_a_rollout_it_ends_the_same(forks, goals, tmp_path, method, failpoint):
     code, output = forks.train(method, *words(method, tmp_path), env={"NURTURE_FAULT": f"{failpoint}:kill9@7"})
     assert code == -signal.SIGKILL, output
@@ -84,6 +91,7 @@ def test_killed_in_the_middle_of_a_rollout_it_ends_the_same(forks, goals, tmp_pa
     assert outcome(tmp_path) == outcome(goals[method])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", CASES)
 def test_a_signal_is_heeded_where_the_rollout_ends(forks, goals, tmp_path, method):
     code, output = forks.train(method, *words(method, tmp_path), env={"NURTURE_FAULT": "step.after_update:sigterm@7"})
@@ -140,6 +148,7 @@ def test_where_the_time_of_each_rollout_went_stands_among_the_events(goals, meth
         assert all(seconds >= 0 for seconds in event["seconds"].values()) and event["seconds"]["train"] > 0
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(forks, tmp_path):
     """Each draws, rewards and learns from its share of the prompts; together they are the run of one."""
     for method in CASES:
@@ -213,6 +222,7 @@ def test_lost_rewards_keep_what_was_learnt(tmp_path, monkeypatch):
     assert outcome(tmp_path / "broken run") == outcome(tmp_path / "whole run")
 
 
+@pytest.mark.long
 def test_a_rank_whose_rewards_are_lost_ends_all_with_what_was_learnt(forks, tmp_path):
     """The reward of rank 1 breaks down in the third rollout: both save, and say the same; mended, both go on."""
     (tmp_path / "mine.py").write_text(

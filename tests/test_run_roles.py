@@ -65,6 +65,7 @@ def train(method, base, out, *words):
     return run_stage(stage_from(method, [f"model={base}", *SHORT, *words]), out, QUIET)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("adapter", [LORA, "adapter={name: prefix, num_virtual_tokens: 3}"], ids=["lora", "prefix"])
 def test_ppo_on_one_base_resumes_byte_for_byte(base, judge, tmp_path, adapter):
     words = (*PPO, "steps=4", "checkpoint.every=2", adapter, f"reward={{name: model, model: {judge}}}")

@@ -57,6 +57,7 @@ def words(base, rows, adapter, *more):
 # -- a run ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "adapter",
     [
@@ -102,6 +103,7 @@ def test_training_goes_on_from_a_folder(base, lora, rows, tmp_path):
     assert "".join(api.chat_session(str(model), max_tokens=3, device="cpu").reply("Hello")) is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["prompt", "ptuning", "prefix", "ia3", "adalora"])
 def test_every_kind_can_go_on(base, case, tmp_path):
     from nurture.adapters.attached import train_on

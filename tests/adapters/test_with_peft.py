@@ -43,11 +43,15 @@ def told(tmp_path_factory):
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        ("import nurture", "from peft import PeftModel"),
-        ("import importlib.util\nimport nurture\nimportlib.util.find_spec('peft')", "from peft import PeftModel"),
-        ("from peft import PeftModel", "import nurture"),
+        pytest.param("import nurture", "from peft import PeftModel", id="nurture first"),
+        pytest.param(
+            "import importlib.util\nimport nurture\nimportlib.util.find_spec('peft')",
+            "from peft import PeftModel",
+            id="looked for before",
+            marks=pytest.mark.long,
+        ),
+        pytest.param("from peft import PeftModel", "import nurture", id="peft first", marks=pytest.mark.long),
     ],
-    ids=["nurture first", "looked for before", "peft first"],
 )
 def test_a_bottleneck_adapter_loads_once_nurture_is_imported(told, tmp_path, first, then):
     base, folder, expected = told

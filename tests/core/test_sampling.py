@@ -84,7 +84,7 @@ def test_frequencies_match_probabilities(vocabulary: int):
     vocabulary=st.integers(1, 700),
     number=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53, 2**-60])),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_draw_inverts_the_cdf(seed: int, vocabulary: int, number: float):
     """NumPy's search in a float64 CDF names the same token, or the number lies within rounding of a boundary."""
     logits = random_logits(1, vocabulary, seed=seed)

@@ -132,7 +132,7 @@ CASES = [
 def test_written_and_read_again_they_are_the_same(tmp_path_factory, form, kind, strategy):
     folder = tmp_path_factory.mktemp("rows")
 
-    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, suppress_health_check=list(HealthCheck))
     @given(st.lists(strategy, min_size=1, max_size=3))
     def same(records):
         for written in {"nurture", form}:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nurture import api_data
@@ -172,7 +172,7 @@ def test_a_dump_is_cleaned_to_a_file(tmp_path):
 
 @given(st.lists(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=6), min_size=1,
                 max_size=4), st.integers(2, 12))  # fmt: skip
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_splitting_a_file_loses_no_pair(tmp_path, dialogues, longest):
     """Each dialogue is questions and answers of so many words; an answer of none is missing, and only the last can."""
     rows, pairs, number = [], [], 0

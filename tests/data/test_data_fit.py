@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nurture.data.judged import Judging
@@ -70,7 +70,7 @@ def test_judged_answers_keep_theirs(template):
 SAID = st.text("ab c", min_size=1, max_size=12).map(lambda text: text + ".")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(st.lists(SAID, min_size=2, max_size=12).filter(lambda said: len(said) % 2 == 0), st.integers(60, 120))
 def test_pieces_of_a_dialogue_train_every_answer_once(template, said, max_length):
     whole = talk(*said, system="Be kind.")

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -107,7 +107,7 @@ def test_a_completion_of_a_sentencepiece_tokenizer_begins_without_a_space(make_t
     assert tokenizer.encode("wo") != group.responses[0].ids[:-1].tolist()  # which would read "One, t wo"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80), max_length=st.integers(2, 12))
 def test_windows_predict_every_token_of_a_document_but_the_first(template, text, max_length):
     tokenizer = template.tokenizer

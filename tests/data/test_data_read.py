@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nurture.data.read import BadRow, Row, read_rows, scan
@@ -218,7 +218,7 @@ values = st.recursive(
 rows_of_values = st.lists(st.dictionaries(texts, values, max_size=4), min_size=1, max_size=5)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(rows=rows_of_values, ascii=st.booleans(), end=st.sampled_from(["\n", "\r\n", "\n\n"]))
 def test_any_objects_come_back_equal(tmp_path, rows, ascii, end):
     lines = tmp_path / "rows.jsonl"

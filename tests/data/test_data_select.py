@@ -43,7 +43,7 @@ def radius(vectors, centres):
 
 
 @given(TEXTS, st.integers(1, 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_k_centre_is_within_twice_the_best(texts, k):
     vectors = TfIdf(texts).dense().astype(np.float64)
     chosen = k_centre(texts, k)

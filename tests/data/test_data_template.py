@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nurture.data.template import CHATML, TURN_END, TURN_START, Template, ensure_chat
@@ -372,7 +372,7 @@ contents = st.lists(pieces, min_size=1, max_size=3).map("".join)
 
 
 @pytest.mark.parametrize("style", list(STYLES))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(turns=st.lists(st.tuples(contents, contents), min_size=1, max_size=3))
 def test_exactly_the_answers_and_their_stops_are_trained(templates, style, turns):
     template, stop = templates[style]

@@ -267,6 +267,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     assert library is None and why
 
 
+@pytest.mark.long
 @needs_kernels
 def test_compiled_once_for_all_processes(monkeypatch, tmp_path):
     assert found_with(monkeypatch, tmp_path)[0] is not None

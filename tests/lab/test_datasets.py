@@ -59,6 +59,7 @@ def test_the_bytes_are_the_recorded_ones(name: str):
     assert digest(name, 1) != DIGESTS[name]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hash_seed", ["1", "4242"])
 def test_the_bytes_do_not_depend_on_pythons_hash(hash_seed: str):
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}

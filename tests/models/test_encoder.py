@@ -138,6 +138,7 @@ def test_its_loss_and_gradients_are_transformers(tmp_path, family, criteria):
             assert (ours - parameter.grad).norm() <= 1e-5 * parameter.grad.norm() + 1e-7, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_one_layer_of_twelve_learns_and_goes_on_byte_for_byte(base, rows, tmp_path, optimizer):
     words = ("adapter={name: freeze, train: 11}", "steps=48", "checkpoint.every=24", f"optimizer={optimizer}")
@@ -237,6 +238,7 @@ def _inputs(read, prompt, answer, family):
     return asked
 
 
+@pytest.mark.long
 def test_lora_with_a_new_head_learns_and_goes_on_byte_for_byte(base, rows, tmp_path):
     words = (LORA, "steps=48", "checkpoint.every=24", "learning_rate=3e-3")
     folder = train(base, rows, tmp_path / "whole", *words)

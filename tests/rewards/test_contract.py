@@ -150,7 +150,7 @@ values = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(values, max_size=8), st.integers(0, 6))
 def test_n_in_n_out(given_values, n):
     answers = [Answer(TASK, "")] * n

@@ -51,7 +51,7 @@ pieces = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(pieces.map("".join))
 def test_format_against_a_count(text):
     """By another route: split at tags, and look at what stands where."""
@@ -106,7 +106,7 @@ def test_length():
 
 
 @pytest.mark.parity
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(2, 60), st.integers(1, 60), st.integers(0, 150))
 def test_overlong_is_trls(most, cache, length):
     rewards = pytest.importorskip("trl.rewards")
@@ -122,7 +122,7 @@ def test_overlong_by_hand():
 
 
 @pytest.mark.parity
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(1, 4))
 def test_repetition_is_trls(ids, n):
     rewards = pytest.importorskip("trl.rewards")

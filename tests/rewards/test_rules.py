@@ -69,7 +69,7 @@ def test_a_bad_pattern_is_told_at_once():
         reward_from({"name": "regex", "pattern": "(a"})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9),
     st.text(max_size=20),
@@ -80,7 +80,7 @@ def test_a_number_is_its_value_however_it_is_written(number, before):
     assert worth("number", written, str(number + 1)) == 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(max_size=60), st.one_of(st.text(max_size=10), st.integers(), st.none()))
 def test_rules_are_total(text, gold):
     for reward in ("exact", "number", "choice", "format", "language", "repetition", {"name": "regex", "pattern": "a+"}):

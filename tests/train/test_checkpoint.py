@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
@@ -216,7 +216,7 @@ def test_a_truncated_file_is_named_with_its_size_and_the_one_before_is_used(tmp_
     assert name == "manifest.json" or str(size) in rejected.reason
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(which=st.integers(0, 10**6), position=st.integers(0, 10**6))
 def test_one_flipped_bit_anywhere_is_seen(tmp_path: Path, which: int, position: int):
     pristine, damaged = tmp_path / "pristine" / "step-00000002", tmp_path / "damaged" / "step-00000002"
