@@ -229,8 +229,9 @@ def test_groups_without_an_advantage_are_not_computed(flat):
         GRPO4.model_copy(update={"num_iterations": 1}),
         GRPO4,
         PPO(num_generations=2, max_completion_length=6, kl_estimator="full"),
+        PPO(num_generations=2, max_completion_length=6, kl_estimator="full", kl_in="loss"),
     ],
-    ids=["once", "twice", "exact"],
+    ids=["once", "twice", "exact", "exact in the loss"],
 )
 def test_the_distance_is_told_wherever_a_reference_is_asked(method):
     """Once gone through, a rollout is not read again before its update: the sampler has said the same."""
@@ -239,7 +240,8 @@ def test_the_distance_is_told_wherever_a_reference_is_asked(method):
     roles = online_engine()
     with torch.no_grad():
         said = roles.score(batch, {"policy": ("logp",), "ref": ("logp",)})
-        exact = roles.score(batch, {"policy": ("kl",)}).policy.kl if method.name == "ppo" else None
+        priced = isinstance(method, PPO) and method.kl_in == "reward"
+        exact = roles.score(batch, {"policy": ("kl",)}).policy.kl if priced else None
     nats = batch.sum_per_response(said.policy.logp - said.ref.logp if exact is None else exact)
     assert made.metrics["rollout/kl"] == pytest.approx(float(nats.mean()), abs=1e-4)
     assert [row["kl"] for row in made.samples] == pytest.approx(nats.tolist(), abs=1e-4)

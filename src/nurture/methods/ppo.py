@@ -92,10 +92,10 @@ class PPO(Online):
     @property
     def records(self) -> Asks:
         asks: dict[str, tuple[Any, ...]] = {"policy": ("logp",), "value": ("value",)}
-        if self.kl_coef and self.kl_estimator != "full":
-            asks["ref"] = ("logp",)
-        elif self.kl_coef and self.kl_in == "reward":
+        if self.kl_coef and self.kl_estimator == "full" and self.kl_in == "reward":
             asks["policy"] = ("logp", "kl")
+        elif self.kl_coef:  # for what is learnt, or, where the loss finds the exact one by itself, to be watched
+            asks["ref"] = ("logp",)
         return asks
 
     @property
