@@ -25,7 +25,7 @@ def nurture(*words: str, cwd: Path, stdin: str | None = None) -> subprocess.Comp
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1500,
         env=os.environ | {"COLUMNS": "100", "NO_COLOR": "1"},
     )
 

@@ -412,7 +412,7 @@ def test_fresh_deletes_run_folders_only(forks, base, tmp_path):
 
 def command(*args, **env):
     return subprocess.run(
-        [sys.executable, "-m", "nurture", *args], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-m", "nurture", *args], capture_output=True, text=True, timeout=1500,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
     )  # fmt: skip
 

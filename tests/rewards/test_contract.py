@@ -47,7 +47,7 @@ def generator(answers):
 
 def slow(answers):
     yield 1
-    time.sleep(30)
+    time.sleep(120)
     yield 2
 
 
@@ -87,7 +87,7 @@ def test_every_kind_of_value_has_a_named_outcome(fn, expected):
 def test_a_sleeper_is_left_behind_and_what_it_gave_counts():
     started = time.monotonic()
     assert codes(slow, deadline=0.3) == [1.0] + [FAILED("TIMEOUT")] * 3
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 100
 
 
 def test_whoever_waits_is_told_so_and_may_leave():
@@ -104,7 +104,7 @@ def test_whoever_waits_is_told_so_and_may_leave():
     started = time.monotonic()
     with pytest.raises(Enough):
         score_all(Fn(slow), FOUR, alive=alive)
-    assert 1.5 < time.monotonic() - started < 10
+    assert 1.5 < time.monotonic() - started < 100
 
 
 def test_the_deadline_allows_for_limits_that_a_reward_sets_itself():

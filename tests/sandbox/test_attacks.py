@@ -140,7 +140,7 @@ def test_time(sandbox):
     started = time.monotonic()
     tested = script(sandbox, "while True: pass")
     assert tested.passed == (False,) and tested.timeout and "not done within 3 s" in tested.reason
-    assert time.monotonic() - started < LIMITS.seconds + 10 and not children(sandbox)
+    assert time.monotonic() - started < LIMITS.seconds + 100 and not children(sandbox)
 
 
 def test_signals_cannot_be_ignored_away(sandbox):

@@ -51,7 +51,7 @@ def run_child(body: Callable[[], object], fault: str = "") -> int:
         return end_of(pid)
 
 
-def wait_for(path: Path, seconds: float = 10) -> None:
+def wait_for(path: Path, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, f"{path.name} did not appear"

@@ -51,7 +51,7 @@ def test_the_second_signal_leaves_at_once_and_the_checkpoint_stands(second: sign
             while stop.requested is None:
                 time.sleep(0.001)
             (tmp_path / "asked").touch()
-            os.environ["NURTURE_FAULT"] = "checkpoint.after_manifest:sleep=60"  # caught in the middle of its save
+            os.environ["NURTURE_FAULT"] = "checkpoint.after_manifest:sleep=1000"  # caught in the middle of its save
             CheckpointStore(tmp_path / "run").save(2, {"w": torch.ones(3)}, {}, context)
 
     with child(body) as pid:
@@ -63,7 +63,7 @@ def test_the_second_signal_leaves_at_once_and_the_checkpoint_stands(second: sign
         begun = time.monotonic()
         os.kill(pid, second)
         assert end_of(pid) == code
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 300
     loaded = CheckpointStore(tmp_path / "run").load_newest()
     assert loaded is not None and loaded.step == 1
 
