@@ -26,7 +26,7 @@ def nurture(tmp_path_factory):
 
     def run(*words, cwd, said=None):
         return subprocess.run(
-            [sys.executable, "-m", "nurture", *words], cwd=cwd, input=said, capture_output=True, text=True, timeout=1500,
+            [sys.executable, "-m", "nurture", *words], cwd=cwd, input=said, capture_output=True, text=True, timeout=900,
             env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "NURTURE_CACHE": cache},
         )  # fmt: skip
 
