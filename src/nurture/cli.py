@@ -100,7 +100,7 @@ def run(
 
 @app.command()
 def train(
-    method: Annotated[str, typer.Argument(help="sft, lm, … or package.module:Class.", metavar="METHOD")],
+    method: Annotated[str, typer.Argument(help="sft, lm, …, package.module:Class or file.py:Class.", metavar="METHOD")],
     words: Words = None,
     dry_run: DryRun = False,
 ) -> None:

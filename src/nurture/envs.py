@@ -56,7 +56,7 @@ ENVS: dict[str, type[Speaker]] = {"calculator": Calculator}
 
 
 def speaker(name: str) -> type[Speaker]:
-    """`calculator`, or `package.module:Class` for one of your own (also from the current folder)."""
+    """`calculator`, or `package.module:Class` or `file.py:Class` for one of your own."""
     found = listed_or_named("environment", name, ENVS)
     if not (isinstance(found, type) and getattr(found, "role", None) in ROLES):
         raise InputError(f"environment {name!r} is no class with a role, which is {' or '.join(ROLES)}.")

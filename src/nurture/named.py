@@ -1,18 +1,21 @@
-"""Code of one's own, by its name: `package.module:Class`."""
+"""Code of one's own, by its name: `package.module:Class`, or `folder/file.py:Class`."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from .errors import InputError, did_you_mean
 
 
 def listed_or_named(what: str, name: str, listed: Mapping[str, Any]) -> Any:
-    """What `listed` has under the name, or else `package.module:name`."""
+    """What `listed` has under the name, or else `package.module:name` or `file.py:name`."""
     if name in listed:
         return listed[name]
     if ":" not in name:
@@ -23,15 +26,44 @@ def listed_or_named(what: str, name: str, listed: Mapping[str, Any]) -> Any:
 
 
 def named_object(what: str, path: str) -> Any:
-    """What `package.module:name` names, also in the current folder. `what` it is to be begins the errors."""
-    module_name, _, name = path.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    """What `package.module:name` names, also in the current folder, or `folder/file.py:name`. `what` it is to be
+    begins the errors."""
+    place, _, name = path.rpartition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = _from_file(place) if place.endswith(".py") else _imported(place)
     except ModuleNotFoundError as error:
         raise InputError(f"{what} {path!r}: no module named {error.name!r} can be found from here.") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{what} {path!r}: there is no file {place}.") from error
+    except Exception as error:  # the code of others
+        raise InputError(f"{what} {path!r}: {place} cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if found is None:
-        raise InputError(f"{what} {path!r}: {module_name} has no {name!r}.{did_you_mean(name, vars(module))}")
+        raise InputError(f"{what} {path!r}: {place} has no {name!r}.{did_you_mean(name, vars(module))}")
     return found
+
+
+def _imported(name: str) -> ModuleType:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
+
+
+def _from_file(place: str) -> ModuleType:
+    """The file as a module whose name is the place as it was given, so that `MODULE:NAME` of what is in it reads back.
+    As of a script, what lies beside it can be imported."""
+    file = Path(place).resolve(strict=True)
+    known = sys.modules.get(place)
+    if known is not None and known.__file__ == str(file):
+        return known
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec = importlib.util.spec_from_file_location(place, file)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = sys.modules[place] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[place]
+        raise
+    return module

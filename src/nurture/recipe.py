@@ -256,8 +256,8 @@ class Environment(Section):
     """Who answers the model between its turns."""
 
     name: Text
-    """`calculator` (a turn that ends in `<calc>12*7</calc>` is answered with 84), or `package.module:Class` for one of
-    your own."""
+    """`calculator` (a turn that ends in `<calc>12*7</calc>` is answered with 84), or `package.module:Class` or
+    `file.py:Class` for one of your own."""
     max_turns: Annotated[int, Field(strict=True, ge=2)] = 4
     """The most turns of the model in one response."""
 
@@ -390,7 +390,8 @@ class Stage(Section):
     """One training: a method, the model it starts from and the data it learns from."""
 
     method: Annotated[Method, WrapValidator(_method, json_schema_input_type=str)]
-    """The method's name, or `package.module:Class` for one of your own. Its own fields stand beside it."""
+    """The method's name, or `package.module:Class` or `file.py:Class` for one of your own. Its own fields stand beside
+    it."""
     model: Annotated[str | FreshModel, WrapValidator(_model, json_schema_input_type=str | FreshModel)] = "lab"
     """Where to start: an earlier stage, `lab`, a folder, a hub name, or `{config, tokenizer}` for a fresh model."""
     data: Sources
@@ -741,7 +742,7 @@ def references(stage: Stage) -> Iterator[tuple[str, str]]:
 
 
 def method_class(name: str) -> type[Method]:
-    """`sft`, or `package.module:Class` for a method of one's own (also from the current folder)."""
+    """`sft`, or `package.module:Class` or `file.py:Class` for a method of one's own."""
     found = listed_or_named("method", name, METHODS)
     if name in METHODS:
         return found

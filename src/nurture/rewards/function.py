@@ -23,7 +23,7 @@ class Function(Reward):
 
     name: Literal["function"] = "function"  # pyright: ignore[reportIncompatibleVariableOverride]
     path: str
-    """`package.module:function`, also from the current folder."""
+    """`package.module:function`, also from the current folder, or `folder/file.py:function`."""
     _function: Callable[[Sequence[Answer]], Any] = PrivateAttr()
 
     @model_validator(mode="after")

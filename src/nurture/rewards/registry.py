@@ -47,7 +47,7 @@ ELSEWHERE = {"lab": "nurture.lab.reward:LabReward"}
 
 
 def reward_class(name: str) -> type[Reward]:
-    """`number`, or `package.module:Class` for a class of one's own."""
+    """`number`, or `package.module:Class` (or `file.py:Class`) for a class of one's own."""
     if name in REWARDS:
         return REWARDS[name]
     if ":" not in name and name not in ELSEWHERE:
