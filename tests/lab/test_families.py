@@ -50,6 +50,10 @@ def test_levels_come_in_turn(name: str):
     assert all(t.family == name for t in tasks)
 
 
+LONGEST_LEADS = sorted({lead for split in SPLITS for lead in LEADS[split]}, key=len, reverse=True)
+_NAMES = {e.name for e in (*build_world(0).entities, *(e for part in build_world(0).outside.values() for e in part))}
+
+
 @names
 def test_no_phrasing_is_shared_between_the_splits(name: str):
     """Prompts with their names, numbers and lists taken out are the phrasings."""
@@ -60,17 +64,10 @@ def test_no_phrasing_is_shared_between_the_splits(name: str):
 
 
 def _phrasing(task) -> str:
-    world = build_world(0)
-    outside = (e for part in world.outside.values() for e in part)
     text = " ".join(m.content for m in task.prompt if m.role == "user")
-    leads = sorted({lead for split in SPLITS for lead in LEADS[split]}, key=len)
-    text = text.removeprefix(next((lead for lead in reversed(leads) if text.startswith(lead)), ""))
-    _NAMES.update({e.name for e in (*world.entities, *outside)} if not _NAMES else ())
+    text = text.removeprefix(next((lead for lead in LONGEST_LEADS if text.startswith(lead)), ""))
     text = re.sub(r"[^\W\d_]+", lambda m: "NAME" if m[0] in _NAMES else m[0], text)
     return re.sub(r"\d+", "0", text)
-
-
-_NAMES: set[str] = set()
 
 
 def test_patterns_read_every_choice_once():

@@ -25,6 +25,15 @@ from nurture.train.processes import Processes
 CASES = ("lora", "lora-dora", "lora-pissa", "lora-some", "ia3", "bottleneck", "prompt", "ptuning-lstm", "prefix",
          "ptuning_v2", "qlora")  # fmt: skip
 BATCH = demonstrations(seed=3)
+PASSES = pytest.mark.parametrize(
+    ("pieces", "checkpointing"),
+    [
+        pytest.param(False, False, id="whole"),
+        pytest.param(True, True, id="pieces-checkpointing"),
+        pytest.param(True, False, id="pieces", marks=pytest.mark.long),
+        pytest.param(False, True, id="checkpointing", marks=pytest.mark.long),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +81,7 @@ def mixed(logp, value):
     return (logp * value.tanh()).sum() + 0.1 * (value - logp.exp()).square().sum()
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-@pytest.mark.parametrize("pieces", [False, True], ids=["", "pieces"])
+@PASSES
 @pytest.mark.parametrize("case", CASES)
 def test_two_roles_that_learn_have_the_gradients_of_two_models(base, case, pieces, checkpointing):
     declared(case)
@@ -241,8 +249,7 @@ def test_a_copy_begins_as_what_it_copies(base):
 TEACHES = ("lora", "lora-dora", "ia3", "bottleneck", "prompt", "prefix", "ptuning_v2", "qlora")
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-@pytest.mark.parametrize("pieces", [False, True], ids=["", "pieces"])
+@PASSES
 @pytest.mark.parametrize("case", TEACHES)
 def test_a_teacher_on_the_students_base_teaches_as_a_model_of_its_own(base, tmp_path, case, pieces, checkpointing):
     """The same divergence and the same gradients; nothing of the teacher learns."""

@@ -66,6 +66,57 @@ LIMIT = 7
     assert tested.passed == (True,) * len(tests), tested.reason
 
 
+def test_what_an_object_says_of_itself(worker):
+    program = """
+from itertools import count
+class Bag:
+    def __init__(self, *items): self.items = items
+    def __len__(self): return len(self.items)
+    def __getitem__(self, i): return self.items[i]
+    def __str__(self): return 'Bag of ' + ', '.join(map(str, self.items))
+    def __repr__(self): return f'Bag{self.items}'
+class Countdown:
+    def __init__(self, n): self.n = n
+    def __iter__(self): return self
+    def __next__(self):
+        if self.n == 0: raise StopIteration
+        self.n -= 1
+        return self.n
+def evens(): return (2 * i for i in count())
+def breaks():
+    yield 1
+    raise KeyError('gone')
+"""
+    tests = [
+        "assert len(Bag(1, 2)) == 2 and Bag(1, 2)[1] == 2 and Bag(4, 5, 6)[1:] == (5, 6)",
+        "assert str(Bag(1, 2)) == f'{Bag(1, 2)}' == 'Bag of 1, 2' and repr(Bag(1, 2)) == 'Bag(1, 2)'",
+        "assert Bag(0) and not Bag() and evens",
+        "assert list(Bag(1, 2)) == [1, 2] and 2 in Bag(1, 2) and 3 not in Bag(1, 2)",
+        "g = evens(); assert next(g) == 0 and next(g) == 2 and next(g) == 4",
+        "assert list(islice(evens(), 4)) == [0, 2, 4, 6]",
+        "assert [n for n in Countdown(3)] == [2, 1, 0] and next(Countdown(0), 'over') == 'over'",
+        "found = []\ntry:\n    for x in breaks(): found.append(x)\nexcept KeyError:\n    assert found == [1]",
+        "try:\n    len(evens())\nexcept TypeError:\n    pass\nelse:\n    assert False",
+    ]
+    tested = asserts(worker, program, *tests, setup="from itertools import islice")
+    assert tested.passed == (True,) * len(tests), tested.reason
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "__eq__(self, other): return True", "__len__(self): return True + 2.5", "__bool__(self): return 1",
+        "__contains__(self, other): return True", "__str__(self): return 3", "__lt__(self, other): return True",
+        "__getitem__(self, i): return self", "__iter__(self): return self",
+    ],
+)  # fmt: skip
+def test_an_object_that_is_like_everything_is_like_nothing(worker, method):
+    program = f"class Yes:\n    def {method}\n    def __hash__(self): return 3\ndef f(): return Yes()"
+    tests = ("f() == 3", "f() == [1]", "[f()] == [[1]]", "5 in f()", "len(f()) == 3", "str(f()) == '3'", "f()[0] == 3",
+             "f() < 3", "{3: 1}[f()]", "f() is True", "list(f()) == [1]")  # fmt: skip
+    assert not any(asserts(worker, program, *(f"assert {test}" for test in tests)).passed)
+
+
 def test_reasons(worker):
     assert (
         "ZeroDivisionError: division by zero in: assert f() == 1"
