@@ -239,6 +239,23 @@ def test_muon_equals_torch(weight_decay, scale):
         torch.testing.assert_close(p, theirs[name], rtol=1e-6, atol=1e-7)
 
 
+def test_muon_does_not_depend_on_how_many_go_together(monkeypatch):
+    shapes = {f"{kind}{i}": shape for i in range(5) for kind, shape in (("wide", (8, 24)), ("tall", (24, 8)))}
+    draw = torch.Generator().manual_seed(0)
+    start, *gradients = [{n: torch.randn(s, generator=draw) for n, s in shapes.items()} for _ in range(4)]
+    ends = []
+    for together in (1, 3 * 8 * 24, 1 << 22):
+        monkeypatch.setattr(Muon, "TOGETHER", together)
+        mine = Muon((n, torch.nn.Parameter(p.clone())) for n, p in start.items())
+        assert [len(names) for names in mine._alike(shapes)] == {1: [1] * 10, 576: [3, 3, 3, 1]}.get(together, [10])
+        for gradient in gradients:
+            mine.step(gradient, 1e-2)
+        ends.append(mine.master)
+    for name in shapes:
+        for end in ends[1:]:
+            torch.testing.assert_close(end[name], ends[0][name], rtol=1e-6, atol=1e-7)
+
+
 def test_muon_goes_on_exactly_and_keeps_no_squares_of_matrices():
     first = Muon(((n, torch.nn.Parameter(p)) for n, p in hidden(0).items()), tables=TABLES)
     for step in range(1, 4):

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim._muon import muon
 from torch.optim.adamw import adamw
 
 from .. import kernels
@@ -241,7 +240,10 @@ class Muon(AdamW):
     learning rates and decays serve here too. Tables and vectors keep AdamW. No squares are kept for the matrices.
     """
 
-    MOMENTUM, STEPS, COEFFICIENTS = 0.95, 5, (3.4445, -4.7750, 2.0315)
+    MOMENTUM, STEPS, COEFFICIENTS, SIZE = 0.95, 5, (3.4445, -4.7750, 2.0315), 0.2
+    TOGETHER = 1 << 22
+    """As many numbers of matrices of one shape go through the Newton-Schulz steps at once: small matrices keep neither
+    cores nor tiles busy one by one."""
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], **settings: Any):
         super().__init__(parameters, **settings)
@@ -249,15 +251,45 @@ class Muon(AdamW):
         for name in self.matrices:
             del self.exp_avg_sq[name]
 
-    def _update(self, name: str, gradient: Tensor, learning_rate: float, decay: float, scale: float) -> None:
-        if name not in self.matrices:
-            super()._update(name, gradient, learning_rate, decay, scale)
-            return
-        muon(
-            [self.master[name]], [gradient * scale], [self.exp_avg[name]], has_complex=False, lr=learning_rate,
-            weight_decay=decay, momentum=self.MOMENTUM, nesterov=True, ns_coefficients=self.COEFFICIENTS, eps=1e-7,
-            ns_steps=self.STEPS, adjust_lr_fn="match_rms_adamw",
-        )  # fmt: skip
+    @torch.no_grad()
+    def step(self, gradients: Mapping[str, Tensor], learning_rate: float, scale: float = 1.0) -> None:
+        super().step({n: g for n, g in gradients.items() if n not in self.matrices}, learning_rate, scale)
+        for names in self._alike(n for n in self.parameters if n in self.matrices and n in gradients):
+            wide = torch.stack([_wide(self._momentum(n, gradients[n].to(torch.float32) * scale)) for n in names])
+            for name, direction in zip(names, self._orthogonal(wide), strict=True):
+                master, rate = self.master[name], learning_rate * self.rates.get(name, 1.0)
+                rows, columns = master.shape
+                master.mul_(1 - rate * self.weight_decay)
+                size = self.SIZE * max(rows, columns) ** 0.5
+                master.add_(direction if rows <= columns else direction.T, alpha=-rate * size)
+                if (parameter := self.parameters[name]).data is not master:
+                    parameter.data.copy_(master)
+
+    def _alike(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """Names of matrices of one shape, turned or not, and of one device, a few at a time."""
+        groups: dict[Any, list[str]] = {}
+        for name in names:
+            groups.setdefault((*sorted(self.master[name].shape), self.master[name].device), []).append(name)
+        for (rows, columns, _), group in groups.items():
+            size = max(1, self.TOGETHER // (rows * columns))
+            yield from (group[i : i + size] for i in range(0, len(group), size))
+
+    def _momentum(self, name: str, gradient: Tensor) -> Tensor:
+        """Nesterov's: what the average will be, were the gradient to come once more."""
+        return gradient.lerp(self.exp_avg[name].lerp_(gradient, 1 - self.MOMENTUM), self.MOMENTUM)
+
+    def _orthogonal(self, wide: Tensor) -> Tensor:
+        """`[N, rows, columns]` in bf16, each with singular values of about 1 in place of its own."""
+        a, b, c = self.COEFFICIENTS
+        x = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        for _ in range(self.STEPS):
+            gram = torch.bmm(x, x.mT)
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return x
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).to(torch.bfloat16)
 
 
 OPTIMIZERS: dict[str, type[AdamW]] = {
