@@ -24,7 +24,7 @@ def mine(tmp_path):
     folder = tmp_path / "my rewards"
     folder.mkdir()
     (folder / "beside_it.py").write_text("WORTH = 3.0\n")
-    (folder / "mine.py").write_text(
+    (folder / "own_rewards.py").write_text(
         "from nurture.rewards.reward import Reward\n"
         "from beside_it import WORTH\n"
         "def worth(answers):\n"
@@ -32,26 +32,26 @@ def mine(tmp_path):
         "class Mine(Reward):\n"
         "    name: str = 'mine'\n"
     )
-    return folder / "mine.py"
+    return folder / "own_rewards.py"
 
 
 def test_in_a_file_by_any_path_with_what_lies_beside_it(mine, monkeypatch):
     assert named_object("reward", f"{mine}:worth")([1, 2]) == [3.0, 3.0]
     monkeypatch.chdir(mine.parent.parent)
-    assert named_object("reward", "my rewards/mine.py:worth")([1]) == [3.0]
+    assert named_object("reward", "my rewards/own_rewards.py:worth")([1]) == [3.0]
     monkeypatch.chdir(mine.parent)
-    assert named_object("reward", "mine.py:worth")([1]) == [3.0]
-    assert named_object("reward", "mine:worth")([1]) == [3.0]
+    assert named_object("reward", "own_rewards.py:worth")([1]) == [3.0]
+    assert named_object("reward", "own_rewards:worth")([1]) == [3.0]
 
 
 def test_the_same_file_is_loaded_once_and_another_of_its_name_is_another(mine, tmp_path, monkeypatch):
     monkeypatch.chdir(mine.parent)
-    first = named_object("reward", "mine.py:worth")
-    assert named_object("reward", "mine.py:worth") is first
+    first = named_object("reward", "own_rewards.py:worth")
+    assert named_object("reward", "own_rewards.py:worth") is first
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "mine.py").write_text("def worth(answers): return []\n")
+    (tmp_path / "elsewhere" / "own_rewards.py").write_text("def worth(answers): return []\n")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert named_object("reward", "mine.py:worth")([1]) == []
+    assert named_object("reward", "own_rewards.py:worth")([1]) == []
 
 
 def test_a_class_in_a_file_has_a_name_that_reads_back(mine):
@@ -63,7 +63,7 @@ def test_a_class_in_a_file_has_a_name_that_reads_back(mine):
     ("path", "sentence"),
     [
         ("no/such/file.py:worth", "reward 'no/such/file.py:worth': there is no file no/such/file.py."),
-        ("mine.py:wort", "reward 'mine.py:wort': mine.py has no 'wort'. Did you mean 'worth'?"),
+        ("own_rewards.py:wort", "reward 'own_rewards.py:wort': own_rewards.py has no 'wort'. Did you mean 'worth'?"),
         (
             "wrong.py:worth",
             "reward 'wrong.py:worth': wrong.py cannot be imported: ZeroDivisionError: division by zero",
@@ -87,6 +87,6 @@ def test_a_file_that_was_mended_is_read_again(mine, monkeypatch):
     monkeypatch.chdir(mine.parent)
     mine.write_text("1 / 0\n")
     with pytest.raises(InputError):
-        named_object("reward", "mine.py:worth")
+        named_object("reward", "own_rewards.py:worth")
     mine.write_text("def worth(answers): return [7.0 for _ in answers]\n")
-    assert named_object("reward", "mine.py:worth")([1]) == [7.0]
+    assert named_object("reward", "own_rewards.py:worth")([1]) == [7.0]
