@@ -32,7 +32,7 @@ class Forks:
     def train(self, method, *words, env=None, kill=None, groups_of=1, ranks=1, cwd="."):
         """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`, killed, where `kill` is
         (file, rows, seconds), so long after the file has so many rows. With several `ranks` it runs in as many
-        processes, as torchrun would start them; the code is that of rank 0, or the first that is not 0."""
+        processes, as torchrun would start them (`kill` is rank 0's); the code is the first that is not 0."""
         asked = {"method": method, "words": words, "env": env or {}, "kill": kill, "groups_of": groups_of}
         asked |= {"ranks": ranks, "cwd": str(cwd)}
         self.server.stdin.write(json.dumps(asked) + "\n")
@@ -88,7 +88,12 @@ def ranks_told(count):
         return [{}]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+        place = {
+            "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": str(count),
+        }
     return [place | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 

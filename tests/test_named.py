@@ -48,6 +48,7 @@ def test_the_same_file_is_loaded_once_and_another_of_its_name_is_another(mine, t
     monkeypatch.chdir(mine.parent)
     first = named_object("reward", "own_rewards.py:worth")
     assert named_object("reward", "own_rewards.py:worth") is first
+    assert named_object("reward", "./own_rewards.py:worth") is first
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "own_rewards.py").write_text("def worth(answers): return []\n")
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -66,17 +67,22 @@ def test_a_class_in_a_file_has_a_name_that_reads_back(mine):
         ("own_rewards.py:wort", "reward 'own_rewards.py:wort': own_rewards.py has no 'wort'. Did you mean 'worth'?"),
         (
             "wrong.py:worth",
-            "reward 'wrong.py:worth': wrong.py cannot be imported: ZeroDivisionError: division by zero",
+            "reward 'wrong.py:worth': wrong.py cannot be imported: ZeroDivisionError: division by zero (",
         ),
         ("typo.py:worth", "reward 'typo.py:worth': typo.py cannot be imported: SyntaxError: "),
         ("typo:worth", "reward 'typo:worth': typo cannot be imported: SyntaxError: "),
         ("lacks.py:worth", "reward 'lacks.py:worth': no module named 'not_installed' can be found from here."),
+        (
+            "opens.py:worth",
+            "opens.py cannot be imported: FileNotFoundError: [Errno 2] No such file or directory: 'words.txt'",
+        ),
         ("nowhere:worth", "reward 'nowhere:worth': no module named 'nowhere' can be found from here."),
     ],
 )
 def test_what_cannot_be_found_is_one_sentence(mine, monkeypatch, path, sentence):
     monkeypatch.chdir(mine.parent)
     (mine.parent / "wrong.py").write_text("1 / 0\n")
+    (mine.parent / "opens.py").write_text("open('words.txt')\n")
     (mine.parent / "typo.py").write_text("def worth(answers:\n")
     (mine.parent / "lacks.py").write_text("import not_installed\n")
     with pytest.raises(InputError, match=re.escape(sentence)):

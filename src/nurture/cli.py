@@ -1,7 +1,7 @@
 """The command line. Nothing heavy is imported before a command needs it: `nurture --help` answers at once.
 
 Exit codes: 0 done · 2 bad input or configuration · 3 numerics stopped the run, or a check of `selftest` failed · 4 a
-process hung or was lost · 130 / 143 stopped by Ctrl-C / SIGTERM, with a checkpoint.
+process hung, or one or a reward was lost · 130 / 143 stopped by Ctrl-C / SIGTERM, with a checkpoint.
 """
 
 from __future__ import annotations

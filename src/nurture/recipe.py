@@ -872,7 +872,7 @@ def json_schema() -> dict[str, Any]:
         chosen = {"method": {"const": name, "description": own["description"].splitlines()[0]}}
         definitions[f"Stage.{name}"] = general | {"properties": general["properties"] | chosen | properties}
         forms.append({"$ref": f"#/$defs/Stage.{name}"})
-    own_class = {"method": {"type": "string", "pattern": ":", "description": "package.module:Class"}}
+    own_class = {"method": {"type": "string", "pattern": ":", "description": "package.module:Class or file.py:Class"}}
     user = general | {"properties": general["properties"] | own_class, "additionalProperties": True}
     definitions["Stage.user"] = user
     schema["properties"]["stages"]["additionalProperties"] = {"oneOf": [*forms, {"$ref": "#/$defs/Stage.user"}]}

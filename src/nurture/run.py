@@ -64,7 +64,7 @@ from .train.checkpoint import Checkpoint, CheckpointStore, SaveFailed
 from .train.context import Context, check_context, promise_after, refuse
 from .train.faults import failpoint
 from .train.guard import NonFinite, StopSignals, is_out_of_memory
-from .train.heartbeat import heartbeat
+from .train.heartbeat import REWARD_LOST, heartbeat
 from .train.journal import Journal
 from .train.lock import lock_run
 from .train.loop import Budget, Stopped, train
@@ -416,6 +416,7 @@ class _Run:
         except RewardLost:
             if self.done:
                 self._save(self.done)
+            heartbeat(REWARD_LOST, self.done)
             raise
 
     def _after_update(self, update: Step, clock: _Clock, trackers: list[Any]) -> None:

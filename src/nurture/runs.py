@@ -47,7 +47,8 @@ METRICS: Mapping[str, str] = {
     "rollout/empty_groups": "groups in which no response could be scored; they are left out",
     "rollout/refilled": "groups without signal that were set aside for others",
     "rollout/surplus": "groups with signal that were drawn beyond the batch, and left out",
-    "rollout/kl": "mean over responses of the distance from the reference in nats per response (k1, summed)",
+    "rollout/kl": "mean over responses of the distance from the reference in nats per response (k1, summed; with "
+    "`full` in the reward exact)",
 }
 """What the engine writes to `metrics.jsonl`; a method adds its own (`Method.metrics`)."""
 

@@ -120,11 +120,24 @@ def test_ranks_that_end_together_because_a_reward_was_lost_are_not_called_lost(
 ):
     script = """
 others()
+heartbeat("reward lost", 7)
+if rank: time.sleep(1000)  # one takes its time to end
 print("the judge is dead", file=sys.stderr)
 sys.exit(4)
 """
     assert start(out, script) == 4
     assert capfd.readouterr().err == "the judge is dead\n"
+
+
+def test_ranks_that_all_lost_touch_are_told_with_their_phase(out: Path, capfd: pytest.CaptureFixture[str]):
+    script = """
+others()
+heartbeat("reduce", 7)
+print("lost touch with the others", file=sys.stderr)
+sys.exit(4)
+"""
+    assert start(out, script) == 4
+    assert re.search(r"rank \d was lost \(exit code 4\) in phase 'reduce' of step 7; its log", capfd.readouterr().err)
 
 
 def test_one_bad_input_ends_the_waiting_ranks_too(out: Path, capfd: pytest.CaptureFixture[str]):

@@ -60,7 +60,8 @@ def reward_class(name: str) -> type[Reward]:
 
 
 def reward_from(value: Any) -> Reward:
-    """A reward from how a recipe writes it: its name, `package.module:function`, or a mapping of `name` and fields."""
+    """A reward from how a recipe writes it: its name, `package.module:function` or `file.py:function`, or a mapping of
+    `name` and fields."""
     if isinstance(value, Reward):
         return value
     if isinstance(value, str):

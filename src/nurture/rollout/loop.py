@@ -222,14 +222,13 @@ class Rollouts:
         if world == 1:
             return play()
         try:
-            part: Any = [scene.to_json() for scene in play()]
+            own: dict[str, Any] = {"scenes": [scene.to_json() for scene in play()]}
         except RewardLost as error:  # told to the others, so that all end here, and can save together
-            part = str(error)
-        parts = self.processes.gather(part)
-        for part in parts:
-            if isinstance(part, str):
-                raise RewardLost(part)
-        scenes = [iter(of_rank) for of_rank in parts]
+            own = {"lost": str(error)}
+        told = self.processes.gather(own)
+        if lost := [of_rank["lost"] for of_rank in told if "lost" in of_rank]:
+            raise RewardLost(lost[0])
+        scenes = [iter(of_rank["scenes"]) for of_rank in told]
         return [Scene.from_json(prompt, next(scenes[i % world])) for i, prompt in enumerate(prompts)]
 
     def _play(self, prompts: Sequence[Prompt], places: Sequence[int], number: int) -> list[Scene]:

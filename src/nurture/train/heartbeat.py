@@ -36,6 +36,10 @@ _now = ("start", 0)
 """The phase and step of this process."""
 
 
+REWARD_LOST = "reward lost"
+"""The phase in which all ranks end because a reward was lost, with the exit code of a lost rank."""
+
+
 def heartbeat(phase: str, step: int) -> None:
     """Say that this rank begins `phase` of `step` (0 before the first). Does nothing where no launcher listens."""
     global _now

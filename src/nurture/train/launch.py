@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from .heartbeat import FOLDER, Heartbeat, die_with_parent, heartbeat_file, last_heartbeat
+from .heartbeat import FOLDER, REWARD_LOST, Heartbeat, die_with_parent, heartbeat_file, last_heartbeat
 from .lock import lock_run
 
 KEPT = (2, 3, 130, 143)
@@ -194,8 +194,7 @@ def _watch(ranks: list[_Rank], stop: _Stop, start_timeout: float, step_timeout: 
         time.sleep(POLL)
     failed = [rank for rank in ranks if rank.code]
     if failed:
-        first = min(failed, key=lambda rank: _remoteness(rank, stop))
-        return _report(first, stop, explained=all(rank.code == LOST for rank in ranks))
+        return _report(min(failed, key=lambda rank: _remoteness(rank, stop)), stop)
     return 128 + stop.number if stop.number and time.monotonic() > stop.deadline else 0
 
 
@@ -226,10 +225,9 @@ def _remoteness(rank: _Rank, stop: _Stop) -> int:
     return 2 if code in KEPT else 1
 
 
-def _report(rank: _Rank, stop: _Stop, explained: bool) -> int:
-    """`explained`: all ranks ended with `LOST`, so what was lost is none of them, but a reward."""
+def _report(rank: _Rank, stop: _Stop) -> int:
     code, words = _code(rank, stop), rank.last_words()
-    if explained or code in KEPT:
+    if code in KEPT or (code == LOST and rank.beat().phase == REWARD_LOST):
         _say(words)
         return code
     how = f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,8 +1,8 @@
 """AdamW with fp32 masters, and the learning-rate schedule.
 
-The model computes in its own format; what is learnt lives here in fp32. Each step goes parameter by parameter: the
-gradient is widened, the fused kernel updates master and moments in one pass over memory, the model gets the rounded
-master. So no second full set of fp32 gradients ever exists.
+The model computes in its own format; what is learnt lives here in fp32. Each step goes parameter by parameter, Muon's a
+few matrices at a time: the gradient is widened, the fused kernel updates master and moments in one pass over memory,
+the model gets the rounded master. So no second full set of fp32 gradients ever exists.
 """
 
 from __future__ import annotations
@@ -242,8 +242,8 @@ class Muon(AdamW):
 
     MOMENTUM, STEPS, COEFFICIENTS, SIZE = 0.95, 5, (3.4445, -4.7750, 2.0315), 0.2
     TOGETHER = 1 << 22
-    """As many numbers of matrices of one shape go through the Newton-Schulz steps at once: small matrices keep neither
-    cores nor tiles busy one by one."""
+    """Matrices of one shape go through the Newton-Schulz steps together, up to so many numbers at once: small ones keep
+    neither cores nor tiles busy one by one."""
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], **settings: Any):
         super().__init__(parameters, **settings)
@@ -279,9 +279,9 @@ class Muon(AdamW):
         return gradient.lerp(self.exp_avg[name].lerp_(gradient, 1 - self.MOMENTUM), self.MOMENTUM)
 
     def _orthogonal(self, wide: Tensor) -> Tensor:
-        """`[N, rows, columns]` in bf16, each with singular values of about 1 in place of its own."""
+        """`[N, rows, columns]` in bf16, each with singular values of about 1 in place of its own. Takes over `wide`."""
         a, b, c = self.COEFFICIENTS
-        x = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+        x = wide.div_(wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7))
         for _ in range(self.STEPS):
             gram = torch.bmm(x, x.mT)
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
