@@ -125,12 +125,9 @@ def test_convert_writes_what_it_says(tmp_path):
 @pytest.mark.parametrize("name", ["lab/demonstrations", "lab/comparisons", "lab/rankings", "lab/ratings", "lab/steps"])
 def test_the_labs_data_sets_are_sources_too(name, tmp_path):
     with shorter({name: 560}):
-        _is_a_source(name, tmp_path / "out.jsonl")
-
-
-def _is_a_source(name, out):
-    rows = open_dataset(name)
-    assert f"{len(rows):,} rows" in run("check", name).output
-    assert run("convert", name, out).exit_code == 0
-    written = list(api_data.read(out))
-    assert [dataclasses.replace(w, origin=r.origin) for w, r in zip(written, rows, strict=True)] == list(rows)
+        rows = open_dataset(name)
+        assert f"{len(rows):,} rows" in run("check", name).output
+        out = tmp_path / "out.jsonl"
+        assert run("convert", name, out).exit_code == 0
+        written = list(api_data.read(out))
+        assert [dataclasses.replace(w, origin=r.origin) for w, r in zip(written, rows, strict=True)] == list(rows)
