@@ -149,6 +149,10 @@ def table(sizes: list[str], steps: int, discard: int, rounds: int) -> None:
             runs["trl"].append(measure.child("benchmarks.grpo", "trl", *said, "--precision", PEER[size]))
         us, them = ({key: statistics.median(r[key] for r in runs[side]) for key in runs[side][0] if key != "steps"}
                     for side in ("ours", "trl"))  # fmt: skip
+        for side, result in (("ours", us), ("trl", them)):
+            kept = [run["steps"][discard:] for run in runs[side]]
+            print(f"{side}: {' | '.join(' '.join(f'{step:.2f}' for step in run) for run in kept)} s", flush=True)
+            result["seconds"] = statistics.median(step for run in kept for step in run)
         ratio, memory = them["seconds"] / us["seconds"], us["peak_bytes"] / them["peak_bytes"]
         split = ", ".join(f"{part} {us[part]:.2f}" for part in parts)
         print(f"{NAMES[size]}: ours {us['seconds']:.2f} s a step ({split}), peak {us['peak_bytes'] / 1e9:.2f} GB; TRL "

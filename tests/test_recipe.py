@@ -219,6 +219,9 @@ def test_every_fault_is_told_at_once_each_on_its_own_line(tmp_path):
     assert lines[2].startswith("recipe.yaml:5: stages.c.method is missing.")
 
 
+JUDGES = "name: x\nstages: {a: {method: reward, data: x}}\ncompare: [a]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -241,6 +244,13 @@ def test_every_fault_is_told_at_once_each_on_its_own_line(tmp_path):
             "stages.a.model names 'b', which comes later",
         ),
         ("name: x\nstages: {abc: {method: sft, data: x}}\ncompare: [abd]\n", "'abd' is no stage and no model. Did"),
+        (
+            JUDGES + "compare_rewards: {both: {name: sum, of: {a: {name: model, model: aa}}}}",
+            "compare_rewards.both: 'aa' is no stage and no model. Did you mean 'a'?",
+        ),
+        (JUDGES + "compare_rewards: {a: number}", "'a' is the name of a stage; call the reward something else"),
+        (JUDGES + "compare_rewards: {b: numbr}", "'numbr' is not a reward. Did you mean 'number'?"),
+        (JUDGES.replace("compare: [a]", "") + "compare_rewards: {b: number}", "name a stage that is one in 'compare'"),
         ("name: x\nstages: {a: {method: sft, data: x, processes: 2}, b: {method: sft, data: x}}\n", "same 'processes'"),
     ],
 )  # fmt: skip
@@ -258,6 +268,40 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "utf16.yaml").write_bytes("name: x".encode("utf-16"))
     with pytest.raises(InputError, match=r"utf16.yaml: not UTF-8 \(byte 1\)"):
         load_recipe(tmp_path / "utf16.yaml")
+
+
+MERGED = """\
+first: &first {steps: 3, data: {path: a, cap: 5}}
+other: &other
+  steps: 4
+  seed: 1
+one: {<<: *first, steps: 9}
+later: {steps: 9, <<: *first}
+both: {<<: [*first, *other], '<<': text}
+chain: {<<: {<<: *other, data: b}}
+"""
+
+
+def test_a_mapping_takes_over_the_keys_of_another(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text(MERGED)
+    tree = read_yaml(path)
+    both = tree.value.pop("both")
+    assert tree.value == {key: value for key, value in yaml.safe_load(MERGED).items() if key != "both"}
+    assert both == {"steps": 3, "data": {"path": "a", "cap": 5}, "seed": 1, "<<": "text"}
+    tree.value["one"]["data"]["cap"] = 6
+    assert tree.value["first"]["data"]["cap"] == tree.value["later"]["data"]["cap"] == 5
+    assert tree.where(("one", "steps")).endswith(":5") and tree.where(("later", "steps")).endswith(":6")
+    assert tree.where(("one", "data", "cap")).endswith(":1") and tree.where(("both", "seed")).endswith(":4")
+    for text, told in [
+        ("a: {<<: 3}", "merged.yaml:1: << takes the keys of another mapping, such as <<: *name."),
+        ("a: &a\n  <<: *a\n", "merged.yaml:1: a value cannot contain itself."),
+        ("a: &a {b: 1}\nc: {<<: *a, d: 1, d: 2}", "merged.yaml:2: c.d is given twice, first on line 2; keep one."),
+    ]:
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            read_yaml(path)
+        assert str(caught.value).removeprefix(f"{tmp_path}/") == told
 
 
 def test_words_that_are_no_settings(tmp_path):
@@ -286,7 +330,9 @@ def test_what_other_tools_call_a_field_leads_to_ours():
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 WORDS = st.one_of(
-    st.sampled_from(["no", "1e4", "0123", "null", "~", "2024-01-01", "a: b", "1:30", "#x", "é\u2028", "x\ny", " x "]),
+    st.sampled_from(
+        ["no", "<<", "1e4", "0123", "null", "~", "2024-01-01", "a: b", "1:30", "#x", "é\u2028", "x\ny", " x "]
+    ),
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1),
 )  # fmt: skip
 

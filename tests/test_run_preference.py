@@ -15,6 +15,8 @@ from nurture import api
 from nurture.data.convert import as_nurture
 from nurture.errors import InputError
 from nurture.evaluate.best_of import BestOf
+from nurture.evaluate.exam import Exam
+from nurture.evaluate.lab_judges import agrees, lab_pairs
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.lab.datasets import open_dataset, task_of_all
 from nurture.lab.votes import votes
@@ -196,11 +198,26 @@ def test_reward_models_side_by_side(tmp_path):
              "precision": "fp32", "eval": {"share": 0.2}}  # fmt: skip
     stages = {"a": {**stage, "data": "lab/comparisons"}, "b": {**stage, "data": "lab/rankings"}}
     recipe = tmp_path / "two.yaml"
-    recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["a", "b"], "compare_tasks": 60}))
+    members = {label: {"name": "model", "model": label} for label in stages}
+    beside = {"ensemble": {"name": "ensemble", "penalty": 0.5, "of": members}, "again": members["a"],
+              "short": {"name": "length", "at_most": 1, "unit": "characters"}}  # fmt: skip
+    told = {"name": "two", "stages": stages, "compare": ["a", "b"], "compare_tasks": 60, "compare_rewards": beside}
+    recipe.write_text(yaml.safe_dump(told))
     out = tmp_path / "two"
     api.run(recipe, out=out, console=Console(quiet=True))
     found = json.loads((out / "report.json").read_text())["reward_models"]
-    assert list(found) == ["a", "b"] and found["a"]["learnt_from"] == "lab/comparisons"
+    assert list(found) == ["a", "b", "again", "ensemble", "short"]
+    assert found["a"]["learnt_from"] == "lab/comparisons"
+    again = found.pop("again")
+    assert all(again[key] == found["a"][key] for key in ("oracle", "oracle_on_clear_pairs", "labeller careful"))
+    assert again["versus"]["mean"] == 0
+    pairs = lab_pairs(Exam("lab/test", n=60))
+    models = [load_reward_model(out / label / "model", precision="fp32") for label in stages]
+    scores = [score(model, pairs.conversations()) for model in models]
+    ours = np.mean(scores, 0) - 0.5 * np.std(scores, 0)
+    same = agrees(ours[0::2] - ours[1::2], pairs.clear_gap)
+    assert found["ensemble"]["oracle_on_clear_pairs"]["agreement"] == pytest.approx(same.mean(), abs=1e-9)
+    assert found["short"]["oracle"]["agreement"] == 0  # no answer is that short: all are worth the same
     for one in found.values():
         row = one["oracle_on_clear_pairs"]
         assert row["low"] <= row["agreement"] <= row["high"] and 0 < row["pairs"] <= 60

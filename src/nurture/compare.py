@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
@@ -21,11 +22,14 @@ from .errors import InputError
 from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
 from .evaluate.exam import Exam, Examined, before_last, chosen_tasks, examine, p_value, report_json, steps
 from .evaluate.lab_judges import agreement_table, agrees, lab_pairs
+from .evaluate.ready import make_ready
 from .evaluate.scoring import judge, load_reward_model
 from .evaluate.statistics import estimate, paired
 from .files import replace_synced
 from .models.load import resolve_model
+from .protocols import Scored
 from .report import document, facts_table, section, text
+from .rewards import Reward, score_all
 from .show import printable
 
 SHOWN_FAMILIES = ("lookup", "arithmetic", "format", "unanswerable", "harmful", "benign", "followup")
@@ -97,12 +101,14 @@ def compare_reward_models(
     *,
     title: str,
     models: Mapping[str, Path] | None = None,
+    rewards: Mapping[str, Reward] | None = None,
     exams: Sequence[Exam] = (Exam(),),
     device: str = "auto",
     precision: str = "auto",
 ) -> dict[str, Any]:
     """The same for reward models: two answers to each task of the exams, and how often each model prefers the one that
-    the oracle does, with what it was learnt from and the verdict of its card."""
+    the oracle does, with what it was learnt from and the verdict of its card. `rewards`, which may be made of these
+    models, stand beside them; an answer that one of them cannot score it does not prefer."""
     models = models or {}
     pairs = {exam.data: lab_pairs(exam) for exam in exams}
     found: dict[str, dict[str, dict[str, Any]]] = {data: {} for data in pairs}
@@ -115,6 +121,14 @@ def compare_reward_models(
             one, rated = judge(model, some.conversations())
             right[data][label] = agrees(one[0::2] - one[1::2], some.clear_gap).astype(float).tolist()
             found[data][label] = learnt | agreement_table(some, one, rated, model.criteria)
+    for label, reward in (rewards or {}).items():
+        make_ready(reward, None, stages=models, device=device, precision=precision)
+        for data, some in pairs.items():
+            outcomes = score_all(reward, some.to_reward())
+            one = np.asarray([o.value if isinstance(o, Scored) else np.nan for o in outcomes])
+            one[np.isnan(one.reshape(-1, 2)).any(1).repeat(2)] = 0
+            right[data][label] = agrees(one[0::2] - one[1::2], some.clear_gap).astype(float).tolist()
+            found[data][label] = agreement_table(some, one, one[:, None], ())
     for data, rows in found.items():
         first, *others = rows
         for label in others if right[data][first] else ():

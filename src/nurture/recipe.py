@@ -38,7 +38,7 @@ from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
 from .methods.method import Data
 from .named import listed_or_named
-from .rewards import Reward, reward_from, reward_name
+from .rewards import AnyReward, Reward, reward_from, reward_name
 from .rewards.model import models_in
 from .types import roles_in
 from .yaml12 import Dumper, Tree, read_yaml
@@ -105,7 +105,7 @@ def _reward(value: Any, _: ValidatorFunctionWrapHandler) -> Reward | None:
         raise ValueError(str(error)) from None
 
 
-AnyReward = Annotated[
+OptionalReward = Annotated[
     SerializeAsAny[Reward] | None, WrapValidator(_reward, json_schema_input_type=str | dict[str, Any] | None)
 ]
 
@@ -124,7 +124,7 @@ class Draw(Section):
     """Sampling temperature."""
     max_completion_length: Count = 256
     """The most tokens of an answer."""
-    reward: AnyReward = None
+    reward: OptionalReward = None
     """What the answers are worth; by default `lab`, where the tasks are the lab's."""
     keep: Literal["best", "all", "pairs", "tasks"] = "best"
     """`best`: the best answer to each task (rejection sampling). `all`: every different one (ReST). `pairs`: the best
@@ -400,10 +400,10 @@ class Stage(Section):
     mix_temperature: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1.0
     """Above 1, small sources (and tasks, where a source has a `task_column`) are taken more often than in proportion to
     their size; a large one makes all equal."""
-    reward: AnyReward = Field(default_factory=_own_reward)
+    reward: OptionalReward = Field(default_factory=_own_reward)
     """What answers are worth to a method that learns from its own: the name of a reward, or `{name: ..., fields}`. By
     default `lab`, where all data are the lab's."""
-    oracle: AnyReward = Field(default_factory=_own_oracle)
+    oracle: OptionalReward = Field(default_factory=_own_oracle)
     """A second judge of the same answers that nothing is learnt from; where it falls while the reward rises, the reward
     is being exploited. By default `lab`, where all data are the lab's and the reward asks a model."""
     deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -664,6 +664,8 @@ class Recipe(Section):
     compare: list[Text] = []
     """Models to compare at the end: stages, `lab`, folders or hub names. Of stages that are reward models it is how
     often they agree with the oracle."""
+    compare_rewards: dict[Name, AnyReward] = {}
+    """Rewards to compare beside reward models, by names of your choice: an ensemble of the stages, a judge, a rule."""
     compare_data: Annotated[
         list[Text], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=str | list[str])
     ] = ["lab/test"]
@@ -687,12 +689,17 @@ class Recipe(Section):
         if len({stage.processes for stage in self.stages.values()}) > 1:
             raise ValueError("stages: all stages of a run share its processes; give each the same 'processes'")
         models = {stage.model for stage in self.stages.values() if isinstance(stage.model, str)}
-        for word in self.compare:
+        asked = [(f"compare_rewards.{name}", word) for name, r in self.compare_rewards.items() for word in models_in(r)]
+        for key, word in [*(("compare", word) for word in self.compare), *asked]:
             if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
-                raise ValueError(f"compare: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
+                raise ValueError(f"{key}: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
         judges = [word for word in self.compare if word in self.stages and self.stages[word].method.trained == "reward"]
         if judges and len(judges) < len(self.compare):
             raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with other stages that are")
+        if self.compare_rewards and not judges:
+            raise ValueError("compare_rewards: they stand beside reward models; name a stage that is one in 'compare'")
+        if twice := self.compare_rewards.keys() & set(self.compare):
+            raise ValueError(f"compare_rewards: {min(twice)!r} is the name of a stage; call the reward something else")
         return self
 
     def _adapter_of(self, stage: Stage) -> Adapter | None:

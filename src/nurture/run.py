@@ -94,8 +94,8 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
             exams = [Exam(data, n=recipe.compare_tasks) for data in recipe.compare_data]
             if recipe.compares_rewards:
                 compare_reward_models(
-                    recipe.compare, out, console, title=recipe.name, models=models, exams=exams,
-                    device=first.device, precision=first.precision,
+                    recipe.compare, out, console, title=recipe.name, models=models,
+                    rewards=recipe.compare_rewards, exams=exams, device=first.device, precision=first.precision,
                 )  # fmt: skip
             else:
                 compare_models(

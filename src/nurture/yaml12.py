@@ -1,6 +1,7 @@
 """YAML read strictly: the words of YAML 1.2, no key twice, and for every key the line it stands on.
 
-PyYAML's own words are those of YAML 1.1, in which `1e-4` is text, `010` is eight and `no` is false.
+PyYAML's own words are those of YAML 1.1, in which `1e-4` is text, `010` is eight and `no` is false. One of its keys is
+kept, `<<`, which takes over the keys of another mapping: stages that differ in one field are common.
 """
 
 from __future__ import annotations
@@ -123,18 +124,29 @@ def _value(node: yaml.Node, file: str, places: Places, keys: tuple[str, ...], ab
 def _mapping(
     node: yaml.MappingNode, file: str, places: Places, keys: tuple[str, ...], above: tuple[yaml.Node, ...]
 ) -> dict[str, Any]:
+    inherited: dict[str, Any] = {}
     result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
+    for key_node, value_node in sorted(node.value, key=lambda pair: not _merges(pair[0])):
         place = f"{file}:{_line(key_node)}"
         if not isinstance(key_node, yaml.ScalarNode):
             raise InputError(f"{place}: a key must be one word.")
+        if _merges(key_node):
+            for other in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+                if not isinstance(other, yaml.MappingNode):
+                    raise InputError(f"{place}: << takes the keys of another mapping, such as <<: *name.")
+                inherited = _value(other, file, places, keys, (*above, node)) | inherited
+            continue
         inside = (*keys, str(key_node.value))
         if inside[-1] in result:
             first = places[inside].rpartition(":")[2]
             raise InputError(f"{place}: {'.'.join(inside)} is given twice, first on line {first}; keep one.")
         places[inside] = place
         result[inside[-1]] = _value(value_node, file, places, inside, (*above, node))
-    return result
+    return inherited | result
+
+
+def _merges(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and not key.style
 
 
 def _word(text: str, tag: str, place: str) -> Any:

@@ -17,6 +17,7 @@ from ..lab.draw import Draw
 from ..lab.grading import Grade
 from ..lab.labellers import LABELLERS
 from ..lab.oracle import grade
+from ..protocols import Answer
 from ..records import Conversation, Message, Task
 from ..types import Group
 from .exam import Exam
@@ -58,6 +59,10 @@ class LabPairs:
             for task, both in zip(self.tasks, self.answers, strict=True)
             for text in both
         ]
+
+    def to_reward(self) -> list[Answer]:
+        """The same, as a reward reads them."""
+        return [Answer(task, text) for task, both in zip(self.tasks, self.answers, strict=True) for text in both]
 
 
 @lru_cache(maxsize=4)

@@ -26,7 +26,7 @@ NO_STAGES: Mapping[str, Path] = {}
 
 def make_ready(
     reward: Reward,
-    policy: Template,
+    policy: Template | None,
     *,
     stages: Mapping[str, Path] = NO_STAGES,
     device: str = "auto",
@@ -35,7 +35,7 @@ def make_ready(
 ) -> list[str]:
     """Load what `reward` asks and check it. A reward model that is an adapter of the same kind on the policy's own
     `base` is put onto that; the names of these are returned. InputError for a reward model that reads other turns than
-    the policy writes; a judge is asked in words, so its template is its own."""
+    the policy writes (None: nobody here wrote the answers); a judge is asked in words, so its template is its own."""
     scorers = {}
     joined: list[str] = []
     for name in dict.fromkeys(models_in(reward, ModelReward)):
@@ -45,7 +45,8 @@ def make_ready(
             joined.append(name)
         else:
             judge = load_reward_model(where, device=device, precision=precision)
-        judge.require_same_template(policy)
+        if policy is not None:
+            judge.require_same_template(policy)
         scorers[name] = partial(score, judge)
     askers: dict[str, Asker] = {}
     for name in models_in(reward, LocalJudge):
