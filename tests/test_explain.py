@@ -101,6 +101,32 @@ def test_a_reward_is_told_as_a_method_is(reward):
     assert f"{{name: {reward}, ...}}" in text
 
 
+def test_code_of_ones_own_has_a_page_too(tmp_path):
+    (tmp_path / "explained_rewards.py").write_text(
+        "from nurture.methods import SFT\n"
+        "from nurture.rewards import Reward\n"
+        "class Short(Reward):\n"
+        "    'Worth 1 for a short answer.'\n"
+        "    name: str = 'short'\n"
+        "    most: int = 20\n"
+        "    'The longest one that is short.'\n"
+        "class Mine(SFT):\n"
+        "    'As sft.'\n"
+        "def worth(answers):\n"
+        "    'As much as it has letters.'\n"
+        "WORD = 'word'\n"
+    )
+    file = f"{tmp_path}/explained_rewards.py"
+    page = told(explain(f"{file}:Short"), width=10_000)
+    assert "Worth 1 for a short answer." in page and f"{{name: {file}:Short, ...}}" in page
+    assert "most = 20" in page and "The longest one that is short." in page
+    assert "Metrics" in told(explain(f"{file}:Mine"), width=10_000)
+    page = told(explain(f"{file}:worth"), width=10_000)
+    assert "As much as it has letters." in page and f"reward={file}:worth" in page
+    with pytest.raises(InputError, match=r"is no subclass of .*Method or .*Reward and no function"):
+        explain(f"{file}:WORD")
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [

@@ -18,7 +18,9 @@ from rich.text import Text
 from .adapters import ADAPTERS, Adapter
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method
+from .named import named_object
 from .recipe import SECTIONS, Stage, method_class, own_fields
+from .rewards.function import is_reward_class
 from .rewards.registry import ELSEWHERE, REWARDS, reward_class
 from .runs import METRICS
 
@@ -35,11 +37,16 @@ KNOWN_AS = {
 
 
 def explain(name: str, *, everything: bool = False) -> RenderableType:
-    """What a method, an adapter or a reward does, with its equation and paper; its fields; the metrics a method logs.
+    """What a method, an adapter or a reward does, also your own (`file.py:name`), with its equation and paper; its
+    fields; the metrics a method logs.
     With `everything` also the fields that every stage has."""
     if name in ADAPTERS:
         return Group(*_page(name, ADAPTERS[name]), *_adapter_facts(name, ADAPTERS[name]))
-    if name in (*REWARDS, *ELSEWHERE):
+    own = named_object("page", name) if ":" in name else None
+    if inspect.isfunction(own):
+        told = inspect.getdoc(own) or f"def {own.__name__}{inspect.signature(own)}"
+        return Group(Text(name, style="bold"), _indented(Text(told)), Text(), Text(f"reward={name}", style="dim"))
+    if name in (*REWARDS, *ELSEWHERE) or is_reward_class(own):
         use = f"nurture train grpo model=DIR data=FILE 'reward={{name: {name}, ...}}'"
         return Group(*_page(name, reward_class(name)), Text(use, style="dim"))
     if name not in METHODS and ":" not in name:
@@ -47,6 +54,10 @@ def explain(name: str, *, everything: bool = False) -> RenderableType:
             raise InputError(f"{name} is {known}.")
         pages = (*METHODS, *ADAPTERS, *REWARDS, *ELSEWHERE)
         raise InputError(f"{name!r} has no page.{did_you_mean(name, pages)} There are {', '.join(pages)}.")
+    if own is not None and not (inspect.isclass(own) and issubclass(own, Method)):
+        raise InputError(
+            f"{name!r} is no subclass of nurture.methods.Method or nurture.rewards.Reward and no function."
+        )
     kind = method_class(name)
     parts = _page(name, kind)
     parts.append(Text("Data", style="bold"))
