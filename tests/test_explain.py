@@ -103,6 +103,8 @@ def test_a_reward_is_told_as_a_method_is(reward):
 
 def test_code_of_ones_own_has_a_page_too(tmp_path):
     (tmp_path / "explained_rewards.py").write_text(
+        "from functools import lru_cache\n"
+        "from pathlib import Path\n"
         "from nurture.methods import SFT\n"
         "from nurture.rewards import Reward\n"
         "class Short(Reward):\n"
@@ -110,15 +112,21 @@ def test_code_of_ones_own_has_a_page_too(tmp_path):
         "    name: str = 'short'\n"
         "    most: int = 20\n"
         "    'The longest one that is short.'\n"
+        "    place: Path = Path('here')\n"
+        "class Bare(Short):\n"
+        "    most: int = 3\n"
         "class Mine(SFT):\n"
         "    'As sft.'\n"
         "def worth(answers):\n"
         "    'As much as it has letters.'\n"
+        "quick = lru_cache(worth)\n"
         "WORD = 'word'\n"
     )
     file = f"{tmp_path}/explained_rewards.py"
     page = told(explain(f"{file}:Short"), width=10_000)
     assert "Worth 1 for a short answer." in page and f"{{name: {file}:Short, ...}}" in page
+    assert 'place = "here"' in page and "(It has no docstring.)" in told(explain(f"{file}:Bare"), width=10_000)
+    assert "As much as it has letters." in told(explain(f"{file}:quick"), width=10_000)
     assert "most = 20" in page and "The longest one that is short." in page
     assert "Metrics" in told(explain(f"{file}:Mine"), width=10_000)
     page = told(explain(f"{file}:worth"), width=10_000)

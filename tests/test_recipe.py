@@ -249,6 +249,8 @@ JUDGES = "name: x\nstages: {a: {method: reward, data: x}}\ncompare: [a]\n"
             "compare_rewards.both: 'aa' is no stage and no model. Did you mean 'a'?",
         ),
         (JUDGES + "compare_rewards: {a: number}", "'a' is the name of a stage; call the reward something else"),
+        (JUDGES + "compare_rewards: {b: {name: model, model: lab}}", "'lab' is a language model and gives no scores"),
+        (JUDGES + "compare_rewards: {b: {name: local-judge, model: a}}", "'a' is a reward model and cannot be asked"),
         (JUDGES + "compare_rewards: {b: numbr}", "'numbr' is not a reward. Did you mean 'number'?"),
         (JUDGES.replace("compare: [a]", "") + "compare_rewards: {b: number}", "name a stage that is one in 'compare'"),
         ("name: x\nstages: {a: {method: sft, data: x, processes: 2}, b: {method: sft, data: x}}\n", "same 'processes'"),
@@ -278,6 +280,7 @@ other: &other
 one: {<<: *first, steps: 9}
 later: {steps: 9, <<: *first}
 both: {<<: [*first, *other], '<<': text}
+whole: {<<: *first, data: {cap: 1}}
 chain: {<<: {<<: *other, data: b}}
 """
 
@@ -293,9 +296,11 @@ def test_a_mapping_takes_over_the_keys_of_another(tmp_path):
     assert tree.value["first"]["data"]["cap"] == tree.value["later"]["data"]["cap"] == 5
     assert tree.where(("one", "steps")).endswith(":5") and tree.where(("later", "steps")).endswith(":6")
     assert tree.where(("one", "data", "cap")).endswith(":1") and tree.where(("both", "seed")).endswith(":4")
+    assert tree.where(("both", "steps")).endswith(":1") and tree.where(("whole", "data", "path")).endswith(":8")
     for text, told in [
         ("a: {<<: 3}", "merged.yaml:1: << takes the keys of another mapping, such as <<: *name."),
         ("a: &a\n  <<: *a\n", "merged.yaml:1: a value cannot contain itself."),
+        ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "merged.yaml:2: << is given twice; write <<: [*one, *other]."),
         ("a: &a {b: 1}\nc: {<<: *a, d: 1, d: 2}", "merged.yaml:2: c.d is given twice, first on line 2; keep one."),
     ]:
         path.write_text(text)

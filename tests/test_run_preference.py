@@ -200,7 +200,8 @@ def test_reward_models_side_by_side(tmp_path):
     recipe = tmp_path / "two.yaml"
     members = {label: {"name": "model", "model": label} for label in stages}
     beside = {"ensemble": {"name": "ensemble", "penalty": 0.5, "of": members}, "again": members["a"],
-              "short": {"name": "length", "at_most": 1, "unit": "characters"}}  # fmt: skip
+              "short": {"name": "length", "at_most": 1, "unit": "characters"},
+              "tokens": {"name": "length", "at_most": 1}, "code": "code"}  # fmt: skip
     told = {"name": "two", "stages": stages, "compare": ["a", "b"], "compare_tasks": 60, "compare_rewards": beside}
     recipe.write_text(yaml.safe_dump(told))
     out = tmp_path / "two"
@@ -208,6 +209,9 @@ def test_reward_models_side_by_side(tmp_path):
     found = json.loads((out / "report.json").read_text())["reward_models"]
     assert list(found) == ["a", "b", "again", "ensemble", "short"]
     assert found["a"]["learnt_from"] == "lab/comparisons"
+    whole = json.loads((out / "report.json").read_text())
+    assert list(whole["left_out"]) == ["code", "tokens"]
+    assert whole["left_out"]["tokens"].startswith("120 of 120 answers could not be scored, the first because ")
     again = found.pop("again")
     assert all(again[key] == found["a"][key] for key in ("oracle", "oracle_on_clear_pairs", "labeller careful"))
     assert again["versus"]["mean"] == 0

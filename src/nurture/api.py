@@ -82,8 +82,10 @@ AWAITED = ("model.tokenizer", "ref", "teacher", "reward", "critic", "oracle")
 def _dry_run(recipe: Recipe, console: Console) -> None:
     """What each stage would do. A stage that starts from an earlier one is shown with that one's own start, whose
     shapes it shares. One that has an earlier one for a judge, a critic, a reference or a teacher has to wait for it."""
+    from .run import check_comparison
     from .show import header
 
+    check_comparison(recipe)
     starts: dict[str, Any] = {}
     for name, stage in recipe.stages.items():
         model = stage.model

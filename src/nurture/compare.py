@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from .comparison_page import SIDE_BY_SIDE, Cost, Trained, comparison_page, cost_cells, costs, short
-from .errors import InputError
+from .errors import InputError, NurtureError
 from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
 from .evaluate.exam import Exam, Examined, before_last, chosen_tasks, examine, p_value, report_json, steps
 from .evaluate.lab_judges import agreement_table, agrees, lab_pairs
@@ -27,13 +28,17 @@ from .evaluate.scoring import judge, load_reward_model
 from .evaluate.statistics import estimate, paired
 from .files import replace_synced
 from .models.load import resolve_model
-from .protocols import Scored
+from .protocols import Answer, Scored
 from .report import document, facts_table, section, text
 from .rewards import Reward, score_all
 from .show import printable
 
 SHOWN_FAMILIES = ("lookup", "arithmetic", "format", "unanswerable", "harmful", "benign", "followup")
 """Of these one task each is shown side by side; the report shows one of every family."""
+
+
+PORTION = 64
+"""Answers that a reward is asked about at once."""
 
 
 def compare_models(
@@ -108,7 +113,7 @@ def compare_reward_models(
 ) -> dict[str, Any]:
     """The same for reward models: two answers to each task of the exams, and how often each model prefers the one that
     the oracle does, with what it was learnt from and the verdict of its card. `rewards`, which may be made of these
-    models, stand beside them; an answer that one of them cannot score it does not prefer."""
+    models, stand beside them; one that cannot score every answer is left out, and why is said."""
     models = models or {}
     pairs = {exam.data: lab_pairs(exam) for exam in exams}
     found: dict[str, dict[str, dict[str, Any]]] = {data: {} for data in pairs}
@@ -121,12 +126,16 @@ def compare_reward_models(
             one, rated = judge(model, some.conversations())
             right[data][label] = agrees(one[0::2] - one[1::2], some.clear_gap).astype(float).tolist()
             found[data][label] = learnt | agreement_table(some, one, rated, model.criteria)
+    left_out: dict[str, str] = {}
     for label, reward in (rewards or {}).items():
-        make_ready(reward, None, stages=models, device=device, precision=precision)
+        try:
+            make_ready(reward, None, stages=models, device=device, precision=precision)
+            scores = {data: _scores_by(reward, some.to_reward()) for data, some in pairs.items()}
+        except NurtureError as error:
+            left_out[label] = str(error)
+            continue
         for data, some in pairs.items():
-            outcomes = score_all(reward, some.to_reward())
-            one = np.asarray([o.value if isinstance(o, Scored) else np.nan for o in outcomes])
-            one[np.isnan(one.reshape(-1, 2)).any(1).repeat(2)] = 0
+            one = scores[data]
             right[data][label] = agrees(one[0::2] - one[1::2], some.clear_gap).astype(float).tolist()
             found[data][label] = agreement_table(some, one, one[:, None], ())
     for data, rows in found.items():
@@ -140,6 +149,10 @@ def compare_reward_models(
     for data, rows in found.items():
         console.print(Text(f"\n{data}", style="bold"))
         console.print(reward_table(rows))
+    if left_out:
+        report["left_out"] = left_out
+        for label, why in left_out.items():
+            console.print(Text(f"compare_rewards.{label} is left out: {why}", style="yellow"))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         replace_synced(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
@@ -148,8 +161,23 @@ def compare_reward_models(
             for data, rows in found.items()
             for label, row in rows.items()
         ]
+        if left_out:
+            tables.append(section("left out", facts_table(left_out)))
         replace_synced(out / "report.html", document(title, [f"<h1>{text(title)}</h1>", *tables]).encode())
     return report
+
+
+def _scores_by(reward: Reward, answers: Sequence[Answer]) -> NDArray[np.float64]:
+    """What it gives to every answer, asked in portions, so that no more than `PORTION` share a deadline."""
+    outcomes = [
+        o for i in range(0, len(answers), PORTION) for o in score_all(reward, answers[i : i + PORTION], None, 1.0)
+    ]
+    lost = [outcome for outcome in outcomes if not isinstance(outcome, Scored)]
+    if lost:
+        raise InputError(
+            f"{len(lost)} of {len(answers)} answers could not be scored, the first because {lost[0].reason}."
+        )
+    return np.asarray([outcome.value for outcome in outcomes if isinstance(outcome, Scored)])
 
 
 def _learnt(run: Path) -> dict[str, Any]:

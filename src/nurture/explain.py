@@ -42,9 +42,9 @@ def explain(name: str, *, everything: bool = False) -> RenderableType:
     With `everything` also the fields that every stage has."""
     if name in ADAPTERS:
         return Group(*_page(name, ADAPTERS[name]), *_adapter_facts(name, ADAPTERS[name]))
-    own = named_object("page", name) if ":" in name else None
-    if inspect.isfunction(own):
-        told = inspect.getdoc(own) or f"def {own.__name__}{inspect.signature(own)}"
+    own = named_object("code", name) if ":" in name else None
+    if callable(own) and not inspect.isclass(own):
+        told = inspect.getdoc(own) or "(It has no docstring.)"
         return Group(Text(name, style="bold"), _indented(Text(told)), Text(), Text(f"reward={name}", style="dim"))
     if name in (*REWARDS, *ELSEWHERE) or is_reward_class(own):
         use = f"nurture train grpo model=DIR data=FILE 'reward={{name: {name}, ...}}'"
@@ -100,7 +100,7 @@ def _page(name: str, kind: type[BaseModel]) -> list[RenderableType]:
     own = {field: kind.model_fields[field] for field in own_fields(kind)}
     return [
         Text(name, style="bold"),
-        _indented(Text(_prose(inspect.getdoc(kind) or ""))),
+        _indented(Text(_prose(inspect.cleandoc(kind.__doc__ or "(It has no docstring.)")))),
         Text(),
         Text("Fields", style="bold"),
         _fields(own) if own else _indented(Text("none of its own")),
@@ -167,7 +167,7 @@ def _default(field: FieldInfo) -> str:
     value: Any = field.get_default(call_default_factory=True)
     if isinstance(value, str):
         return value
-    return json.dumps(value) if not hasattr(value, "model_fields") else "{…}"
+    return json.dumps(value, default=str) if not hasattr(value, "model_fields") else "{…}"
 
 
 def _pairs(pairs: Mapping[str, str]) -> RenderableType:

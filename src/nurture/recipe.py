@@ -39,7 +39,8 @@ from .methods import METHODS, Method, Online
 from .methods.method import Data
 from .named import listed_or_named
 from .rewards import AnyReward, Reward, reward_from, reward_name
-from .rewards.model import models_in
+from .rewards.local_judge import LocalJudge
+from .rewards.model import ModelReward, models_in
 from .types import roles_in
 from .yaml12 import Dumper, Tree, read_yaml
 
@@ -689,13 +690,22 @@ class Recipe(Section):
         if len({stage.processes for stage in self.stages.values()}) > 1:
             raise ValueError("stages: all stages of a run share its processes; give each the same 'processes'")
         models = {stage.model for stage in self.stages.values() if isinstance(stage.model, str)}
-        asked = [(f"compare_rewards.{name}", word) for name, r in self.compare_rewards.items() for word in models_in(r)]
-        for key, word in [*(("compare", word) for word in self.compare), *asked]:
+        inside = [
+            (f"compare_rewards.{name}", word) for name, r in self.compare_rewards.items() for word in models_in(r)
+        ]
+        for key, word in [*(("compare", word) for word in self.compare), *inside]:
             if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
                 raise ValueError(f"{key}: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
-        judges = [word for word in self.compare if word in self.stages and self.stages[word].method.trained == "reward"]
+        rewarding = {name for name, stage in self.stages.items() if stage.method.trained == "reward"}
+        judges = [word for word in self.compare if word in rewarding]
         if judges and len(judges) < len(self.compare):
             raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with other stages that are")
+        for name, reward in self.compare_rewards.items():
+            scoring, asked = set(models_in(reward, ModelReward)), set(models_in(reward, LocalJudge))
+            if wrong := sorted(word for word in scoring if word == "lab" or (word in names and word not in rewarding)):
+                raise ValueError(f"compare_rewards.{name}: {wrong[0]!r} is a language model and gives no scores")
+            if wrong := sorted(asked & rewarding):
+                raise ValueError(f"compare_rewards.{name}: {wrong[0]!r} is a reward model and cannot be asked in words")
         if self.compare_rewards and not judges:
             raise ValueError("compare_rewards: they stand beside reward models; name a stage that is one in 'compare'")
         if twice := self.compare_rewards.keys() & set(self.compare):

@@ -82,8 +82,7 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
     """Every stage in order, each in its own folder under `out`; returns the models by stage name."""
     began = time.monotonic()
     models: dict[str, Path] = {}
-    for data in recipe.compare_data if recipe.compare else ():
-        Exam(data, n=1).tasks()  # a name that the lab does not know is no news for the end of the run
+    check_comparison(recipe)
     first = next(iter(recipe.stages.values()))
     with from_environment(choose_device(first.device)) as processes:
         for name, stage in recipe.stages.items():
@@ -106,6 +105,17 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
                 )  # fmt: skip
         processes.barrier()
     return models
+
+
+def check_comparison(recipe: Recipe) -> None:
+    """What the comparison would not know or could not compute is no news for the end of a run."""
+    for data in recipe.compare_data if recipe.compare else ():
+        Exam(data, n=1).tasks()
+    for name, reward in recipe.compare_rewards.items():
+        try:
+            reward.check()
+        except InputError as error:
+            raise InputError(f"compare_rewards.{name}: {error}") from None
 
 
 def run_stage(

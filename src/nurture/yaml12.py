@@ -131,15 +131,20 @@ def _mapping(
         if not isinstance(key_node, yaml.ScalarNode):
             raise InputError(f"{place}: a key must be one word.")
         if _merges(key_node):
-            for other in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+            if inherited:
+                raise InputError(f"{place}: << is given twice; write <<: [*one, *other].")
+            others = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            for other in reversed(others):  # the first counts
                 if not isinstance(other, yaml.MappingNode):
                     raise InputError(f"{place}: << takes the keys of another mapping, such as <<: *name.")
-                inherited = _value(other, file, places, keys, (*above, node)) | inherited
+                inherited |= _value(other, file, places, keys, (*above, node))
             continue
         inside = (*keys, str(key_node.value))
         if inside[-1] in result:
             first = places[inside].rpartition(":")[2]
             raise InputError(f"{place}: {'.'.join(inside)} is given twice, first on line {first}; keep one.")
+        for replaced in [p for p in places if p[: len(inside)] == inside] if inside[-1] in inherited else ():
+            del places[replaced]
         places[inside] = place
         result[inside[-1]] = _value(value_node, file, places, inside, (*above, node))
     return inherited | result
