@@ -3,12 +3,13 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from nurture.compare import compare_models
+from nurture.compare import _labels, compare_models
 from nurture.comparison_page import Trained, _training
 from nurture.errors import InputError
 from nurture.evaluate.answers import Graded
@@ -136,6 +137,13 @@ def test_a_model_is_named_once(done):
     model = str(done[1] / "reader" / "model")
     with pytest.raises(InputError, match="to be compared twice"):
         compare_models([model, model], None, Console(quiet=True), title="x", exams=[Exam(n=2)])
+
+
+def test_folders_of_one_name_are_told_apart():
+    names = ["runs/a/ppo/model", "lab", "ppo", "ppo/model", "./ppo", "b/ppo"]
+    assert list(_labels(names, {"ppo": Path("x")})) == ["runs-a-ppo", "lab", "ppo", "ppo-2", "ppo-3", "b-ppo"]
+    assert list(_labels(["a/sft/model", "sft"], {})) == ["sft", "sft-2"]
+    assert list(_labels(["."], {})) == ["."]
 
 
 def test_stages_that_learnt_from_their_own_answers_stand_side_by_side(tmp_path):

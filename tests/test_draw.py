@@ -80,6 +80,18 @@ def test_online_dpo_in_two_rounds(tmp_path):
         assert list((tmp_path / "run" / stage / "drawn").iterdir()), "each round draws from its own model"
 
 
+def test_all_answers_to_a_task_are_a_ranking(tmp_path):
+    """As people order K answers for InstructGPT's reward model; a method of rated groups learns from the same."""
+    common = {**COMMON, "model": "start", "data": drawn("rankings")}
+    run(tmp_path, {"start": START, "judge": {**common, "method": "reward"}, "stable": {**common, "method": "stable"}})
+    out = tmp_path / "run"
+    rows = list(rows_of(out / "judge" / "drawn-0.jsonl"))
+    assert len({row["prompt"][0]["content"] for row in rows}) == len(rows) and max(len(r["ranks"]) for r in rows) > 2
+    for stage in ("judge", "stable"):
+        (told,) = (event["data"] for event in rows_of(out / stage / "events.jsonl") if event["event"] == "start")
+        assert f"{len(rows)} rows of format ranking, {len(rows)} kept" in told and "records made" not in told
+
+
 def test_a_curriculum_shows_the_easiest_tasks_first(tmp_path):
     grpo = {**COMMON, "method": "grpo", "model": "start", "num_generations": 2, "max_completion_length": 6}
     data = drawn("tasks", above=-0.5, below=0.9)
@@ -124,6 +136,13 @@ def test_what_cannot_be_is_one_sentence(tmp_path, words, sentence):
         api.train("sft", [TINY, *SHORT[:3], *words, f"out={tmp_path / 'refused'}"], console=QUIET)
     assert sentence in str(error.value)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_method_is_offered_what_it_learns_from():
+    words = ["data={path: lab/prompts, draw: {model: lab, keep: all}}"]
+    for method, keep in (("stable", "rankings"), ("dpo", "pairs"), ("reward", "pairs or keep: rankings")):
+        with pytest.raises(InputError, match=rf"method '{method}' cannot learn from; set keep: {keep}\.$"):
+            api.train(method, [TINY, *words], console=QUIET)
 
 
 def test_a_dry_run_draws_nothing(tmp_path):

@@ -248,7 +248,7 @@ def test_reward_models_side_by_side(tmp_path):
 
 
 def test_best_of_n_makes_rows_to_learn_from(tmp_path):
-    plan, out = BestOf(n=4, keep="pair", tasks=6, max_tokens=12), tmp_path / "pairs.jsonl"
+    plan, out = BestOf(n=4, keep="pairs", tasks=6, max_tokens=12), tmp_path / "pairs.jsonl"
     short = {"name": "length", "at_most": 45, "unit": "characters"}
     counts = api.best_of("lab", "lab/prompts", short, out, plan, precision="fp32", console=Console(quiet=True))
     rows = list(rows_of(out))
@@ -256,7 +256,7 @@ def test_best_of_n_makes_rows_to_learn_from(tmp_path):
     for row in rows:
         assert len(row["chosen"][0]["content"]) <= 45 < len(row["rejected"][0]["content"])
     with pytest.raises(InputError, match="nothing was written"):
-        none = BestOf(n=1, keep="above", least=2.0, tasks=2, max_tokens=4)
+        none = BestOf(n=1, keep="all", above=2.0, tasks=2, max_tokens=4)
         api.best_of("lab", "lab/prompts", short, tmp_path / "none.jsonl", none, console=Console(quiet=True))
 
 

@@ -140,7 +140,7 @@ def best_of(
     console: Console | None = None,
 ) -> dict[str, int]:
     """Answer tasks several times, score the answers with any reward and write what `plan` keeps of them:
-    `best_of("runs/sft/model", "lab/prompts", "lab", "good.jsonl", BestOf(n=16, keep="above", least=0.8))`. Returns how
+    `best_of("runs/sft/model", "lab/prompts", "lab", "good.jsonl", BestOf(n=16, keep="all", above=0.8))`. Returns how
     many there were of everything."""
     from .evaluate.best_of import BestOf, write_best_of
 

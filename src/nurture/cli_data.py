@@ -202,9 +202,9 @@ def best_of(
     out: Annotated[Path, typer.Argument(help="A .jsonl file.", metavar="OUT")],
     reward: Annotated[str, typer.Option(help="A reward by name, or YAML: '{name: model, model: DIR}'.")] = "lab",
     n: Annotated[int, typer.Option("-n", min=1, help="Answers to each task.")] = 8,
-    keep: Annotated[str, typer.Option(help="best, above, pair or ranking.")] = "best",
-    least: Annotated[float | None, typer.Option(help="Keep answers scored so or higher (best, above).")] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="At most so many of a task (above).")] = None,
+    keep: Annotated[str, typer.Option(help="best, all, pairs or rankings.")] = "best",
+    above: Annotated[float | None, typer.Option(help="Only where the score is higher.")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="At most so many of a task (all).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks.")] = None,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 256,
@@ -217,7 +217,7 @@ def best_of(
 
     written = Tree({})
     written.lay_over(f"reward={reward}")
-    plan = BestOf(n, keep, least, most, limit, temperature, max_tokens, seed)
+    plan = BestOf(n, keep, above, most, limit, temperature, max_tokens, seed)  # pyright: ignore[reportArgumentType]
     counts = api.best_of(model, tasks, written.value["reward"], out, plan)
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()), file=sys.stderr)
     print(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -219,15 +220,16 @@ def _reward_facts(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _labels(names: Sequence[str], models: Mapping[str, Path]) -> dict[str, str]:
-    """A short name for each: that of the stage, or of the folder (`runs/sft/model` is `sft`)."""
+    """A short name for each: that of the stage, or of the folder (`runs/sft/model` is `sft`; where that is taken,
+    `runs-sft`)."""
     labels: dict[str, str] = {}
+    stages = {name for name in names if name in models}
     for name in names:
-        parts = [part for part in Path(name).parts if part not in ("model", "/", ".", "..")]
-        label = name if name in models or not parts else parts[-1]
-        if label in labels:
-            label = "-".join(parts)
-        if label in labels or name in labels.values():
+        if name in labels.values():
             raise InputError(f"{name} is to be compared twice; name each model once.")
+        parts = [part for part in Path(name).parts if part not in ("model", "/", ".", "..")] or [name]
+        told = chain((parts[-1], "-".join(parts)), (f"{parts[-1]}-{i}" for i in count(2)))
+        label = name if name in stages else next(one for one in told if one not in labels and one not in stages)
         labels[label] = name
     return labels
 

@@ -111,6 +111,12 @@ OptionalReward = Annotated[
 ]
 
 
+KEPT: dict[str, Data] = {
+    "best": "conversation", "all": "conversation", "pairs": "pair", "rankings": "ranking", "tasks": "task",
+}  # fmt: skip
+"""What is kept of drawn answers, and what record it makes."""
+
+
 class Draw(Section):
     """Answers that a model gives to the tasks of a source before training begins, and which of them to learn from. They
     are drawn once, into the run folder; a later stage that asks for the same ones reads them there."""
@@ -127,16 +133,22 @@ class Draw(Section):
     """The most tokens of an answer."""
     reward: OptionalReward = None
     """What the answers are worth; by default `lab`, where the tasks are the lab's."""
-    keep: Literal["best", "all", "pairs", "tasks"] = "best"
+    keep: Literal["best", "all", "pairs", "rankings", "tasks"] = "best"
     """`best`: the best answer to each task (rejection sampling). `all`: every different one (ReST). `pairs`: the best
-    against the worst, where they differ (online DPO). `tasks`: the tasks themselves, with their mean score as a measure
-    of difficulty, for a method that learns from its own answers: the easier ones come first."""
+    against the worst, where they differ (online DPO). `rankings`: every different one, in the order of their scores
+    (reward models, `stable`). `tasks`: the tasks themselves, with their mean score as a measure of difficulty, for a
+    method that learns from its own answers: the easier ones come first."""
     above: Finite | None = None
-    """Only answers that score more than this; of pairs, the better one; of tasks, the mean."""
+    """Only answers that score more than this; of pairs and rankings, the best one; of tasks, the mean."""
     below: Finite | None = None
     """Only tasks whose mean score is less than this: what is always solved teaches nothing."""
     most: Count | None = None
     """At most so many answers of one task (ReST-EM takes 10)."""
+
+    @property
+    def kind(self) -> Data:
+        """What record the kept answers make."""
+        return KEPT[self.keep]
 
     @model_validator(mode="after")
     def _fits(self) -> Draw:
@@ -555,13 +567,11 @@ class Stage(Section):
 
     @model_validator(mode="after")
     def _draws_what_it_learns_from(self) -> Stage:
-        made = {"best": "conversation", "all": "conversation", "pairs": "pair", "tasks": "task"}
+        kinds = (self.method.data, *self.method.accepts)
         for source in self.data:
-            kind = made[source.draw.keep] if source.draw else self.method.data
-            if kind not in (self.method.data, *self.method.accepts):
-                wanted = [f"keep: {keep}" for keep, kind in made.items() if kind == self.method.data]
+            if source.draw and source.draw.kind not in kinds:
+                wanted = [f"keep: {keep}" for keep, kind in KEPT.items() if kind in kinds]
                 fitting = f"set {' or '.join(wanted)}" if wanted else "take draw out"
-                assert source.draw is not None
                 raise ValueError(
                     f"data: draw.keep is {source.draw.keep}, which method {self.method.name!r} cannot learn from; "
                     + fitting
@@ -696,6 +706,8 @@ class Recipe(Section):
         for key, word in [*(("compare", word) for word in self.compare), *inside]:
             if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
                 raise ValueError(f"{key}: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError("compare: one is named twice; name each once")
         rewarding = {name for name, stage in self.stages.items() if stage.method.trained == "reward"}
         judges = [word for word in self.compare if word in rewarding]
         if judges and len(judges) < len(self.compare):

@@ -351,7 +351,7 @@ def _read(
         if source.draw is not None and source.draw.keep != "tasks":
             assert drawn is not None, "what a model has to answer first is drawn before the set-up"
             made = Source(path=str(drawn[place]))
-            found, report, bad = read_source(made, (stage.method.data,), stage.on_bad_row)
+            found, report, bad = read_source(made, (source.draw.kind,), stage.on_bad_row)
             report = replace(report, source=f"{source.path} answered by {source.draw.model}")
         else:
             kinds = (stage.method.data, *stage.method.accepts)

@@ -155,8 +155,19 @@ def test_a_file_of_comparisons(folder, tmp_path):
     a, b = score(model, [chat("who", "it"), chat("who", "four")])
     assert found["subset names"] == float(a > b)
     path.write_text(json.dumps(rows[0] | {"rejected": "it is four"}) + "\n")
-    with pytest.raises(DataError, match=r"pairs\.jsonl:1 EQUAL"):
+    with pytest.raises(InputError, match=r"pairs\.jsonl:1 SAME_ANSWERS"):
         reward_bench(model, path)
+
+
+def test_a_file_of_rankings_is_one_of_comparisons(folder, tmp_path):
+    texts = ["it is four", "it is two", "it is", "i do not know"]
+    path = tmp_path / "rankings.jsonl"
+    path.write_text(json.dumps({"prompt": "what", "responses": texts, "ranks": [1, 2, 2, 4], "subset": "sums"}) + "\n")
+    model = load_reward_model(folder, precision="fp32")
+    first, second, third, last = score(model, [chat("what", text) for text in texts])
+    won = [first > second, first > third, first > last, second > last, third > last]
+    found = reward_bench(model, path)
+    assert found["rows"] == 5 and found["subset sums"] == pytest.approx(sum(won) / 5)
 
 
 def test_subsets_are_weighted_as_rewardbench_weights_them():

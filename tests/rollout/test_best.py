@@ -8,7 +8,7 @@ from nurture.errors import InputError
 from nurture.evaluate.best_of import BestOf
 from nurture.protocols import Failed, Scored, Unscorable
 from nurture.records import Conversation, Message, Task
-from nurture.rollout.best import Candidates, above, best, best_of, pair, ranking
+from nurture.rollout.best import Candidates, best_of, kept, pair, ranking
 
 TASKS = [Task((Message("user", f"question {i}"),), origin=f"tasks:{i}") for i in range(20)]
 
@@ -48,23 +48,23 @@ def test_what_is_kept():
     drawn, found = played()
     for texts, one in zip(drawn, found, strict=True):
         values = sorted({int(t) for t in texts} - {0, 1}, reverse=True)
-        said = [int(r.messages[-1].content) for r in above(one, 4, 2)]
-        assert said == [v for v in values if v >= 4][:2]
-        assert [int(r.messages[-1].content) for r in best(one)] == values[:1]
-        assert all(isinstance(r, Conversation) and r.origin == one.task.origin for r in above(one, 4))
-        pairs = pair(one)
+        said = [int(r.messages[-1].content) for r in kept(one, "all", 4, 2)]
+        assert said == [v for v in values if v > 4][:2]
+        assert [int(r.messages[-1].content) for r in kept(one, "best")] == values[:1]
+        assert all(isinstance(r, Conversation) and r.origin == one.task.origin for r in kept(one, "all", 4))
+        pairs = kept(one, "pairs")
         assert len(pairs) == (len(values) > 1)
         for row in pairs:
             assert int(row.chosen[0].content) == values[0] and int(row.rejected[0].content) == values[-1]
             assert row.margin == values[0] - values[-1] and row.prompt == one.task.prompt
-        for row in ranking(one):
+        for row in kept(one, "rankings"):
             assert row.ranks == tuple(range(1, len(values) + 1)) and row.scores == tuple(map(float, values))
 
 
 def test_equal_scores():
     found = best_of(TASKS[:1], lambda tasks, n: [["a", "b", "c"]], lambda answers: [Scored(1.0)] * 3, 3)[0]
     assert found.texts == ("a", "b", "c") and not pair(found) and not ranking(found)
-    assert best(found)[0].messages[-1].content == "a", "of equals the one drawn first"
+    assert kept(found, "best")[0].messages[-1].content == "a", "of equals the one drawn first"
     mixed = best_of(TASKS[:1], lambda tasks, n: [["a", "b", "c"]], lambda x: [Scored(0), Scored(1), Scored(0)], 3)[0]
     assert ranking(mixed)[0].ranks == (1, 2, 2)
 
@@ -72,8 +72,7 @@ def test_equal_scores():
 def test_plans_that_make_no_sense():
     for fields, told in [
         ({"keep": "bets"}, "Did you mean 'best'?"),
-        ({"keep": "above"}, "least: must be said"),
-        ({"keep": "pair", "least": 1.0}, "take it out"),
+        ({"keep": "pairs", "most": 1}, "set keep to all, or leave it out"),
     ]:
         with pytest.raises(InputError, match=told.replace("?", r"\?")):
             BestOf(**fields)

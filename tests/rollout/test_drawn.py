@@ -44,6 +44,10 @@ def test_what_is_chosen():
     assert said(kept(keep="all", most=1)) == ["a", "e", "h"]
     pairs = [(p["chosen"][0]["content"], p["rejected"][0]["content"], p["margin"]) for p in kept(keep="pairs")]
     assert pairs == [("a", "b", pytest.approx(0.1)), ("e", "d", 0.2)], "equal scores make no pair"
+    (easy, hard) = kept(keep="rankings")
+    assert easy["ranks"] == [1, 1, 3] and [r[0]["content"] for r in easy["responses"]] == ["a", "c", "b"]
+    assert hard["ranks"] == [1, 2, 3] and hard["scores"] == [0.2, 0.1, 0.0], "what has no score has no place"
+    assert kept(keep="rankings", above=0.2) == [easy], "where the best is above"
     assert [(t["task"], t["score"]) for t in kept(keep="tasks", above=0.25, below=0.9)] == [("flat", 0.5)]
     assert [t["score"] for t in kept(keep="tasks")][1] == pytest.approx(0.2), "what cannot be learnt from has a score"
     assert [t["task"] for t in kept(keep="tasks")] == ["easy", "hard", "flat"]

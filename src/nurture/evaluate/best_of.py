@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
@@ -19,23 +18,23 @@ from ..files import replace_synced
 from ..lab.datasets import open_dataset
 from ..records import Record, Task
 from ..rewards import reward_from, score_all
-from ..rollout.best import Candidates, above, best, best_of, pair, ranking
+from ..rollout.best import Keep, best_of, kept
 from .answers import draw_answers, open_to_talk
 from .ready import make_ready
 
 BLOCK = 64
 """Tasks that are answered and scored together."""
-KEEP = ("best", "above", "pair", "ranking")
 
 
 @dataclass(frozen=True, slots=True)
 class BestOf:
-    """How many answers to each task, how they are drawn, and what is kept: the `best` of each task, all `above` (scored
-    `least` or higher, at most `most` of a task), a `pair` of the best and the worst, or a `ranking`."""
+    """How many answers to each task, how they are drawn, and what is kept: the `best` of each task, `all` different
+    ones (at most `most` of a task), `pairs` of the best and the worst, or `rankings`; only what scores more than
+    `above`."""
 
     n: int = 8
-    keep: str = "best"
-    least: float | None = None
+    keep: Keep = "best"
+    above: float | None = None
     most: int | None = None
     tasks: int | None = None
     """Only so many of the tasks, from the first."""
@@ -44,20 +43,10 @@ class BestOf:
     seed: int = 42
 
     def __post_init__(self):
-        if self.keep not in KEEP:
-            raise InputError(f"keep: {self.keep!r} is none of {', '.join(KEEP)}.{did_you_mean(self.keep, KEEP)}")
-        if self.keep == "above" and self.least is None:
-            raise InputError("least: must be said for keep above, the score from which on an answer is kept.")
-        if self.least is not None and self.keep not in ("best", "above"):
-            raise InputError(f"least: a {self.keep} is made of good and bad answers; take it out.")
-
-    def kept(self, found: Candidates) -> Sequence[Record]:
-        if self.keep == "pair":
-            return pair(found)
-        if self.keep == "ranking":
-            return ranking(found)
-        least = -math.inf if self.least is None else self.least
-        return best(found, least) if self.keep == "best" else above(found, least, self.most)
+        if self.keep not in (words := get_args(Keep)):
+            raise InputError(f"keep: {self.keep!r} is none of {', '.join(words)}.{did_you_mean(self.keep, words)}")
+        if self.most is not None and self.keep != "all":
+            raise InputError("most: limits how many answers of a task are kept; set keep to all, or leave it out.")
 
 
 def write_best_of(
@@ -81,11 +70,11 @@ def write_best_of(
     with console.status(f"0 of {len(asked):,} tasks") as status:
         for first in range(0, len(asked), BLOCK):
             for found in best_of(asked[first : first + BLOCK], say, partial(score_all, judge), plan.n):
-                kept = plan.kept(found)
-                rows += [json.dumps(as_nurture(record), ensure_ascii=False) + "\n" for record in kept]
+                some = kept(found, plan.keep, plan.above, plan.most)
+                rows += [json.dumps(as_nurture(record), ensure_ascii=False) + "\n" for record in some]
                 counts["drawn"] += found.drawn
                 counts["different"] += len(found.texts)
-                counts["kept"] += len(kept)
+                counts["kept"] += len(some)
             status.update(f"{min(first + BLOCK, len(asked)):,} of {len(asked):,} tasks, {counts['kept']:,} rows kept")
     if not rows:
         raise InputError(f"keep: none of {counts['drawn']:,} answers makes a row ({plan.keep}); nothing was written.")

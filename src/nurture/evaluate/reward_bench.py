@@ -1,21 +1,21 @@
 """A reward model on a file of comparisons, counted as RewardBench counts. Lambert et al. 2024, arXiv:2403.13787.
 
-A row has `prompt`, `chosen` and `rejected` (text, or lists of messages) and may name its `subset`. A win is a strictly
-higher score: a model that gives everything the same score wins nothing. Subsets that all belong to RewardBench are
-averaged as there: rows count alike within a section, sections alike overall, and `math-prm` counts as much as the code
-subsets together. Any other subsets are weighted by their rows.
+The file may be in any format of comparisons or rankings that is known, and a row may name its `subset`. A win is a
+strictly higher score: a model that gives everything the same score wins nothing. Subsets that all belong to RewardBench
+are averaged as there: rows count alike within a section, sections alike overall, and `math-prm` counts as much as the
+code subsets together. Any other subsets are weighted by their comparisons.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.read import read_rows
-from ..errors import DataError, InputError
-from ..records import ROLES, Conversation, Message
+from ..data.load import load_records, row_of
+from ..data.read import Row
+from ..data.sources import open_source
+from ..records import Conversation, Pair
 from .scoring import RewardModel, score
 from .statistics import wilson
 
@@ -34,22 +34,16 @@ WEIGHTS = {"math-prm": 984}
 """Subsets that do not weigh as many as they have rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    chosen: Conversation
-    rejected: Conversation
-    subset: str
-
-
-def reward_bench(model: RewardModel, path: Path | str) -> dict[str, Any]:
-    """`accuracy` (as the subsets are weighted), its 95% interval over all rows, and the accuracy of every subset."""
-    pairs = [_pair(row.value, row.origin) for row in read_rows(path)]
-    if not pairs:
-        raise InputError(f"{path} has no row.")
-    chosen, rejected = score(model, [p.chosen for p in pairs]), score(model, [p.rejected for p in pairs])
+def reward_bench(model: RewardModel, source: Path | str) -> dict[str, Any]:
+    """`accuracy` (as the subsets are weighted), its 95% interval over all comparisons, and that of every subset."""
+    opened = open_source(source)
+    subsets = {opened.origin(row): str(row.value.get("subset", "")) for row in opened.scan() if isinstance(row, Row)}
+    pairs = [pair for pair in load_records(source, wants="pair").records if isinstance(pair, Pair)]
+    sides = [Conversation((*p.prompt, *said), origin=p.origin) for p in pairs for said in (p.chosen, p.rejected)]
+    scores = score(model, sides)
     wins: dict[str, list[bool]] = {}
-    for pair, a, b in zip(pairs, chosen, rejected, strict=True):
-        wins.setdefault(pair.subset, []).append(a > b)
+    for pair, a, b in zip(pairs, scores[0::2], scores[1::2], strict=True):
+        wins.setdefault(subsets[row_of(pair.origin)], []).append(a > b)
     return tally_subsets(wins)
 
 
@@ -73,26 +67,3 @@ def tally_subsets(wins: Mapping[str, list[bool]]) -> dict[str, Any]:
 
 def _weighted(values: Mapping[str, float], weights: Mapping[str, float], names: list[str]) -> float:
     return sum(values[n] * weights[n] for n in names) / sum(weights[n] for n in names)
-
-
-def _pair(row: Mapping[str, Any], origin: str) -> _Pair:
-    if missing := [key for key in ("prompt", "chosen", "rejected") if key not in row]:
-        raise DataError(origin, "MISSING", f"has no {missing[0]!r}; a comparison has prompt, chosen and rejected.")
-    prompt = _messages(row["prompt"], "user", origin, "prompt")
-    sides = [_messages(row[key], "assistant", origin, key) for key in ("chosen", "rejected")]
-    if sides[0] == sides[1]:
-        raise DataError(origin, "EQUAL", "the chosen and the rejected answer are the same.")
-    # Some files repeat the prompt at the beginning of both answers.
-    chosen, rejected = (side[len(prompt) :] if side[: len(prompt)] == prompt else side for side in sides)
-    both = (Conversation((*prompt, *answer), origin=origin) for answer in (chosen, rejected))
-    return _Pair(*both, subset=str(row.get("subset", "")))
-
-
-def _messages(value: Any, role: str, origin: str, key: str) -> tuple[Message, ...]:
-    if isinstance(value, str):
-        return (Message(role, value),)
-    if isinstance(value, list) and value and all(isinstance(m, dict) for m in value):
-        turns = [(m.get("role"), m.get("content")) for m in value]
-        if all(r in ROLES and isinstance(c, str) for r, c in turns):
-            return tuple(Message(str(r), str(c)) for r, c in turns)
-    raise DataError(origin, "WRONG_TYPE", f"{key!r} must be a text or a list of messages with role and content.")

@@ -1,7 +1,7 @@
 """Best of n: several answers to each task, scored, and what is worth keeping of them.
 
     found = best_of(tasks, say, judge, n=16)
-    rows = [row for one in found for row in above(one, 0.8)]      # rejection sampling
+    rows = [row for one in found for row in kept(one, "all", above=0.8)]      # rejection sampling
 
 Any reward will do. What is kept are records: answers to imitate (best-of-n distillation, rejection sampling, the
 improve step of ReST), or comparisons to learn from (DPO on a model's own answers). `nurture data best-of` and the
@@ -13,15 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import InputError
 from ..protocols import Answer, Outcome, Scored
-from ..records import Conversation, Message, Pair, Ranking, Task
+from ..records import Conversation, Message, Pair, Ranking, Record, Task
 
 Say = Callable[[Sequence[Task], int], Sequence[Sequence[str]]]
 """n answers to each task."""
 Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
 """One outcome per answer, in their order."""
+Keep = Literal["best", "all", "pairs", "rankings"]
+"""The best answer to a task to imitate, or every different one; the best against the worst; all of them in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +65,21 @@ def best_of(tasks: Sequence[Task], say: Say, judge: Judge, n: int) -> list[Candi
     return found
 
 
-def best(found: Candidates, least: float = -math.inf) -> list[Conversation]:
-    """The best answer to imitate; none where none is scored `least` or higher."""
-    return above(found, least, 1)
+def kept(found: Candidates, keep: Keep, above: float | None = None, most: int | None = None) -> Sequence[Record]:
+    """What to learn from, by `keep`, of candidates that score more than `above`, at most so many of one task."""
+    least = -math.inf if above is None else math.nextafter(above, math.inf)
+    match keep:
+        case "best":
+            return imitated(found, least, 1)
+        case "all":
+            return imitated(found, least, most)
+        case "pairs":
+            return pair(found, least)
+        case "rankings":
+            return ranking(found, least)
 
 
-def above(found: Candidates, least: float, most: int | None = None) -> list[Conversation]:
+def imitated(found: Candidates, least: float = -math.inf, most: int | None = None) -> list[Conversation]:
     """Rejection sampling: the answers scored `least` or higher, at most so many of them."""
     good = [text for text, score in zip(found.texts, found.scores, strict=True) if score >= least][:most]
     return [Conversation((*found.task.prompt, *_answer(text)), origin=found.task.origin) for text in good]
@@ -82,9 +94,10 @@ def pair(found: Candidates, least: float = -math.inf) -> list[Pair]:
     return [Pair(found.task.prompt, _answer(found.texts[0]), _answer(found.texts[-1]), margin, found.task.origin)]
 
 
-def ranking(found: Candidates) -> list[Ranking]:
-    """All candidates in order, equal scores tied, where one is better than another."""
-    if len(set(found.scores)) < 2:
+def ranking(found: Candidates, least: float = -math.inf) -> list[Ranking]:
+    """All candidates in order, equal scores tied, where one is better than another and the best is scored `least` or
+    higher."""
+    if len(set(found.scores)) < 2 or found.scores[0] < least:
         return []
     ranks = tuple(1 + sum(other > score for other in found.scores) for score in found.scores)
     texts = tuple(_answer(text) for text in found.texts)

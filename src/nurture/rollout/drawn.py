@@ -22,7 +22,7 @@ from ..protocols import Answer, Request, Sampling, Scored
 from ..recipe import Draw as Wanted
 from ..records import Message, Task
 from ..train.processes import Processes
-from .best import Candidates, above, best, pair
+from .best import Candidates, kept
 from .loop import Draw, Judge, Prompt, spoken
 
 CHUNK = 64
@@ -95,34 +95,27 @@ def read_drawn(path: Path) -> list[Row]:
     return [json.loads(line) for line in _lines(path)[1:]]
 
 
-def chosen(rows: Sequence[Row], wanted: Wanted) -> list[dict[str, Any]]:
-    """Rows of a data file: conversations, pairs, or tasks by their origin with their mean score. Kept is what scores
-    more than `above`."""
-    least = -math.inf if wanted.above is None else math.nextafter(wanted.above, math.inf)
+def chosen(drawn: Sequence[Row], wanted: Wanted) -> list[dict[str, Any]]:
+    """Rows of a data file: conversations, pairs, rankings, or tasks by their origin with their mean score. Kept is what
+    scores more than `above`."""
+    least = -math.inf if wanted.above is None else wanted.above
     below = math.inf if wanted.below is None else wanted.below
-    kept: list[dict[str, Any]] = []
-    for row in rows:
+    rows: list[dict[str, Any]] = []
+    for row in drawn:
         scored = [(str(a["text"]), float(a["score"])) for a in row["answers"] if "score" in a]
         found = Candidates.of(_task(row), scored, len(row["answers"]))
-        match wanted.keep:
-            case "best":
-                kept += map(as_nurture, best(found, least))
-            case "all":
-                kept += map(as_nurture, above(found, least, wanted.most))
-            case "pairs":
-                kept += map(as_nurture, pair(found, least))
-            case "tasks" if found.texts and least <= (mean := sum(s for _, s in scored) / len(scored)) < below:
-                kept.append({"task": row["task"], "score": mean})
-            case _:
-                pass
-    if not kept:
-        scores = [a["score"] for row in rows for a in row["answers"] if "score" in a]
+        if wanted.keep != "tasks":
+            rows += map(as_nurture, kept(found, wanted.keep, wanted.above, wanted.most))
+        elif found.texts and least < (mean := sum(s for _, s in scored) / len(scored)) < below:
+            rows.append({"task": row["task"], "score": mean})
+    if not rows:
+        scores = [a["score"] for row in drawn for a in row["answers"] if "score" in a]
         reach = f"between {min(scores):g} and {max(scores):g}" if scores else "not at all"
         raise InputError(
-            f"data: draw with keep: {wanted.keep} leaves nothing of {len(rows):,} tasks, whose answers scored {reach}; "
-            "change above or below, raise n, or begin with a better model."
+            f"data: draw with keep: {wanted.keep} leaves nothing of {len(drawn):,} tasks, whose answers scored "
+            f"{reach}; change above or below, raise n, or begin with a better model."
         )
-    return kept
+    return rows
 
 
 def _task(row: Row) -> Task:
