@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from nurture.cli import app
 from nurture.methods import METHODS
-from nurture.recipe import stage_from, take
+from nurture.recipe import load_recipe, stage_from, take
 from nurture.runs import METRICS
 
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md")), Path("benchmarks/README.md")]
@@ -61,3 +61,14 @@ def test_the_page_of_a_method_explains_each_metric_it_logs(name):
     general = {"ppo": of_critics, "grpo": of_rollouts - of_critics}.get(name, set())  # whose page the other one names
     told = set(re.findall(r"`([\w/]+)`", page))
     assert not {*METHODS[name].metrics, *general} - told
+
+
+def test_the_recipe_of_its_page_is_one(tmp_path):
+    (text,) = re.findall(r"```yaml\n(.*?)```", Path("docs/recipes.md").read_text(), re.DOTALL)
+    (tmp_path / "assistant.yaml").write_text(text)
+    stages = load_recipe(tmp_path / "assistant.yaml").stages
+    first, second = stages["judge"], stages["judge-2"]
+    assert second.seed == 1 and second == first.model_copy(update={"seed": 1})
+    assert {path.name for path in Path("recipes").glob("*.yaml")} - set(
+        re.findall(r"\[`([\w-]+\.yaml)`\]", Path("docs/recipes.md").read_text())
+    ) == {"demo.yaml"}
