@@ -48,8 +48,9 @@ def base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("base") / "model")
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[pytest.param(c, marks=[pytest.mark.long] if "-" in c else []) for c in CASES])
 def case(request):
+    """(Each kind of adapter while one works; its variants before a change lands.)"""
     declared(request.param)
     return request.param
 
