@@ -14,7 +14,7 @@ from typing import Any
 from .evaluate.answers import CRITERIA, by_family, criterion, per_task
 from .evaluate.exam import TEST, Examined, before_last, chosen_tasks, p_value, steps
 from .evaluate.statistics import Estimate, estimate, paired
-from .html_page import document, section, text
+from .html_page import colour, document, section, text
 from .report import EXPLOITED, STYLE, Series, by_distance, figure, mean, series_of
 from .runs import rows_of
 from .show import printable
@@ -140,7 +140,7 @@ def _bars(examined: Sequence[Examined]) -> str:
             parts.append(_bar(estimate(one.values(of)), f"{one.name}, {of}", number, y))
             y += BAR
         y += GAP
-    keys = "".join(f'<span class="key s{i % 5}">{text(one.name)}</span>' for i, one in enumerate(examined))
+    keys = "".join(f'<span class="key {colour(i)}">{text(one.name)}</span>' for i, one in enumerate(examined))
     return f'<p class="keys">{keys}</p>{"".join(parts)}</svg>'
 
 
@@ -176,7 +176,7 @@ def _bar(found: Estimate, name: str, number: int, y: float) -> str:
     middle, end = y + BAR / 2, NAMES + scale * found.mean
     told = f"{text(name)}: {found.mean:.3f} ± {found.se:.3f} (n = {found.n})"
     return (
-        f'<rect class="bar s{number % 5}" x="{NAMES}" y="{y + 2:.1f}" width="{max(end - NAMES, 1):.1f}" '
+        f'<rect class="bar {colour(number)}" x="{NAMES}" y="{y + 2:.1f}" width="{max(end - NAMES, 1):.1f}" '
         f'height="{BAR - 4}"><title>{told}</title></rect>'
         f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"/>'
         f'<text x="{max(high, end) + 6:.1f}" y="{middle + 4:.1f}">{found.mean:.2f}</text>'
@@ -298,7 +298,7 @@ def _score_by_parameters(found: Sequence[Cost]) -> str:
         told = f"{text(c.name)}: {c.score.mean:.3f} with {c.parameters:,} trained parameters"
         parts.append(f'<line class="range" x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}"/>')
         parts.append(
-            f'<circle class="bar s{number % 5}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{told}</title></circle>'
+            f'<circle class="bar {colour(number)}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{told}</title></circle>'
         )
         parts.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{text(c.name)}</text>')
     parts.append(f'<text x="{WIDTH / 2}" y="{TALL - 4}" text-anchor="middle">trained parameters</text>')
@@ -404,8 +404,7 @@ def short(text: str, most: int = 240) -> str:
 _STYLE = """
 .bars { width: 100%; max-width: 900px; font-size: 12px; }
 .bars .name { font-weight: 600; }
-.bar.s0 { fill: var(--s0); } .bar.s1 { fill: var(--s1); } .bar.s2 { fill: var(--s2); }
-.bar.s3 { fill: var(--s3); } .bar.s4 { fill: var(--s4); }
+.bar { fill: var(--series); }
 .range { stroke: var(--ink); stroke-width: 1.5; }
 .keys { margin: 0 0 .5rem; }
 .scores td, .scores th { font-variant-numeric: tabular-nums; padding-right: 1rem; }

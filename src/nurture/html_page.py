@@ -24,9 +24,17 @@ def section(title: str, content: str) -> str:
     return f"<section><h2>{text(title)}</h2>\n{content}\n</section>" if content else ""
 
 
+def colour(number: int) -> str:
+    """The class of a series, by its number: `--series` is its colour there."""
+    return f"s{number % COLOURS}"
+
+
 def cut(value: str, most: int) -> str:
     return value if len(value) <= most else value[: most - 1] + "…"
 
+
+COLOURS = 9
+"""So many series are told apart."""
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -41,11 +49,13 @@ _STYLE = """
 :root {
   --ink: #1c2024; --soft: #60646c; --paper: #fcfcfd; --card: #f2f3f5; --rule: #d9dbe0; --rest: #9aa3af;
   --s0: #1f6feb; --s1: #c2540a; --s2: #2f9e63; --s3: #8a4fc4; --s4: #b0297a;
+  --s5: #0e8a97; --s6: #8a6d00; --s7: #5b6472; --s8: #d1242f;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ink: #e8eaed; --soft: #a0a6b0; --paper: #14171a; --card: #1e2226; --rule: #363b42; --rest: #69707a;
     --s0: #6cb0ff; --s1: #ffa657; --s2: #6fd39a; --s3: #c5a0f0; --s4: #f08cc0;
+    --s5: #5fd0dc; --s6: #dcc04a; --s7: #a9b2bf; --s8: #ff7b72;
   }
 }
 * { box-sizing: border-box; }
@@ -65,4 +75,4 @@ svg text { fill: var(--soft); }
 .grid { stroke: var(--rule); }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, monospace; }
 .note { color: var(--soft); font-size: .8rem; }
-"""
+""" + "".join(f".s{i} {{ --series: var(--s{i}); }}\n" for i in range(COLOURS))

@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import readable_size, replace_synced
-from .html_page import document, section, text
+from .html_page import colour, document, section, text
 from .recipe import method_class
 from .runs import METRICS, Run, read_run, rows_of
 from .show import duration
@@ -186,9 +186,8 @@ def figure(title: str, meaning: str, series: Sequence[Series], across: str = "st
     drawn = [s for s in series if s.points]
     if not drawn:
         return ""
-    keys = (
-        "".join(f'<span class="key s{i % 5}">{text(s.name)}</span>' for i, s in enumerate(drawn)) if drawn[1:] else ""
-    )
+    named = [f'<span class="key {colour(i)}">{text(s.name)}</span>' for i, s in enumerate(drawn)]
+    keys = "".join(named) if drawn[1:] else ""
     caption = f"<figcaption><b>{text(title)}</b> {text(meaning)} {keys}</figcaption>"
     return f"<figure>{caption}{chart(drawn, across)}</figure>"
 
@@ -219,15 +218,13 @@ def chart(series: Sequence[Series], across: str = "step") -> str:
     for number, one in enumerate(series):
         points = thinned(one.points, POINTS)
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
-        parts.append(f'<polyline class="curve s{number % 5}" points="{path}"/>')
-        small = "dot" if len(points) <= 40 else "dot hidden"
+        parts.append(f'<polyline class="curve {colour(number)}" points="{path}"/>')
+        kind = f"{'dot' if len(points) <= 40 else 'dot hidden'} {colour(number)}"
         for step, value in points:
             x, y = at(step, value)
             at_x = f"{step:.0f}" if across == "step" else _number(step)
             told = f"{across} {at_x}: {text(one.name)} {_number(value)}"
-            parts.append(
-                f'<circle class="{small} s{number % 5}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>'
-            )
+            parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{told}</title></circle>')
     return "".join([*parts, "</svg>"])
 
 
@@ -391,15 +388,10 @@ th { font-weight: 500; color: var(--soft); white-space: nowrap; }
 .facts tr + tr, .events tr + tr { border-top: 1px solid var(--rule); }
 .events td:nth-child(-n+3) { white-space: nowrap; font-variant-numeric: tabular-nums; }
 figcaption { min-height: 2.6em; }
-.curve { fill: none; stroke-width: 1.75; stroke-linejoin: round; }
-.curve.s0 { stroke: var(--s0); } .curve.s1 { stroke: var(--s1); } .curve.s2 { stroke: var(--s2); }
-.curve.s3 { stroke: var(--s3); } .curve.s4 { stroke: var(--s4); }
-.dot.s0 { fill: var(--s0); } .dot.s1 { fill: var(--s1); } .dot.s2 { fill: var(--s2); }
-.dot.s3 { fill: var(--s3); } .dot.s4 { fill: var(--s4); }
+.curve { fill: none; stroke: var(--series); stroke-width: 1.75; stroke-linejoin: round; }
+.dot { fill: var(--series); }
 .dot.hidden { opacity: 0; } .dot.hidden:hover { opacity: 1; }
-.key::before { content: "\\25CF "; } .key { margin-left: .6em; white-space: nowrap; }
-.key.s0::before { color: var(--s0); } .key.s1::before { color: var(--s1); } .key.s2::before { color: var(--s2); }
-.key.s3::before { color: var(--s3); } .key.s4::before { color: var(--s4); }
+.key::before { content: "\\25CF "; color: var(--series); } .key { margin-left: .6em; white-space: nowrap; }
 section > pre { background: var(--card); padding: 1rem; border-radius: 8px; }
 .sample { margin-bottom: 1.25rem; border: 1px solid var(--rule); border-radius: 8px; padding: .75rem 1rem; }
 .sample .prompt { font-weight: 600; margin-bottom: .4rem; }
