@@ -142,6 +142,7 @@ def test_a_model_is_named_once(done):
 def test_folders_of_one_name_are_told_apart():
     names = ["runs/a/ppo/model", "lab", "ppo", "ppo/model", "./ppo", "b/ppo"]
     assert list(_labels(names, {"ppo": Path("x")})) == ["runs-a-ppo", "lab", "ppo", "ppo-2", "ppo-3", "b-ppo"]
+    assert _labels(["old/sft/model", "ppo"], {"sft": Path("x"), "ppo": Path("y")})["old-sft"] == "old/sft/model"
     assert list(_labels(["a/sft/model", "sft"], {})) == ["sft", "sft-2"]
     assert list(_labels(["."], {})) == ["."]
 

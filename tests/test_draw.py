@@ -126,6 +126,10 @@ def test_a_killed_drawing_goes_on(tmp_path):
         (["data={path: rows.jsonl, draw: {model: lab}}"], "data: draw: reward is missing"),
         (["data={path: lab/demonstrations, draw: {model: lab}}"], "holds Conversation records, but what is wanted"),
         (["data={path: lab/prompts, draw: {model: lab, below: 1}}"], "below chooses tasks"),
+        (
+            ["data={path: lab/prompts, kind: task, draw: {model: lab}}"],
+            "kind: what a model drew becomes what draw.keep",
+        ),
         (["data={path: lab/prompts, draw: {model: lab, most: 1}}"], "most limits how many answers"),
         (["data=lab/reasoning", "eval.data={path: lab/prompts, draw: {model: lab}}"], "draw makes training data"),
         (["data={path: lab/prompts, draw: {model: lab, max_completion_length: 9000}}"], "leaves no room for any"),

@@ -297,10 +297,13 @@ def test_a_mapping_takes_over_the_keys_of_another(tmp_path):
     assert tree.where(("one", "steps")).endswith(":5") and tree.where(("later", "steps")).endswith(":6")
     assert tree.where(("one", "data", "cap")).endswith(":1") and tree.where(("both", "seed")).endswith(":4")
     assert tree.where(("both", "steps")).endswith(":1") and tree.where(("whole", "data", "path")).endswith(":8")
+    path.write_text("a: &a {data: {cap: 1}}\nb: &b {data: {path: x}}\nc: {<<: [*a, *b]}\n")
+    nested = read_yaml(path)
+    assert nested.value["c"] == {"data": {"cap": 1}} and nested.where(("c", "data", "path")).endswith(":1")
     for text, told in [
         ("a: {<<: 3}", "merged.yaml:1: << takes the keys of another mapping, such as <<: *name."),
         ("a: &a\n  <<: *a\n", "merged.yaml:1: a value cannot contain itself."),
-        ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "merged.yaml:2: << is given twice; write <<: [*one, *other]."),
+        ("a: &a {}\nc: {<<: *a, <<: *a}", "merged.yaml:2: << is given twice; write <<: [*one, *other]."),
         ("a: &a {b: 1}\nc: {<<: *a, d: 1, d: 2}", "merged.yaml:2: c.d is given twice, first on line 2; keep one."),
     ]:
         path.write_text(text)

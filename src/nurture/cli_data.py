@@ -203,7 +203,7 @@ def best_of(
     reward: Annotated[str, typer.Option(help="A reward by name, or YAML: '{name: model, model: DIR}'.")] = "lab",
     n: Annotated[int, typer.Option("-n", min=1, help="Answers to each task.")] = 8,
     keep: Annotated[str, typer.Option(help="best, all, pairs or rankings.")] = "best",
-    above: Annotated[float | None, typer.Option(help="Only where the score is higher.")] = None,
+    above: Annotated[float | None, typer.Option(help="Only where the score, or that of the best, is higher.")] = None,
     most: Annotated[int | None, typer.Option(min=1, help="At most so many of a task (all).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks.")] = None,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,

@@ -170,15 +170,14 @@ def compare_reward_models(
 
 def _scores_by(reward: Reward, answers: Sequence[Answer]) -> NDArray[np.float64]:
     """What it gives to every answer, asked in portions, so that no more than `PORTION` share a deadline."""
-    outcomes = [
-        o for i in range(0, len(answers), PORTION) for o in score_all(reward, answers[i : i + PORTION], None, 1.0)
-    ]
-    lost = [outcome for outcome in outcomes if not isinstance(outcome, Scored)]
-    if lost:
-        raise InputError(
-            f"{len(lost)} of {len(answers)} answers could not be scored, the first because {lost[0].reason}."
-        )
-    return np.asarray([outcome.value for outcome in outcomes if isinstance(outcome, Scored)])
+    values: list[float] = []
+    for i in range(0, len(answers), PORTION):
+        outcomes = score_all(reward, answers[i : i + PORTION], None, 1.0)
+        if lost := [outcome for outcome in outcomes if not isinstance(outcome, Scored)]:
+            asked = f"the first {i + len(outcomes):,} answers"
+            raise InputError(f"{len(lost)} of {asked} could not be scored, one because {lost[0].reason}.")
+        values += [outcome.value for outcome in outcomes if isinstance(outcome, Scored)]
+    return np.asarray(values)
 
 
 def _learnt(run: Path) -> dict[str, Any]:
@@ -221,9 +220,9 @@ def _reward_facts(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _labels(names: Sequence[str], models: Mapping[str, Path]) -> dict[str, str]:
     """A short name for each: that of the stage, or of the folder (`runs/sft/model` is `sft`; where that is taken,
-    `runs-sft`)."""
+    `runs-sft`, or `sft-2`)."""
     labels: dict[str, str] = {}
-    stages = {name for name in names if name in models}
+    stages = set(models)
     for name in names:
         if name in labels.values():
             raise InputError(f"{name} is to be compared twice; name each model once.")

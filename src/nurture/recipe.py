@@ -196,7 +196,7 @@ class Source(Section):
     """Leave out labellers (column `labeller`) whose agreement with the majority of the others, as Cohen's kappa, is
     below this; 0.4 is usual."""
     draw: Draw | None = None
-    """The rows are tasks: let a model answer them first, and learn from its best answers."""
+    """The rows are tasks: let a model answer them first, and learn from what it answered."""
 
     @model_validator(mode="after")
     def _has_a_judge(self) -> Source:
@@ -210,6 +210,8 @@ class Source(Section):
     def _has_its_columns(self) -> Source:
         if self.task_column and self.draw is not None and self.draw.keep != "tasks":
             raise ValueError("task_column: what a model drew has no such column; leave draw or task_column out")
+        if self.kind and self.draw is not None:
+            raise ValueError("kind: what a model drew becomes what draw.keep says; leave kind out")
         return self
 
     @property

@@ -126,28 +126,41 @@ def _mapping(
 ) -> dict[str, Any]:
     inherited: dict[str, Any] = {}
     result: dict[str, Any] = {}
+    merged = False
     for key_node, value_node in sorted(node.value, key=lambda pair: not _merges(pair[0])):
         place = f"{file}:{_line(key_node)}"
         if not isinstance(key_node, yaml.ScalarNode):
             raise InputError(f"{place}: a key must be one word.")
         if _merges(key_node):
-            if inherited:
+            if merged:
                 raise InputError(f"{place}: << is given twice; write <<: [*one, *other].")
+            merged = True
             others = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             for other in reversed(others):  # the first counts
                 if not isinstance(other, yaml.MappingNode):
                     raise InputError(f"{place}: << takes the keys of another mapping, such as <<: *name.")
-                inherited |= _value(other, file, places, keys, (*above, node))
+                told: Places = {}
+                taken = _value(other, file, told, keys, (*above, node))
+                for key in taken.keys() & inherited.keys():
+                    _forget(places, (*keys, key))
+                places |= told
+                inherited |= taken
             continue
         inside = (*keys, str(key_node.value))
         if inside[-1] in result:
             first = places[inside].rpartition(":")[2]
             raise InputError(f"{place}: {'.'.join(inside)} is given twice, first on line {first}; keep one.")
-        for replaced in [p for p in places if p[: len(inside)] == inside] if inside[-1] in inherited else ():
-            del places[replaced]
+        if inside[-1] in inherited:
+            _forget(places, inside)
         places[inside] = place
         result[inside[-1]] = _value(value_node, file, places, inside, (*above, node))
     return inherited | result
+
+
+def _forget(places: Places, inside: tuple[str, ...]) -> None:
+    """The places of a value that another one takes the place of."""
+    for place in [p for p in places if p[: len(inside)] == inside]:
+        del places[place]
 
 
 def _merges(key: yaml.Node) -> bool:

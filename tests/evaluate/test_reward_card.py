@@ -167,6 +167,8 @@ def test_a_file_of_rankings_is_one_of_comparisons(folder, tmp_path):
     first, second, third, last = score(model, [chat("what", text) for text in texts])
     won = [first > second, first > third, first > last, second > last, third > last]
     found = reward_bench(model, path)
+    with pytest.raises(InputError, match="give a file; on the lab it is nurture eval MODEL"):
+        reward_bench(model, "lab/comparisons")
     assert found["rows"] == 5 and found["subset sums"] == pytest.approx(sum(won) / 5)
 
 

@@ -30,7 +30,7 @@ BLOCK = 64
 class BestOf:
     """How many answers to each task, how they are drawn, and what is kept: the `best` of each task, `all` different
     ones (at most `most` of a task), `pairs` of the best and the worst, or `rankings`; only what scores more than
-    `above`."""
+    `above`, or of which the best does."""
 
     n: int = 8
     keep: Keep = "best"

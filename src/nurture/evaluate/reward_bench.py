@@ -1,6 +1,6 @@
 """A reward model on a file of comparisons, counted as RewardBench counts. Lambert et al. 2024, arXiv:2403.13787.
 
-The file may be in any format of comparisons or rankings that is known, and a row may name its `subset`. A win is a
+The file may be in any format of comparisons or rankings that is recognised, and a row may name its `subset`. A win is a
 strictly higher score: a model that gives everything the same score wins nothing. Subsets that all belong to RewardBench
 are averaged as there: rows count alike within a section, sections alike overall, and `math-prm` counts as much as the
 code subsets together. Any other subsets are weighted by their comparisons.
@@ -15,6 +15,7 @@ from typing import Any
 from ..data.load import load_records, row_of
 from ..data.read import Row
 from ..data.sources import open_source
+from ..errors import InputError
 from ..records import Conversation, Pair
 from .scoring import RewardModel, score
 from .statistics import wilson
@@ -36,8 +37,10 @@ WEIGHTS = {"math-prm": 984}
 
 def reward_bench(model: RewardModel, source: Path | str) -> dict[str, Any]:
     """`accuracy` (as the subsets are weighted), its 95% interval over all comparisons, and that of every subset."""
+    if str(source).startswith("lab/"):
+        raise InputError(f"{source}: give a file; on the lab it is nurture eval MODEL data=lab/prompts-test.")
     opened = open_source(source)
-    subsets = {opened.origin(row): str(row.value.get("subset", "")) for row in opened.scan() if isinstance(row, Row)}
+    subsets = {opened.origin(row): str(row.value.get("subset") or "") for row in opened.scan() if isinstance(row, Row)}
     pairs = [pair for pair in load_records(source, wants="pair").records if isinstance(pair, Pair)]
     sides = [Conversation((*p.prompt, *said), origin=p.origin) for p in pairs for said in (p.chosen, p.rejected)]
     scores = score(model, sides)
