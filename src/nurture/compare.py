@@ -222,14 +222,12 @@ def _labels(names: Sequence[str], models: Mapping[str, Path]) -> dict[str, str]:
     """A short name for each: that of the stage, or of the folder (`runs/sft/model` is `sft`; where that is taken,
     `runs-sft`, or `sft-2`)."""
     labels: dict[str, str] = {}
-    stages = set(models)
     for name in names:
         if name in labels.values():
             raise InputError(f"{name} is to be compared twice; name each model once.")
         parts = [part for part in Path(name).parts if part not in ("model", "/", ".", "..")] or [name]
         told = chain((parts[-1], "-".join(parts)), (f"{parts[-1]}-{i}" for i in count(2)))
-        label = name if name in stages else next(one for one in told if one not in labels and one not in stages)
-        labels[label] = name
+        labels[name if name in models else next(one for one in told if one not in {*labels, *models})] = name
     return labels
 
 

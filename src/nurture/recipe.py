@@ -111,6 +111,8 @@ OptionalReward = Annotated[
 ]
 
 
+Keep = Literal["best", "all", "pairs", "rankings"]
+"""What to learn from of several answers to a task that were scored."""
 KEPT: dict[str, Data] = {
     "best": "conversation", "all": "conversation", "pairs": "pair", "rankings": "ranking", "tasks": "task",
 }  # fmt: skip
@@ -133,7 +135,7 @@ class Draw(Section):
     """The most tokens of an answer."""
     reward: OptionalReward = None
     """What the answers are worth; by default `lab`, where the tasks are the lab's."""
-    keep: Literal["best", "all", "pairs", "rankings", "tasks"] = "best"
+    keep: Literal[Keep, "tasks"] = "best"
     """`best`: the best answer to each task (rejection sampling). `all`: every different one (ReST). `pairs`: the best
     against the worst, where they differ (online DPO). `rankings`: every different one, in the order of their scores
     (reward models, `stable`). `tasks`: the tasks themselves, with their mean score as a measure of difficulty, for a

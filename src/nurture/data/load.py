@@ -68,7 +68,7 @@ class BadRows(InputError):
 
 
 def load_records(
-    source: str | Path,
+    source: str | Path | Opened,
     *,
     wants: Kind | Sequence[Kind],
     on_bad_row: OnBadRow = "error",

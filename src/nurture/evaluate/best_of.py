@@ -16,9 +16,10 @@ from ..data.load import load_records
 from ..errors import InputError, did_you_mean
 from ..files import replace_synced
 from ..lab.datasets import open_dataset
+from ..recipe import Keep
 from ..records import Record, Task
 from ..rewards import reward_from, score_all
-from ..rollout.best import Keep, best_of, kept
+from ..rollout.best import best_of, kept
 from .answers import draw_answers, open_to_talk
 from .ready import make_ready
 

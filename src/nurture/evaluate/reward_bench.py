@@ -41,7 +41,7 @@ def reward_bench(model: RewardModel, source: Path | str) -> dict[str, Any]:
         raise InputError(f"{source}: give a file; on the lab it is nurture eval MODEL data=lab/prompts-test.")
     opened = open_source(source)
     subsets = {opened.origin(row): str(row.value.get("subset") or "") for row in opened.scan() if isinstance(row, Row)}
-    pairs = [pair for pair in load_records(source, wants="pair").records if isinstance(pair, Pair)]
+    pairs = [pair for pair in load_records(opened, wants="pair").records if isinstance(pair, Pair)]
     sides = [Conversation((*p.prompt, *said), origin=p.origin) for p in pairs for said in (p.chosen, p.rejected)]
     scores = score(model, sides)
     wins: dict[str, list[bool]] = {}

@@ -13,18 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ..errors import InputError
 from ..protocols import Answer, Outcome, Scored
+from ..recipe import Keep
 from ..records import Conversation, Message, Pair, Ranking, Record, Task
 
 Say = Callable[[Sequence[Task], int], Sequence[Sequence[str]]]
 """n answers to each task."""
 Judge = Callable[[Sequence[Answer]], Sequence[Outcome]]
 """One outcome per answer, in their order."""
-Keep = Literal["best", "all", "pairs", "rankings"]
-"""The best answer to a task to imitate, or every different one; the best against the worst; all of them in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,8 @@ def best_of(tasks: Sequence[Task], say: Say, judge: Judge, n: int) -> list[Candi
 
 
 def kept(found: Candidates, keep: Keep, above: float | None = None, most: int | None = None) -> Sequence[Record]:
-    """What to learn from, by `keep`, of candidates that score more than `above`, at most so many of one task."""
+    """What to learn from (`recipe.Draw` has what the words say): answers that score more than `above`, at most so many
+    of one task, or pairs and rankings of which the best does."""
     least = -math.inf if above is None else math.nextafter(above, math.inf)
     match keep:
         case "best":

@@ -96,8 +96,8 @@ def read_drawn(path: Path) -> list[Row]:
 
 
 def chosen(drawn: Sequence[Row], wanted: Wanted) -> list[dict[str, Any]]:
-    """Rows of a data file: conversations, pairs, rankings, or tasks by their origin with their mean score. Kept is what
-    scores more than `above`."""
+    """Rows of a data file: conversations, pairs, rankings, or tasks by their origin with their mean score. `kept`
+    says which."""
     least = -math.inf if wanted.above is None else wanted.above
     below = math.inf if wanted.below is None else wanted.below
     rows: list[dict[str, Any]] = []
