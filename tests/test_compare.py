@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
+from nurture.api import _dry_run
 from nurture.compare import _labels, compare_models
 from nurture.comparison_page import Trained, _training
 from nurture.errors import InputError
@@ -67,6 +68,29 @@ def test_each_model_is_held_against_what_it_was_trained_from():
         for name, parent in (("lab", ""), ("sft", "lab"), ("dpo", "sft"), ("grpo", "sft"), ("other", "elsewhere"))
     )
     assert steps([lab, sft, dpo, grpo, other]) == [(lab, sft), (sft, dpo), (sft, grpo), (lab, other)]
+
+
+def test_a_long_comparison_is_not_taken_for_a_hanging_one(done, monkeypatch):
+    """The launcher ends a rank that shows no sign of life; with each answer comes one."""
+    recipe, out, _ = done
+    beats: list[str] = []
+    monkeypatch.setattr("nurture.run.heartbeat", lambda phase, step: beats.append(phase))
+    for kept in (out / "eval").iterdir():
+        kept.unlink()
+    run_recipe(recipe, out, Console(quiet=True))
+    assert beats.count("compare") > 2 * 2 * 28
+
+
+def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.delenv("NURTURE_TEST_KEY", raising=False)
+    judge = "{name: judge, url: 'http://127.0.0.1:1/v1', model: m, key_env: NURTURE_TEST_KEY}"
+    late = f"  late: {{method: grpo, model: answerer, data: lab/prompts, reward: {judge}, steps: 1}}\ncompare:"
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("compare:", late))
+    recipe, quiet = load_recipe(tmp_path / "recipe.yaml"), Console(quiet=True)
+    for go in (lambda: run_recipe(recipe, tmp_path / "out", quiet), lambda: _dry_run(recipe, quiet)):
+        with pytest.raises(InputError, match=r"^stages\.late\.reward: .*NURTURE_TEST_KEY"):
+            go()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_misspelt_data_set_is_told_before_anything_is_trained(done, tmp_path):

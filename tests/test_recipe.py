@@ -219,6 +219,15 @@ def test_every_fault_is_told_at_once_each_on_its_own_line(tmp_path):
     assert lines[2].startswith("recipe.yaml:5: stages.c.method is missing.")
 
 
+JUDGED = """name: x
+stages:
+  a: {{method: sft, data: x}}
+  r: {{method: reward, data: x}}
+  b:
+    {0}
+    method: ppo
+    data: lab/prompts
+"""
 JUDGES = "name: x\nstages: {a: {method: reward, data: x}}\ncompare: [a]\n"
 
 
@@ -235,15 +244,24 @@ JUDGES = "name: x\nstages: {a: {method: reward, data: x}}\ncompare: [a]\n"
         ("? {a: b}\n: c\n", "recipe.yaml:1: a key must be one word."),
         ("name: a/b\nstages: {a: {method: sft, data: x}}\n", "recipe.yaml:1: name must be one word of letters"),
         ("name: x\nstages: {}\n", "recipe.yaml:2: stages"),
-        ("name: x\nstages: {lab: {method: sft, data: x}}\n", "stages: 'lab' is the name of the embedded model"),
+        ("name: x\nstages: {lab: {method: sft, data: x}}\n", "recipe.yaml:2: stages: 'lab' is the name of the"),
         ("name: x\nstages: {../a: {method: sft, data: x}}\n", "must be one word of letters"),
         ("name: x\nstage: {}\n", "recipe.yaml:2: stage is not a field of a recipe. Did you mean 'stages'?"),
-        ("name: x\nstages: {a: {method: sft, data: x, model: a}}\n", "stages.a.model names itself"),
+        ("name: x\nstages: {a: {method: sft, data: x, model: a}}\n", "recipe.yaml:2: stages.a.model names itself"),
         (
             "name: x\nstages: {a: {method: sft, data: x, model: b}, b: {method: sft, data: x}}\n",
             "stages.a.model names 'b', which comes later",
         ),
-        ("name: x\nstages: {abc: {method: sft, data: x}}\ncompare: [abd]\n", "'abd' is no stage and no model. Did"),
+        (
+            "name: x\nstages: {abc: {method: sft, data: x}}\ncompare: [abd]\n",
+            "recipe.yaml:3: compare: 'abd' is no stage and no model. Did",
+        ),
+        (JUDGED.format("reward: {name: model, model: a}"), "recipe.yaml:6: stages.b.reward: 'a' is a language model"),
+        (JUDGED.format("reward: {name: model, model: lab}"), "stages.b.reward: 'lab' is a language model and gives no"),
+        (JUDGED.format("reward: {name: local-judge, model: r}"), "stages.b.reward: 'r' is a reward model and cannot"),
+        (JUDGED.format("oracle: {name: model, model: a}"), "recipe.yaml:6: stages.b.oracle: 'a' is a language model"),
+        (JUDGED.format("critic: a"), "recipe.yaml:6: stages.b.critic: 'a' is a language model and gives no scores"),
+        (JUDGED.format("steps: 3\n    epochs: 2"), "recipe.yaml:6: stages.b: steps and epochs are both set; keep one"),
         (
             JUDGES + "compare_rewards: {both: {name: sum, of: {a: {name: model, model: aa}}}}",
             "compare_rewards.both: 'aa' is no stage and no model. Did you mean 'a'?",
@@ -252,7 +270,7 @@ JUDGES = "name: x\nstages: {a: {method: reward, data: x}}\ncompare: [a]\n"
         (JUDGES + "compare_rewards: {b: {name: model, model: lab}}", "'lab' is a language model and gives no scores"),
         (JUDGES + "compare_rewards: {b: {name: local-judge, model: a}}", "'a' is a reward model and cannot be asked"),
         (JUDGES + "compare_rewards: {b: numbr}", "'numbr' is not a reward. Did you mean 'number'?"),
-        (JUDGES.replace("compare: [a]", "") + "compare_rewards: {b: number}", "name a stage that is one in 'compare'"),
+        (JUDGES.replace("compare: [a]", "") + "compare_rewards: {b: number}", "name one in 'compare'"),
         ("name: x\nstages: {a: {method: sft, data: x, processes: 2}, b: {method: sft, data: x}}\n", "same 'processes'"),
     ],
 )  # fmt: skip
@@ -319,6 +337,8 @@ def test_words_that_are_no_settings(tmp_path):
     assert refused_words("steps") == "'steps' is no setting; write key=value, such as learning_rate=1e-4."
     assert "is no setting" in refused_words("a..b=1")
     assert "steps and epochs are both set; keep one" in refused_words("data=x", "steps=3", "epochs=2")
+    taken_back = stage_from("sft", ["data=x", "epochs=2", "steps=3", "epochs=null"])
+    assert (taken_back.steps, taken_back.epochs) == (3, 1) and "epochs" not in taken_back.model_fields_set
     assert "data is missing. What to learn from" in refused_words("model=some/model")
     assert "data is a list; set it as a whole" in refused_words("data=[a, b]", "data.path=c")
     assert "the method is already given" in refused_words("method=lm")

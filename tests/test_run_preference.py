@@ -228,10 +228,12 @@ def test_reward_models_side_by_side(tmp_path):
     gap = found["b"]["oracle_on_clear_pairs"]["agreement"] - found["a"]["oracle_on_clear_pairs"]["agreement"]
     assert found["b"]["versus"]["mean"] == pytest.approx(gap)
     assert "beside a" in (out / "report.html").read_text()
-    recipe.write_text(yaml.safe_dump({"name": "two", "stages": stages, "compare": ["a"], "compare_tasks": 14,
-                                      "compare_data": ["lab/prompts-test", "lab/test"]}))  # fmt: skip
+    kept = str(out / "b" / "model")
+    told = {"name": "two", "stages": {"a": stages["a"]}, "compare": ["a", kept], "compare_tasks": 14}
+    recipe.write_text(yaml.safe_dump({**told, "compare_data": ["lab/prompts-test", "lab/test"]}))
     api.run(recipe, out=out, console=Console(quiet=True))
     both = json.loads((out / "report.json").read_text())
+    assert list(both["reward_models"]) == ["a", "b"]
     by_hand = api.compare([str(out / "a" / "model")], ["n=14"], console=Console(quiet=True))
     assert both["data"] == "lab/prompts-test" and by_hand["data"] == "lab/test"
     for key in ("oracle", "oracle_on_clear_pairs"):

@@ -82,10 +82,10 @@ AWAITED = ("model.tokenizer", "ref", "teacher", "reward", "critic", "oracle")
 def _dry_run(recipe: Recipe, console: Console) -> None:
     """What each stage would do. A stage that starts from an earlier one is shown with that one's own start, whose
     shapes it shares. One that has an earlier one for a judge, a critic, a reference or a teacher has to wait for it."""
-    from .run import check_comparison
+    from .run import check_ahead
     from .show import header
 
-    check_comparison(recipe)
+    check_ahead(recipe)
     starts: dict[str, Any] = {}
     for name, stage in recipe.stages.items():
         model = stage.model
@@ -158,7 +158,8 @@ def compare(
     written there. Returns what stands in the latter.
     """
     from .compare import compare_models, compare_reward_models
-    from .models.load import is_reward_model, resolve_model
+    from .models.load import resolve_model
+    from .models.vet import is_reward_model
 
     exam, where = read_exam(overrides)
     judges = [name for name in models if is_reward_model(resolve_model(name, {}))]
@@ -207,8 +208,9 @@ def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
     The words are those of `train sft` (or, with `method=lm`, of `train lm`).
     """
     from .evaluate.held_out import evaluate_loss
-    from .models.load import is_reward_model, resolve_model
+    from .models.load import resolve_model
     from .models.roles import LocalRoles
+    from .models.vet import is_reward_model
     from .setup import set_up
     from .train.optim import AdamW
     from .train.processes import Processes

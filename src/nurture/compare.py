@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,13 @@ def compare_models(
     exams: Sequence[Exam] = (Exam(),),
     device: str = "auto",
     precision: str = "auto",
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Examine each model, print the table and the side by side, and with `out` write `report.json` and `report.html`.
 
     `models` maps finished stages to their folders, `stages` to their methods, `parents` to what they were trained from;
-    `began` is when the work that the report is about began (monotonic clock). The first of the exams leads.
+    `began` is when the work that the report is about began (monotonic clock). The first of the exams leads. `alive` is
+    called now and then.
     """
     models, parents = models or {}, parents or {}
     began = time.monotonic() if began is None else began
@@ -69,7 +71,7 @@ def compare_models(
         exam.data: [
             examine(
                 label, name, exam, parent=parents.get(label, ""), stages=models, cache=out / "eval" if out else None,
-                console=console, device=device, precision=precision,
+                console=console, device=device, precision=precision, alive=alive,
             )
             for label, name in labels.items()
         ]
@@ -111,6 +113,7 @@ def compare_reward_models(
     exams: Sequence[Exam] = (Exam(),),
     device: str = "auto",
     precision: str = "auto",
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The same for reward models: two answers to each task of the exams, and how often each model prefers the one that
     the oracle does, with what it was learnt from and the verdict of its card. `rewards`, which may be made of these
@@ -124,14 +127,14 @@ def compare_reward_models(
         model = load_reward_model(folder, device=device, precision=precision)
         learnt = _learnt(Path(str(folder)).parent)
         for data, some in pairs.items():
-            one, rated = judge(model, some.conversations())
+            one, rated = judge(model, some.conversations(), alive)
             right[data][label] = agrees(one[0::2] - one[1::2], some.clear_gap).astype(float).tolist()
             found[data][label] = learnt | agreement_table(some, one, rated, model.criteria)
     left_out: dict[str, str] = {}
     for label, reward in (rewards or {}).items():
         try:
             make_ready(reward, None, stages=models, device=device, precision=precision)
-            scores = {data: _scores_by(reward, some.to_reward()) for data, some in pairs.items()}
+            scores = {data: _scores_by(reward, some.to_reward(), alive) for data, some in pairs.items()}
         except NurtureError as error:
             left_out[label] = str(error)
             continue
@@ -168,11 +171,11 @@ def compare_reward_models(
     return report
 
 
-def _scores_by(reward: Reward, answers: Sequence[Answer]) -> NDArray[np.float64]:
+def _scores_by(reward: Reward, answers: Sequence[Answer], alive: Callable[[], None]) -> NDArray[np.float64]:
     """What it gives to every answer, asked in portions, so that no more than `PORTION` share a deadline."""
     values: list[float] = []
     for i in range(0, len(answers), PORTION):
-        outcomes = score_all(reward, answers[i : i + PORTION], None, 1.0)
+        outcomes = score_all(reward, answers[i : i + PORTION], None, 1.0, alive)
         if lost := [outcome for outcome in outcomes if not isinstance(outcome, Scored)]:
             asked = f"the first {i + len(outcomes):,} answers"
             raise InputError(f"{len(lost)} of {asked} could not be scored, one because {lost[0].reason}.")

@@ -37,6 +37,7 @@ from .envs import speaker
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method, Online
 from .methods.method import Data
+from .models.vet import is_reward_model
 from .named import listed_or_named
 from .rewards import AnyReward, Reward, reward_from, reward_name
 from .rewards.local_judge import LocalJudge
@@ -56,6 +57,7 @@ NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+Epochs = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
 Name = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Tracker = Literal["tensorboard", "trackio", "wandb", "mlflow"]
@@ -455,8 +457,8 @@ class Stage(Section):
 
     steps: Count | None = None
     """How many updates to make. Instead of `epochs`."""
-    epochs: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1
-    """How often to go through the data."""
+    epochs: Annotated[Epochs, BeforeValidator(lambda value: value, json_schema_input_type=Epochs | None)] = 1
+    """How often to go through the data; `null` takes back what was said before, for `steps` in its place."""
     batch_size: Count = 16
     """Groups (a prompt with its responses) per update, over all processes. How they are cut to fit the memory
     (`tokens_per_micro`) does not change the result."""
@@ -527,7 +529,11 @@ class Stage(Section):
         """`{method: sft, train_on: last, ...}` -> `{method: {name: sft, train_on: last}, ...}`."""
         if not isinstance(value, Mapping):
             return cast(object, value)
-        written = dict(cast("Mapping[str, Any]", value))
+        written = {
+            key: value
+            for key, value in cast("Mapping[str, Any]", value).items()
+            if not (key == "epochs" and value is None)
+        }
         name = written.get("method")
         if not isinstance(name, str):
             return written
@@ -627,7 +633,7 @@ class Stage(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Stage:
         if self.steps is not None and "epochs" in self.model_fields_set:
-            raise ValueError("steps and epochs are both set; keep one")
+            raise ValueError("steps and epochs are both set; keep one, and set the other to null")
         return self
 
     @model_serializer(mode="wrap")
@@ -677,8 +683,8 @@ class Recipe(Section):
     stages: Annotated[dict[Name, Stage], Field(min_length=1)]
     """The stages by name. A stage's `model` may name an earlier one."""
     compare: list[Text] = []
-    """Models to compare at the end: stages, `lab`, folders or hub names. Of stages that are reward models it is how
-    often they agree with the oracle."""
+    """Models to compare at the end: stages, `lab`, folders or hub names. Of reward models it is how often they agree
+    with the oracle."""
     compare_rewards: dict[Name, AnyReward] = {}
     """Rewards to compare beside reward models, by names of your choice: an ensemble of the stages, a judge, a rule."""
     compare_data: Annotated[
@@ -690,6 +696,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Recipe:
+        """Each builds on earlier ones only."""
         if "lab" in self.stages:
             raise ValueError("stages: 'lab' is the name of the embedded model; call the stage something else")
         names = list(self.stages)
@@ -703,30 +710,53 @@ class Recipe(Section):
                 self.stages[name] = stage.model_copy(update={"learning_rate": rate})
         if len({stage.processes for stage in self.stages.values()}) > 1:
             raise ValueError("stages: all stages of a run share its processes; give each the same 'processes'")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_judge(self) -> Recipe:
+        """A reward model gives scores, a language model answers, and neither does the other's work."""
+        rewarding, names = self._reward_stages, {*self.stages, "lab"}
+        rewards = {f"compare_rewards.{name}": reward for name, reward in self.compare_rewards.items()}
+        for name, stage in self.stages.items():
+            rewards |= {f"stages.{name}.{key}": reward for key, reward in rewards_of(stage)}
+            if stage.critic in names - rewarding:
+                raise ValueError(f"stages.{name}.critic: {stage.critic!r} is a language model and gives no scores")
+        for key, reward in rewards.items():
+            scoring, asked = set(models_in(reward, ModelReward)), set(models_in(reward, LocalJudge))
+            if wrong := sorted(scoring & (names - rewarding)):
+                raise ValueError(f"{key}: {wrong[0]!r} is a language model and gives no scores")
+            if wrong := sorted(asked & rewarding):
+                raise ValueError(f"{key}: {wrong[0]!r} is a reward model and cannot be asked in words")
+        return self
+
+    @model_validator(mode="after")
+    def _comparison_fits(self) -> Recipe:
         models = {stage.model for stage in self.stages.values() if isinstance(stage.model, str)}
         inside = [
             (f"compare_rewards.{name}", word) for name, r in self.compare_rewards.items() for word in models_in(r)
         ]
         for key, word in [*(("compare", word) for word in self.compare), *inside]:
-            if word not in {*names, "lab", *models} and "/" not in word and not Path(word).exists():
-                raise ValueError(f"{key}: {word!r} is no stage and no model.{did_you_mean(word, (*names, 'lab'))}")
+            if word not in {*self.stages, "lab", *models} and "/" not in word and not Path(word).exists():
+                near = did_you_mean(word, (*self.stages, "lab"))
+                raise ValueError(f"{key}: {word!r} is no stage and no model.{near}")
         if len(set(self.compare)) < len(self.compare):
             raise ValueError("compare: one is named twice; name each once")
-        rewarding = {name for name, stage in self.stages.items() if stage.method.trained == "reward"}
-        judges = [word for word in self.compare if word in rewarding]
+        judges = [word for word in self.compare if self._is_reward_model(word)]
         if judges and len(judges) < len(self.compare):
-            raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with other stages that are")
-        for name, reward in self.compare_rewards.items():
-            scoring, asked = set(models_in(reward, ModelReward)), set(models_in(reward, LocalJudge))
-            if wrong := sorted(word for word in scoring if word == "lab" or (word in names and word not in rewarding)):
-                raise ValueError(f"compare_rewards.{name}: {wrong[0]!r} is a language model and gives no scores")
-            if wrong := sorted(asked & rewarding):
-                raise ValueError(f"compare_rewards.{name}: {wrong[0]!r} is a reward model and cannot be asked in words")
+            raise ValueError(f"compare: {judges[0]!r} is a reward model; compare it with others that are")
         if self.compare_rewards and not judges:
-            raise ValueError("compare_rewards: they stand beside reward models; name a stage that is one in 'compare'")
+            raise ValueError("compare_rewards: they stand beside reward models; name one in 'compare'")
         if twice := self.compare_rewards.keys() & set(self.compare):
             raise ValueError(f"compare_rewards: {min(twice)!r} is the name of a stage; call the reward something else")
         return self
+
+    @property
+    def _reward_stages(self) -> set[str]:
+        return {name for name, stage in self.stages.items() if stage.method.trained == "reward"}
+
+    def _is_reward_model(self, word: str) -> bool:
+        """A stage that becomes one, or a folder that holds one. (Of a hub name nobody knows before it is loaded.)"""
+        return word in self._reward_stages if word in self.stages else is_reward_model(word)
 
     def _adapter_of(self, stage: Stage) -> Adapter | None:
         """The adapter of the model, of an earlier stage or a folder, that this stage goes on training."""
@@ -742,8 +772,18 @@ class Recipe(Section):
     @property
     def compares_rewards(self) -> bool:
         """Whether what is compared at the end are reward models."""
-        first = self.stages.get(self.compare[0]) if self.compare else None
-        return first is not None and first.method.trained == "reward"
+        return bool(self.compare) and self._is_reward_model(self.compare[0])
+
+
+def rewards_of(stage: Stage) -> Iterator[tuple[str, Reward]]:
+    """Everything that judges answers for a stage, each with its key."""
+    if stage.reward is not None:
+        yield "reward", stage.reward
+    if stage.oracle is not None:
+        yield "oracle", stage.oracle
+    for draw in (source.draw for source in stage.data if source.draw):
+        assert draw.reward is not None, "a source with draw has a reward"
+        yield "data.draw.reward", draw.reward
 
 
 def references(stage: Stage) -> Iterator[tuple[str, str]]:
@@ -756,17 +796,11 @@ def references(stage: Stage) -> Iterator[tuple[str, str]]:
         yield "ref", stage.ref
     if stage.teacher is not None:
         yield "teacher", stage.teacher
-    if stage.reward is not None:
-        yield from (("reward", name) for name in models_in(stage.reward))
     if stage.critic is not None:
         yield "critic", stage.critic
-    if stage.oracle is not None:
-        yield from (("oracle", name) for name in models_in(stage.oracle))
+    yield from ((key, name) for key, reward in rewards_of(stage) for name in models_in(reward))
     yield from (("data", source.path) for source in stage.data)
-    for draw in (source.draw for source in stage.data if source.draw):
-        yield "data.draw.model", draw.model
-        assert draw.reward is not None, "a source with draw has a reward"
-        yield from (("data.draw.reward", name) for name in models_in(draw.reward))
+    yield from (("data.draw.model", source.draw.model) for source in stage.data if source.draw)
     yield from (("ptx_data", source.path) for source in stage.ptx_data or ())
     yield from (("eval.data", source.path) for source in stage.eval.data or ())
 
@@ -965,7 +999,8 @@ def _validated(kind: type[S], tree: Tree) -> S:
 def _sentence(kind: type[Stage] | type[Recipe], tree: Tree, fault: ErrorDetails) -> str:
     """`recipe.yaml:5: stages.sft.learning_rat is not a field of a stage or of 'sft'. Did you mean 'learning_rate'?`"""
     keys = _written_keys(tree, fault["loc"])
-    place = tree.where(keys)
+    about = re.match(r"[\w.-]+", str(fault.get("ctx", {}).get("error", "")))  # a fault between keys begins with one
+    place = tree.where([*keys, *about[0].split(".")] if about else keys)
     return f"{place}: {_told(kind, tree, keys, fault)}" if place else _told(kind, tree, keys, fault)
 
 

@@ -82,40 +82,45 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, fresh: bool = Fal
     """Every stage in order, each in its own folder under `out`; returns the models by stage name."""
     began = time.monotonic()
     models: dict[str, Path] = {}
-    check_comparison(recipe)
+    check_ahead(recipe)
     first = next(iter(recipe.stages.values()))
     with from_environment(choose_device(first.device)) as processes:
         for name, stage in recipe.stages.items():
             models[name] = _run_locked(stage, out / name, console, processes, models, fresh)
         if recipe.compare and processes.rank == 0:
-            heartbeat("compare", 0)
+            alive: Callable[[], None] = lambda: heartbeat("compare", 0)  # noqa: E731
+            alive()
             stages = {name: stage.method.name for name, stage in recipe.stages.items()}
             exams = [Exam(data, n=recipe.compare_tasks) for data in recipe.compare_data]
             if recipe.compares_rewards:
                 compare_reward_models(
                     recipe.compare, out, console, title=recipe.name, models=models,
                     rewards=recipe.compare_rewards, exams=exams, device=first.device, precision=first.precision,
+                    alive=alive,
                 )  # fmt: skip
             else:
                 compare_models(
                     recipe.compare, out, console, title=recipe.name, models=models, stages=stages,
                     parents={name: str(stage.model) for name, stage in recipe.stages.items()},
                     recipe=recipes.to_yaml(recipe), began=began, exams=exams,
-                    device=first.device, precision=first.precision,
+                    device=first.device, precision=first.precision, alive=alive,
                 )  # fmt: skip
         processes.barrier()
     return models
 
 
-def check_comparison(recipe: Recipe) -> None:
-    """What the comparison would not know or could not compute is no news for the end of a run."""
+def check_ahead(recipe: Recipe) -> None:
+    """What a later stage or the comparison would not know or could not compute is no news for the middle of a run."""
     for data in recipe.compare_data if recipe.compare else ():
         Exam(data, n=1).tasks()
-    for name, reward in recipe.compare_rewards.items():
+    rewards = {f"compare_rewards.{name}": reward for name, reward in recipe.compare_rewards.items()}
+    for name, stage in recipe.stages.items():
+        rewards |= {f"stages.{name}.{key}": reward for key, reward in recipes.rewards_of(stage)}
+    for key, reward in rewards.items():
         try:
             reward.check()
         except InputError as error:
-            raise InputError(f"compare_rewards.{name}: {error}") from None
+            raise InputError(f"{key}: {error}") from None
 
 
 def run_stage(

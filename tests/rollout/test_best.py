@@ -73,6 +73,9 @@ def test_plans_that_make_no_sense():
     for fields, told in [
         ({"keep": "bets"}, "Did you mean 'best'?"),
         ({"keep": "pairs", "most": 1}, "set keep to all, or leave it out"),
+        ({"keep": "all", "most": 0}, "most: must be at least 1, not 0."),
+        ({"n": 0}, "n: must be at least 1, not 0."),
+        ({"temperature": 0.0}, "temperature: must be more than 0"),
     ]:
         with pytest.raises(InputError, match=told.replace("?", r"\?")):
             BestOf(**fields)

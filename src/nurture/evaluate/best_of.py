@@ -44,6 +44,11 @@ class BestOf:
     seed: int = 42
 
     def __post_init__(self):
+        for name in ("n", "most", "tasks", "max_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name}: must be at least 1, not {value}.")
+        if not self.temperature > 0:
+            raise InputError(f"temperature: must be more than 0, not {self.temperature:g}.")
         if self.keep not in (words := get_args(Keep)):
             raise InputError(f"keep: {self.keep!r} is none of {', '.join(words)}.{did_you_mean(self.keep, words)}")
         if self.most is not None and self.keep != "all":

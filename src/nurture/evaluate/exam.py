@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,10 @@ def examine(
     console: Console | None = None,
     device: str = "auto",
     precision: str = "auto",
+    alive: Callable[[], None] = lambda: None,
 ) -> Examined:
     """Answer and grade. With a `cache` folder the grades are kept there, and read again while the model and the exam
-    are the same."""
+    are the same. `alive` is called at every answer."""
     loaded, template = open_to_talk(model, stages, device=device, precision=precision)
     key = digest_of({"model": loaded.digest, "exam": repr(exam), "dtype": str(loaded.model.dtype)})
     kept = cache / f"{name}{'' if exam.data == TEST else '-' + exam.data.replace('/', '-')}.json" if cache else None
@@ -87,16 +88,20 @@ def examine(
     total = len(tasks) * exam.samples
     console = console or Console(quiet=True)
     with console.status(f"{name}: 0 of {total} answers") as status:
+
+        def told(done: int) -> None:
+            status.update(f"{name}: {done} of {total} answers")
+            alive()
+
         answers = draw_answers(
             loaded.model, template, tasks, samples=exam.samples, temperature=exam.temperature,
-            max_tokens=exam.max_tokens, seed=exam.seed,
-            alive=lambda done: status.update(f"{name}: {done} of {total} answers"),
+            max_tokens=exam.max_tokens, seed=exam.seed, alive=told,
         )  # fmt: skip
     graded = grade_answers(tasks, answers)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        told = {"key": key, "model": loaded.digest, "data": exam.data, "answers": [one.to_json() for one in graded]}
-        replace_synced(kept, json.dumps(told, ensure_ascii=False).encode())
+        rows = {"key": key, "model": loaded.digest, "data": exam.data, "answers": [one.to_json() for one in graded]}
+        replace_synced(kept, json.dumps(rows, ensure_ascii=False).encode())
     return Examined(name, graded, parent)
 
 

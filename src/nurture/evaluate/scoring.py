@@ -130,7 +130,9 @@ def scorer(
     return scores
 
 
-def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def judge(
+    model: RewardModel, conversations: Sequence[Conversation], alive: Callable[[], None] = lambda: None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`[n]` one number for the last answer of each conversation, and `[M, C]` the scores it is made of: one for each
     answer, or of a process reward model one for each step."""
     if model.method.data == "steps":
@@ -143,7 +145,7 @@ def judge(model: RewardModel, conversations: Sequence[Conversation]) -> tuple[ND
         if group.length > model.max_length:
             too_long = f"has {group.length} tokens, more than the {model.max_length} positions of the reward model."
             raise DataError(conversation.origin, "TOO_LONG", too_long)
-    scores = score_groups(model.roles, model.method, groups, TOKENS, model.device)
+    scores = score_groups(model.roles, model.method, groups, TOKENS, model.device, alive)
     batch = Batch(tuple(groups))
     return model.method.judge(scores, batch).double().numpy(), scores.double().numpy()
 

@@ -21,7 +21,7 @@ from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
 from .fused import fuse
 from .heads import has_score_head, head_parameters, is_encoder, put_head, read_score_head, score_head
-from .vet import SEQ2SEQ, has_tokenizer, model_digest, read_settings, vet, vet_adapter, vet_settings, vet_tokenizer
+from .vet import SEQ2SEQ, has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
 
@@ -176,17 +176,6 @@ def download(name: str, files: Sequence[str] = MODEL_FILES) -> Path:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"model {name!r} is no folder here and could not be fetched from the hub: {reason}") from None
     return Path(folder)
-
-
-def is_reward_model(source: Path | str) -> bool:
-    """Whether a folder says that it holds a model which judges: one of ours, or a sequence classifier."""
-    folder = Path(source).expanduser()
-    for name in ("nurture_adapter.json", "config.json"):
-        if (folder / name).is_file():
-            settings = read_settings(folder / name)
-            kinds: list[str] = settings.get("architectures") or []
-            return "reward" in settings or any(kind.endswith("ForSequenceClassification") for kind in kinds)
-    return False
 
 
 def parameter_count(model: torch.nn.Module) -> int:

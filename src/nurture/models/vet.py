@@ -146,6 +146,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     return vet_settings(path, _mapping(path, settings))
 
 
+def is_reward_model(source: Path | str) -> bool:
+    """Whether a folder says that it holds a model which judges: one of ours, or a sequence classifier."""
+    folder = Path(source).expanduser()
+    for name in ("nurture_adapter.json", "config.json"):
+        if (folder / name).is_file():
+            settings = read_settings(folder / name)
+            kinds: list[str] = settings.get("architectures") or []
+            return "reward" in settings or any(kind.endswith("ForSequenceClassification") for kind in kinds)
+    return False
+
+
 def vet_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The same settings without their harmless private keys, at any depth. `path` only names them in messages."""
     kept: dict[str, Any] = {}
