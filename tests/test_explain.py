@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from nurture.adapters import ADAPTERS
+from nurture.envs import ENVS
 from nurture.errors import InputError
 from nurture.explain import explain, list_methods
 from nurture.methods import METHODS
@@ -84,9 +85,16 @@ def test_an_adapter_is_told_as_a_method_is(adapter):
     assert f"adapter={adapter}" in text and (not kind.peft_type or kind.peft_type in text)
 
 
-def test_the_list_names_every_method_adapter_and_reward():
+@pytest.mark.parametrize("env", ENVS)
+def test_an_environment_is_told_as_a_method_is(env):
+    text = told(explain(env), width=10_000)
+    assert words(inspect.getdoc(ENVS[env]) or "?") in words(text)
+    assert "max_turns = 4" in text and f"speaks as  {ENVS[env].role}" in text and f"{{name: {env}, " in text
+
+
+def test_the_list_names_every_method_adapter_reward_and_environment():
     text = told(list_methods())
-    assert all(name in text for name in (*METHODS, *ADAPTERS, *REWARDS, *ELSEWHERE))
+    assert all(name in text for name in (*METHODS, *ADAPTERS, *REWARDS, *ELSEWHERE, *ENVS))
     assert "Supervised fine-tuning on demonstrations" in text
 
 
@@ -120,6 +128,9 @@ def test_code_of_ones_own_has_a_page_too(tmp_path):
         "def worth(answers):\n"
         "    'As much as it has letters.'\n"
         "quick = lru_cache(worth)\n"
+        "class User:\n"
+        "    'Asks once more.'\n"
+        "    role = 'user'\n"
         "WORD = 'word'\n"
     )
     file = f"{tmp_path}/explained_rewards.py"
@@ -131,7 +142,9 @@ def test_code_of_ones_own_has_a_page_too(tmp_path):
     assert "Metrics" in told(explain(f"{file}:Mine"), width=10_000)
     page = told(explain(f"{file}:worth"), width=10_000)
     assert "As much as it has letters." in page and f"reward={file}:worth" in page
-    with pytest.raises(InputError, match=r"is no subclass of .*Method or .*Reward and no function"):
+    page = told(explain(f"{file}:User"), width=10_000)
+    assert "Asks once more." in page and f"env={{name: {file}:User, max_turns: 4}}" in page and "speaks as" in page
+    with pytest.raises(InputError, match=r"is no subclass of .*Method or .*Reward, no function and no environment"):
         explain(f"{file}:WORD")
 
 

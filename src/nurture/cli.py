@@ -252,7 +252,7 @@ def explain(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also the fields that every stage has.")] = False,
 ) -> None:
-    """What a method, an adapter or a reward does, also your own (file.py:name); without a name, which there are."""
+    """What a method, adapter, reward or environment does, also your own (file.py:name); without a name, all of them."""
     from rich.console import Console
 
     from .explain import explain, list_methods

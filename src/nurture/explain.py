@@ -1,4 +1,4 @@
-"""`nurture explain NAME`: the page of a method, an adapter or a reward as documentation, all of it from its class."""
+"""`nurture explain NAME`: the page of a method, an adapter, a reward or an environment, all of it from its class."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .adapters import ADAPTERS, Adapter
+from .envs import ENVS, speaker
 from .errors import InputError, did_you_mean
 from .methods import METHODS, Method
 from .named import named_object
-from .recipe import SECTIONS, Stage, method_class, own_fields
+from .recipe import SECTIONS, Environment, Stage, method_class, own_fields
 from .rewards.function import is_reward_class
 from .rewards.registry import ELSEWHERE, REWARDS, reward_class
 from .runs import METRICS
@@ -37,9 +38,8 @@ KNOWN_AS = {
 
 
 def explain(name: str, *, everything: bool = False) -> RenderableType:
-    """What a method, an adapter or a reward does, also your own (`file.py:name`), with its equation and paper; its
-    fields; the metrics a method logs.
-    With `everything` also the fields that every stage has."""
+    """What a method, an adapter, a reward or an environment does, also your own (`file.py:name`), with its equation and
+    paper; its fields; the metrics a method logs. With `everything` also the fields that every stage has."""
     if name in ADAPTERS:
         return Group(*_page(name, ADAPTERS[name]), *_adapter_facts(name, ADAPTERS[name]))
     own = named_object("code", name) if ":" in name else None
@@ -49,14 +49,17 @@ def explain(name: str, *, everything: bool = False) -> RenderableType:
     if name in (*REWARDS, *ELSEWHERE) or is_reward_class(own):
         use = f"nurture train grpo model=DIR data=FILE 'reward={{name: {name}, ...}}'"
         return Group(*_page(name, reward_class(name)), Text(use, style="dim"))
+    if name in ENVS or hasattr(own, "role"):
+        return Group(*_environment(name))
     if name not in METHODS and ":" not in name:
         if known := KNOWN_AS.get(name.lower().replace("_", "-")):
             raise InputError(f"{name} is {known}.")
-        pages = (*METHODS, *ADAPTERS, *REWARDS, *ELSEWHERE)
+        pages = (*METHODS, *ADAPTERS, *REWARDS, *ELSEWHERE, *ENVS)
         raise InputError(f"{name!r} has no page.{did_you_mean(name, pages)} There are {', '.join(pages)}.")
     if own is not None and not (inspect.isclass(own) and issubclass(own, Method)):
         raise InputError(
-            f"{name!r} is no subclass of nurture.methods.Method or nurture.rewards.Reward and no function."
+            f"{name!r} is no subclass of nurture.methods.Method or nurture.rewards.Reward, no function and no "
+            "environment with a role."
         )
     kind = method_class(name)
     parts = _page(name, kind)
@@ -123,16 +126,35 @@ def _adapter_facts(name: str, kind: type[Adapter]) -> list[RenderableType]:
     return [Text("Facts", style="bold"), _pairs(facts), Text(), use]
 
 
+def _environment(name: str) -> list[RenderableType]:
+    kind = speaker(name)
+    fields = {field: told for field, told in Environment.model_fields.items() if field != "name"}
+    use = f"nurture train grpo model=DIR data=FILE reward=REWARD 'env={{name: {name}, max_turns: 4}}'"
+    return [
+        Text(name, style="bold"),
+        _indented(Text(_prose(inspect.getdoc(kind) or "(It has no docstring.)"))),
+        Text(),
+        Text("Fields", style="bold"),
+        _fields(fields),
+        Text(),
+        Text("Facts", style="bold"),
+        _pairs({"speaks as": f"{kind.role}; what it says is no part of what is learnt"}),
+        Text(),
+        Text(use, style="dim"),
+    ]
+
+
 def list_methods() -> RenderableType:
-    """Every method, adapter and reward with the first sentence of its page."""
-    methods, adapters, rewards = (
+    """Every method, adapter, reward and environment with the first sentence of its page."""
+    methods, adapters, rewards, environments = (
         {name: _prose(inspect.getdoc(kind) or "").partition(". ")[0].rstrip(".") for name, kind in kinds.items()}
-        for kinds in (METHODS, ADAPTERS, REWARDS | {name: reward_class(name) for name in ELSEWHERE})
+        for kinds in (METHODS, ADAPTERS, REWARDS | {name: reward_class(name) for name in ELSEWHERE}, ENVS)
     )
     return Group(
         Text("Methods", style="bold"), _pairs(methods), Text(),
         Text("Adapters: what is trained of the model", style="bold"), _pairs(adapters), Text(),
         Text("Rewards: what an answer is worth", style="bold"), _pairs(rewards), Text(),
+        Text("Environments: who answers the model between its turns", style="bold"), _pairs(environments), Text(),
         Text("More on each: nurture explain NAME", style="dim"),
     )  # fmt: skip
 
