@@ -67,7 +67,7 @@ def ours(size: str, steps: int, discard: int, precision: str) -> None:
 
     measure.as_in_a_run()
     tokenizer = measure.tokenizer()
-    dtype = choose_precision(precision, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
+    dtype = choose_precision(precision, torch.device("cpu"))
     policy, reference = (measure.model(dtype, **SIZES[size]) for _ in range(2))
     layout = choose_layout(policy, 1024).layout
     models = {"policy": policy, "ref": reference.requires_grad_(False)}

@@ -29,12 +29,12 @@ class Forks:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
-    def train(self, method, *words, env=None, kill=None, groups_of=1, ranks=1, cwd="."):
+    def train(self, method, *words, env=None, kill=None, groups_of=1, ranks=1, threads=1, cwd="."):
         """(exit code, or minus the signal; output) of `nurture train METHOD WORDS`, killed, where `kill` is
         (file, rows, seconds), so long after the file has so many rows. With several `ranks` it runs in as many
         processes, as torchrun would start them (`kill` is rank 0's); the code is the first that is not 0."""
         asked = {"method": method, "words": words, "env": env or {}, "kill": kill, "groups_of": groups_of}
-        asked |= {"ranks": ranks, "cwd": str(cwd)}
+        asked |= {"ranks": ranks, "threads": threads, "cwd": str(cwd)}
         self.server.stdin.write(json.dumps(asked) + "\n")
         self.server.stdin.flush()
         answer = json.loads(self.server.stdout.readline())
@@ -108,6 +108,7 @@ def kill_when(pid, file, rows, seconds):
 
 
 def one(asked):
+    import torch
     from rich.console import Console
 
     import nurture.run
@@ -118,6 +119,7 @@ def one(asked):
     from nurture.types import Group
 
     os.environ.update(asked["env"])
+    torch.set_num_threads(asked["threads"])
     os.chdir(asked["cwd"])
     # Several tensor files a checkpoint, as a large model has.
     nurture.run.CheckpointStore = functools.partial(CheckpointStore, shard_bytes=1 << 17)

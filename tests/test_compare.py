@@ -70,6 +70,17 @@ def test_each_model_is_held_against_what_it_was_trained_from():
     assert steps([lab, sft, dpo, grpo, other]) == [(lab, sft), (sft, dpo), (sft, grpo), (lab, other)]
 
 
+def test_every_file_is_on_the_page_of_the_run_folder(done):
+    recipe, out, _ = done
+    page = Path("docs/run-folder.md").read_text()
+    for path in out.rglob("*"):
+        name = path.relative_to(out)
+        inside = name.relative_to(name.parts[0]) if name.parts[0] in recipe.stages else name
+        top = inside.parts[0] if inside.parts else ""
+        known = {"checkpoints": "`checkpoints/", "model": "`model/`", "eval": "`eval/"}
+        assert not top or known.get(top, f"`{top}`") in page, name
+
+
 def test_a_long_comparison_is_not_taken_for_a_hanging_one(done, monkeypatch):
     """The launcher ends a rank that shows no sign of life; with each answer comes one."""
     recipe, out, _ = done

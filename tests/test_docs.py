@@ -1,7 +1,10 @@
 """What the pages say can be typed: every command in them parses, every file and link they name exists."""
 
+import argparse
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,39 @@ def test_a_command_of_the_pages_parses(page, command):
         _, settings = take(settings, "out")
         _, settings = take(settings, "fresh")
         stage_from(words[0], settings)
+
+
+BENCHMARKS = sorted(
+    {
+        (name, arguments.strip())
+        for page in PAGES
+        for name, arguments in re.findall(
+            r"(?:python -m benchmarks\.(?=\w)|`(?=\w+ --))(\w+)( [^`#\n]*)?[`#\n]", page.read_text()
+        )
+        if (file := Path(f"benchmarks/{name}.py")).exists()
+        and (arguments.strip() or "parse_args" in file.read_text())  # what takes none would run
+    }
+)
+
+
+class Parsed(Exception):
+    """A benchmark has understood its arguments."""
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import:RuntimeWarning")
+@pytest.mark.parametrize("name, arguments", BENCHMARKS)
+def test_a_benchmark_of_the_pages_parses(name, arguments, monkeypatch):
+    parse = argparse.ArgumentParser.parse_args
+
+    def stop(parser, *given):
+        parse(parser, *given)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments)])
+    with pytest.raises(Parsed):
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

@@ -167,6 +167,15 @@ def test_two_processes_equal_one(forks, tmp_path):
         assert drawn[0] == drawn[1]
 
 
+def test_the_price_of_a_nat_is_written_as_it_is_steered(goals):
+    """By the recorded distances, one after the other, as Ziegler's rule has it."""
+    price = 0.05
+    for row in rows_of(goals["ppo"] / "metrics.jsonl"):
+        price *= 1 + 0.1 * min(max(row["kl"] / 0.1 - 1, -0.2), 0.2)
+        assert row["kl_coef"] == pytest.approx(price, rel=1e-6)
+    assert "kl_coef" not in next(iter(rows_of(goals["grpo"] / "metrics.jsonl")))
+
+
 # -- alarms ----------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +186,11 @@ def test_an_alarm_is_said_once_and_ends_a_run_that_is_to_stop(tmp_path):
     run("grpo", tmp_path / "warned", *more, reward)
     rung = [e for e in rows_of(tmp_path / "warned" / "events.jsonl") if e["event"] == "alarm"]
     assert [(e["step"], e["alarm"]) for e in rung] == [(2, "length")]
+    steered = (*more, reward, "alarms.length=null", "kl_target=1e-9", "num_iterations=1")
+    run("ppo", tmp_path / "far", *steered)  # five times such a target is passed at once
+    run("ppo", tmp_path / "told", *steered, "alarms.kl=100")
+    far, told = ([e.get("alarm") for e in rows_of(tmp_path / name / "events.jsonl")] for name in ("far", "told"))
+    assert "kl" in far and "kl" not in told
     assert "of the answers are cut off at max_completion_length" in rung[0]["reason"]
 
     words = (*more, reward, "alarms.stop=[length]")

@@ -53,6 +53,28 @@ def test_a_reference_asked_once_trains_as_one_in_memory(tmp_path):
     assert not (tmp_path / "live" / "ref_logp.safetensors").exists()
 
 
+def test_another_beta_asks_the_reference_nothing_new(tmp_path, monkeypatch):
+    monkeypatch.setenv("NURTURE_CACHE", str(tmp_path / "cache"))
+    run("dpo", tmp_path / "first", "data=lab/comparisons")
+    _, told = run("dpo", tmp_path / "told", "data=lab/comparisons", "beta=0.3")
+    events = [[row["event"] for row in rows_of(tmp_path / name / "events.jsonl")] for name in ("first", "told")]
+    assert [some.count("reference") for some in events] == [1, 0]
+    monkeypatch.setenv("NURTURE_CACHE", "")
+    _, alone = run("dpo", tmp_path / "alone", "data=lab/comparisons", "beta=0.3")
+    assert told == alone
+    monkeypatch.setenv("NURTURE_CACHE", str(tmp_path / "cache"))
+    run("dpo", tmp_path / "other", "data=lab/comparisons", "adapter=lora")
+    assert any(e["event"] == "reference" for e in rows_of(tmp_path / "other" / "events.jsonl"))
+
+
+def test_a_reference_asked_live_is_the_base_with_its_adapter_off(tmp_path):
+    words = ("data=lab/comparisons", "adapter=lora")
+    _, once = run("dpo", tmp_path / "once", *words)
+    _, live = run("dpo", tmp_path / "live", *words, "precompute_ref_log_probs=false")
+    for a, b in zip(once, live, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4) and a["margin"] == pytest.approx(b["margin"], abs=1e-4)
+
+
 def test_kto_finds_unrelated_answers(tmp_path):
     _, metrics = run("kto", tmp_path / "kto", "data=lab/comparisons")
     assert metrics[0]["loss"] == pytest.approx(0.5, abs=1e-4) and metrics[0]["kl"] == pytest.approx(0, abs=1e-4)

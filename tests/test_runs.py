@@ -93,13 +93,18 @@ def test_the_table_lists_every_run_below_a_folder(tmp_path):
     make_run(tmp_path / "a" / "sft", [START, event("finish", 130.0)], [2.0, 1.25])
     make_run(tmp_path / "b", [START], [3.0], method="lm")
     (tmp_path / "not-a-run").mkdir()
+    make_run(tmp_path / "a" / ".replaced", [START], [3.0])
+    make_run(tmp_path / "c", [START], [3.0])
+    (tmp_path / "c" / "config.yaml").write_text("method: [sft\n")
     runs = list_runs(tmp_path)
-    assert [(r.folder.relative_to(tmp_path).as_posix(), r.method) for r in runs] == [("a/sft", "sft"), ("b", "lm")]
+    named = [(r.folder.relative_to(tmp_path).as_posix(), r.method) for r in runs]
+    assert named == [("a/sft", "sft"), ("b", "lm"), ("c", "?")]
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(runs_table(runs, tmp_path))
     lines = console.export_text().splitlines()
     assert re.search(r"a/sft +sft +finished +2/1040 +1\.2500 +30\.0 s", lines[1])
     assert re.search(r"b +lm +interrupted +1/1040 +3\.0000", lines[2])
+    assert re.search(r"c +\? +damaged", lines[3])
     with pytest.raises(InputError, match="there is no such folder"):
         list_runs(tmp_path / "none")
 
@@ -149,7 +154,16 @@ def test_every_event_in_the_source_is_documented_and_every_documented_event_occu
 
 def test_every_file_a_run_writes_is_on_the_page():
     names = {"config.yaml", "data_report.json", "rejected.jsonl", "metrics.jsonl", "samples.jsonl", "events.jsonl"}
-    names |= {"model/", "finished.json", "report.html", "trackers.json", "tensorboard/", ".lock", "checkpoints/latest"}
+    names |= {
+        "model/",
+        "model/value/",
+        "finished.json",
+        "report.html",
+        "trackers.json",
+        "tensorboard/",
+        ".lock",
+        "checkpoints/latest",
+    }
     names |= {
         "checkpoints/step-NNNNNNNN/",
         "ref_logp.safetensors",

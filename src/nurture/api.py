@@ -107,8 +107,10 @@ def _show_setup(stage: Stage, title: str, stages: Mapping[str, Path], console: C
     from .play import is_game
     from .setup import describe, example, set_up
     from .show import header
+    from .trackers import require_trackers
     from .train.processes import Processes
 
+    require_trackers(stage.track)
     if is_game(stage):
         header(console, f"{stage.method.name} in {title}", describe_game(stage) | {"dry run": "nothing was played"})
         return
@@ -203,7 +205,8 @@ def read_exam(words: Sequence[str]) -> tuple[Exam, dict[str, str]]:
 
 
 def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Loss, perplexity and token accuracy of a model on a file: `evaluate("runs/sft/model", ["data=rows.jsonl"])`.
+    """Loss, perplexity and token accuracy of a model on a file: `evaluate("runs/sft/model", ["data=rows.jsonl"])`; with
+    how many rows these are of, how many had to be left out, and how many were cut to fit.
 
     The words are those of `train sft` (or, with `method=lm`, of `train lm`).
     """
@@ -227,7 +230,13 @@ def evaluate(model: str, overrides: Sequence[str] = ()) -> dict[str, float]:
     roles = LocalRoles({"policy": loaded}, {"policy": setup.layout.layout}, AdamW([]), Processes())
     groups = setup.first_epoch
     metrics = evaluate_loss(roles, stage.method, groups, tokens=setup.tokens_per_micro, device=setup.device)
-    counted = {"rows": len(groups), "trained_tokens": sum(r.trained_tokens for r in setup.reports)}
+    reports = setup.reports
+    counted = {
+        "rows": len(groups),
+        "left_out": sum(r.dropped_long + r.dropped_masked + sum(r.rejected.values()) for r in reports),
+        "cut": sum(r.truncated + r.cut_prompts for r in reports),
+        "trained_tokens": sum(r.trained_tokens for r in reports),
+    }
     return {name.removeprefix("eval/"): value for name, value in metrics.items()} | counted
 
 

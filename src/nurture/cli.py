@@ -7,6 +7,7 @@ process hung, or one or a reward was lost · 130 / 143 stopped by Ctrl-C / SIGTE
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -38,7 +39,7 @@ Model = Annotated[str, typer.Argument(help="A folder (runs/sft/model), 'lab' or 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 CHECKS_FAILED = 3
-GRADED = ("lab/test", "lab/reasoning", "lab/prompts", "lab/prompts-test")
+GRADED = ("lab/test", "lab/reasoning", "lab/reasoning-test", "lab/prompts", "lab/prompts-test")
 """Data sets with an oracle."""
 
 
@@ -208,7 +209,7 @@ def evaluate(
     """Measure a model: on the lab's test with its oracle; with data=FILE its loss on the rows of a file; with --pairs
     FILE how often a reward model prefers the better answer.
 
-    On the lab: n=500 tasks, data=lab/reasoning samples=16 temperature=1 for pass@k.
+    On the lab: n=500 tasks, data=lab/reasoning-test samples=16 temperature=1 for pass@k.
     """
     import json
 
@@ -224,7 +225,13 @@ def evaluate(
             found = report["reward_models"] if "reward_models" in report else report["models"]
             print(json.dumps(next(iter(found.values()))))
         return
-    measured = api.evaluate_reward(model, pairs) if pairs else api.evaluate(model, words)
+    if pairs:
+        where = dict(word.split("=", 1) for word in words if word.startswith(("device=", "precision=")))
+        if idle := [word for word in words if word.partition("=")[0] not in where]:
+            raise InputError(f"{idle[0]}: beside --pairs there are only device=… and precision=….")
+        measured = api.evaluate_reward(model, pairs, **where)
+    else:
+        measured = api.evaluate(model, words)
     if as_json:
         print(json.dumps(measured))
         return
@@ -368,7 +375,10 @@ def _launch_if_many(processes: int, out: Path) -> None:
         ranks = out.with_name(f".{out.name}.ranks")
         command = [sys.executable, "-m", "nurture", *sys.argv[1:]]
         # Reading and tokenising a large file may take many minutes before the first step.
-        raise typer.Exit(launch(command, processes, ranks, start_timeout=1800, step_timeout=300))
+        code = launch(command, processes, ranks, start_timeout=1800, step_timeout=300)
+        if code == InputError.exit_code and not any(out.rglob("config.yaml")):  # refused, and said why
+            shutil.rmtree(ranks, ignore_errors=True)
+        raise typer.Exit(code)
 
 
 CHAT_HELP = """\

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from .comparison_page import SIDE_BY_SIDE, Cost, Trained, comparison_page, cost_cells, costs, short
 from .errors import InputError, NurtureError
-from .evaluate.answers import CRITERIA, by_family, pass_values, per_task
+from .evaluate.answers import CRITERIA, by_family, pass_values, per_task, words
 from .evaluate.exam import Exam, Examined, before_last, chosen_tasks, examine, p_value, report_json, steps
 from .evaluate.lab_judges import agreement_table, agrees, lab_pairs
 from .evaluate.ready import make_ready
@@ -261,6 +261,7 @@ def table(examined: Sequence[Examined]) -> Table:
     passed = [pass_values(one.graded) for one in examined]
     for k in passed[0]:
         row(f"pass@{k}", [values.get(k, []) for values in passed])
+    row("words", [per_task(one.graded, words) for one in examined])
     shown.add_section()
     for family in by_family(examined[0].graded):
         row(family, [one.values("overall", family) for one in examined])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .evaluate.answers import CRITERIA, by_family, criterion, per_task
+from .evaluate.answers import CRITERIA, by_family, criterion, per_task, words
 from .evaluate.exam import TEST, Examined, before_last, chosen_tasks, p_value, steps
 from .evaluate.statistics import Estimate, estimate, paired
 from .html_page import colour, document, section, text
@@ -195,6 +195,8 @@ def _criteria(examined: Sequence[Examined]) -> str:
             rows.append(
                 _line(name, meaning, [per_task(graded, lambda g: float(g.declines)) for graded in some], before)
             )
+    length = [per_task(one.graded, words) for one in examined]
+    rows.append(_line("words", "of an answer; neither more nor less is better", length, before))
     return _score_table(examined, rows)
 
 

@@ -29,6 +29,7 @@ from .train.journal import Journal
 from .train.memory import peak_bytes
 from .train.optim import learning_rate
 from .train.precision import deterministic
+from .train.replace import forget
 
 NETWORK = "mlp"
 GREEDY_EPISODES = 100
@@ -54,15 +55,15 @@ def is_game(stage: Stage) -> bool:
     return any(source.path.startswith(GAME) for source in stage.data)
 
 
-def play_stage(stage: Stage, out: Path, console: Console) -> Path:
-    """Learn a game in the run folder `out`; returns its `model/`."""
+def play_stage(stage: Stage, player: Player | QPlayer, out: Path, console: Console) -> Path:
+    """Let the `player_of` the stage learn its game in the run folder `out`; returns its `model/`."""
     folder, inputs = out / "model", {"config": recipes.config_digest(stage)}
     if (out / "finished.json").exists() and json.loads((out / "finished.json").read_text()) == inputs:
         console.print(Text(f"{out} is finished already; fresh=true runs it again."))
         return folder
-    player = player_of(stage)
     assert stage.steps is not None
     replace_synced(out / "config.yaml", recipes.to_yaml(stage).encode())
+    forget(out)
     journal = Journal(out)
     journal.cut_back({})
     facts = describe(stage)

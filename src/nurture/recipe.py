@@ -305,7 +305,8 @@ class Alarms(Section):
     window: Annotated[int, Field(strict=True, ge=2)] = 8
     """How many rollouts count as one look."""
     kl: Bound | None = 0.5
-    """Nats per token from the reference beyond this: the model is becoming another one."""
+    """Nats per token from the reference beyond this: the model is becoming another one. By default five times ppo's
+    `kl_target`, where there is one."""
     hacking: Bound | None = 5.0
     """The reward is above, and the oracle below, where they stood when the oracle was at its best, each by so many
     standard errors: the reward is being exploited."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.text import Text
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from . import recipe as recipes
 from .adapters.adapter import ROLE
@@ -46,9 +48,9 @@ from .models.heads import classifier, has_score_head, tables_of
 from .models.layouts import Layout, choose_layout, set_layout
 from .models.roles import LocalRoles
 from .models.save import finish_replacing, model_card, save_adapter, save_model
-from .play import is_game, play_stage
+from .play import is_game, play_stage, player_of
 from .protocols import Answer, Outcome, Request, Sample, Sampler, Sampling
-from .recipe import DIGEST_IGNORES, Recipe, Stage
+from .recipe import DIGEST_IGNORES, Alarms, Recipe, Stage
 from .records import Message
 from .report import write_report
 from .rewards import Reward, score_all
@@ -60,6 +62,7 @@ from .setup import Setup, config_json, describe, example, set_up
 from .show import Progress, header, printable
 from .trackers import open_trackers, require_trackers
 from .train import reference
+from .train import replace as replace_run
 from .train.checkpoint import Checkpoint, CheckpointStore, SaveFailed
 from .train.context import Context, check_context, promise_after, refuse
 from .train.faults import failpoint
@@ -73,6 +76,9 @@ from .train.optim import OPTIMIZERS, learning_rate
 from .train.precision import choose_device
 from .train.processes import Processes, from_environment
 from .types import Batch, Group, Response, Step
+
+FAR = 5.0
+"""Times `kl_target` at which the alarm for the distance rings, where nothing else is said."""
 
 TIMING_SECONDS = 10.0
 """How often a `timing` event is written."""
@@ -139,23 +145,24 @@ def _run_locked(
     with lock_run(out) if writes else contextlib.nullcontext():
         try:
             require_trackers(stage.track)
-            if fresh and writes:
-                _clear(out)
+            if writes:
+                replace_run.recover(out)
+                if fresh:
+                    replace_run.set_aside(out)
             processes.barrier()
             _refuse_other_config(stage, out)
-            if is_game(stage):
-                return play_stage(stage, out, console)
-            heartbeat("draw", 0)
-            say: Callable[[str], None] = lambda text: console.print(Text(printable(text)))  # noqa: E731
-            drawn = Drawing(stage, out, stages, processes, say).sources()
-            heartbeat("set-up", 0)
-            forget_peak(choose_device(stage.device))
-            setup = set_up(stage, processes, stages=stages, drawn=drawn)
-        except NurtureError:
+            game = player_of(stage) if is_game(stage) else None
+            run = None if game else _set_up_run(stage, out, console, processes, stages)
+        except BaseException as error:
             if writes:
                 _leave_no_trace(out)
+            if isinstance(error, KeyboardInterrupt):
+                told = f"Stopped before the first step of {out}; give the same command to go on."
+                raise Interrupted(told, signal.SIGINT) from None
             raise
-        run = _Run(stage, out, console, setup, processes)
+        if run is None:
+            assert game is not None, "what is no run is a game"
+            return play_stage(stage, game, out, console)
         try:
             return run.finish()
         except Exception as error:
@@ -170,10 +177,24 @@ def _run_locked(
             raise ending from error
 
 
+def _set_up_run(stage: Stage, out: Path, console: Console, processes: Processes, stages: Mapping[str, Path]) -> _Run:
+    """A run that nothing is known to stop."""
+    heartbeat("draw", 0)
+    say: Callable[[str], None] = lambda text: console.print(Text(printable(text)))  # noqa: E731
+    drawn = Drawing(stage, out, stages, processes, say).sources()
+    heartbeat("set-up", 0)
+    forget_peak(choose_device(stage.device))
+    run = _Run(stage, out, console, set_up(stage, processes, stages=stages, drawn=drawn), processes)
+    run.check()
+    return run
+
+
 def _as_sentence(error: Exception, out: Path) -> NurtureError | None:
     """The error of the machine (a full disk, no memory) as one of ours; None for a fault of the program."""
     if isinstance(error, NurtureError):
         return error
+    if isinstance(error, SafetensorError):  # a tensor file that could not be written: the disk
+        return InputError(f"{out}: {error}. What was saved before is intact; make room, and the same command goes on.")
     if is_out_of_memory(error):
         return InputError(
             "Out of memory outside a micro-batch; try precision: bf16 or a smaller model. What was saved is intact."
@@ -185,24 +206,12 @@ def _as_sentence(error: Exception, out: Path) -> NurtureError | None:
 
 
 def _leave_no_trace(out: Path) -> None:
-    """A run that was refused before it began leaves nothing behind."""
+    """A run that ended before it began leaves nothing behind, and nothing replaced."""
+    replace_run.put_back(out)
     if not (out / "config.yaml").exists():
         (out / ".lock").unlink(missing_ok=True)
         if not any(out.iterdir()):
             out.rmdir()
-
-
-def _clear(out: Path) -> None:
-    """Forget a run, and nothing that is not one."""
-    if any(out.iterdir()) and not (out / "config.yaml").exists() and {p.name for p in out.iterdir()} - {".lock"}:
-        raise InputError(f"{out} is not a run folder (it has no config.yaml); fresh=true deletes run folders only.")
-    for path in out.iterdir():
-        if path.name == ".lock":
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _refuse_other_config(stage: Stage, out: Path) -> None:
@@ -242,6 +251,8 @@ class _Run:
     """Those that have rung, with what they said."""
     alarmed: str = ""
     """What the alarm said that ends the run."""
+    finished: bool = False
+    """Whether the folder holds the whole run already."""
     unscored: bool = False
     """Whether it was said already that some answers have no score."""
 
@@ -275,12 +286,29 @@ class _Run:
         world = self.processes.world_size
         self.context = Context.here(config_json(stage), setup.data_digests(), setup.device, world)
 
+    def check(self) -> None:
+        """What would stop it later, found before anything is written: a folder begun under other conditions, a disk
+        that cannot hold what will be saved."""
+        self.finished = self._is_finished()
+        if self.finished:
+            return
+        if (before := self.store.newest_context()) is not None:
+            refuse(check_context({"context": before}, self.context, harmless=DIGEST_IGNORES), self.out)
+        stage, loaded = self.stage, self.setup.loaded
+        if self.processes.rank == 0 and stage.checkpoint.on_save_error == "stop":
+            saved = self.setup.cast.trained.values() if loaded.is_peft else loaded.model.parameters()
+            self.store.require_room(
+                sum(tensor.nbytes for tensor in self._tensors().values()),
+                saves=-(-self.setup.steps // stage.checkpoint.every),
+                besides=sum(parameter.nbytes for parameter in saved),
+            )
+
     # -- the story ----------------------------------------------------------------------------------------------
 
     def finish(self) -> Path:
         """From wherever the folder stands to a finished model."""
         model = self.out / "model"
-        if self._is_finished():
+        if self.finished:
             self._say(f"{self.out} is finished already; fresh=true runs it again.")
             return model
         if self.processes.rank == 0:
@@ -301,6 +329,7 @@ class _Run:
     def _begin(self) -> None:
         if self.processes.rank == 0:
             replace_synced(self.out / "config.yaml", recipes.to_yaml(self.stage).encode())
+            replace_run.forget(self.out)
             if self.setup.rejected:
                 write_rejected(self.out / "rejected.jsonl", self.setup.rejected)
             reports = [r.to_json() for r in [*self.setup.reports, *self.setup.eval_reports]]
@@ -335,19 +364,17 @@ class _Run:
         model, layout = (setup.ref or setup.loaded).model, self._ref_layout()
         shown = setup.shown
         groups = [*(setup.train[place] for place in shown), *setup.held_out]
-        how = f"{setup.dtype} {layout} {setup.tokens_per_micro}"
+        context, adapter = self.context, self.stage.adapter
+        where = [context.versions, context.device, context.threads, adapter and adapter.model_dump(mode="json")]
+        how = f"{setup.dtype} {layout} {setup.tokens_per_micro} {digest_of(where)}"
         key = reference.content_key(setup.ref_digest or setup.loaded.digest, how, groups)
         if self.processes.rank == 0 and reference.kept(path, key) is None:
-            self._say(f"Asking the reference about {sum(len(g.responses) for g in groups):,} answers.")
-            began = time.monotonic()
-            adapter = ROLE if setup.ref else start_of(setup.loaded, fresh=self.stage.adapter is not None)
-            with active(model, adapter):
-                logp = reference.ask(
-                    model, layout, groups, setup.tokens_per_micro, setup.device, alive=lambda: heartbeat("reference", 0)
-                )
+            if (logp := reference.cached(key)) is not None:
+                self._say("What the reference says of the answers is known from an earlier run.")
+            else:
+                logp = self._asked(model, layout, groups)
+                reference.cache(key, logp)
             reference.keep(path, key, logp)
-            seconds = round(time.monotonic() - began, 3)
-            self.journal.emit("reference", {"answers": len(groups), "tokens": len(logp), "seconds": seconds})
         self.processes.barrier()
         logp = reference.kept(path, key)
         assert logp is not None, "rank 0 has just written it"
@@ -356,6 +383,19 @@ class _Run:
             setup.train[place] = group
         setup.held_out = groups[len(shown) :]
         setup.ref = None
+
+    def _asked(self, model: PreTrainedModel, layout: Layout, groups: Sequence[Group]) -> reference.Logp:
+        setup = self.setup
+        self._say(f"Asking the reference about {sum(len(g.responses) for g in groups):,} answers.")
+        began = time.monotonic()
+        adapter = ROLE if setup.ref else start_of(setup.loaded, fresh=self.stage.adapter is not None)
+        with active(model, adapter):
+            logp = reference.ask(
+                model, layout, groups, setup.tokens_per_micro, setup.device, alive=lambda: heartbeat("reference", 0)
+            )
+        seconds = round(time.monotonic() - began, 3)
+        self.journal.emit("reference", {"answers": len(groups), "tokens": len(logp), "seconds": seconds})
+        return logp
 
     def _resume(self) -> int:
         """The last step done, after restoring everything as it was then."""
@@ -450,6 +490,7 @@ class _Run:
         best_before = self.best
         said_before = set(self.method_state.get("remarks", ()))
         self.method_state = stage.method.after_step(self.method_state, update.metrics)
+        metrics |= {name: self.method_state[name] for name in stage.method.metrics if name in self.method_state}
         for name, sentence in self.method_state.get("remarks", {}).items():
             if name not in said_before:
                 self._say(f"Step {step}: {sentence}")
@@ -583,7 +624,7 @@ class _Run:
     def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Say which alarms ring for the first time."""
         self.history.append(metrics)
-        for name, sentence in ringing(self.history, self.stage.alarms).items():
+        for name, sentence in ringing(self.history, self._limits()).items():
             if name in self.alarms:
                 continue
             self.alarms[name] = sentence
@@ -591,6 +632,13 @@ class _Run:
             self.journal.emit("alarm", {"step": step, "alarm": name, "reason": sentence})
             if name in self.stage.alarms.stop:
                 self.alarmed = f"{name}: {sentence}"
+
+    def _limits(self) -> Alarms:
+        """Of the alarms: a policy that is to stay at a distance has gone far at several times that."""
+        alarms, target = self.stage.alarms, getattr(self.stage.method, "kl_target", None)
+        if target is None or "kl" in alarms.model_fields_set:
+            return alarms
+        return alarms.model_copy(update={"kl": FAR * target})
 
     def _at_border(self, step: int) -> bool:
         """Whether a run can go on after this step: not in the middle of a rollout, which is not kept."""
@@ -810,7 +858,8 @@ class _Run:
             return False
         if json.loads(path.read_text()) == self._inputs():
             return True
-        raise InputError(f"{self.out} was made from other data or another model; start again with fresh=true.")
+        ways = "choose another out=, or start again with fresh=true"
+        raise InputError(f"{self.out} was made from other data or another model; {ways}.")
 
 
 class _Clock:

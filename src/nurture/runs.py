@@ -77,7 +77,7 @@ EVENTS: Mapping[str, str] = {
 }
 """What `events.jsonl` may hold. Every row has `event` and `time` (Unix seconds)."""
 
-State = Literal["running", "finished", "interrupted", "failed"]
+State = Literal["running", "finished", "interrupted", "failed", "damaged"]
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -114,11 +114,16 @@ def list_runs(folder: Path) -> list[Run]:
     """Every run at or below a folder, by path."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder.")
-    return [read_run(path.parent) for path in sorted(folder.rglob("config.yaml")) if _is_run(path.parent)]
-
-
-def _is_run(folder: Path) -> bool:
-    return (folder / "events.jsonl").exists()
+    found: list[Run] = []
+    for path in sorted(folder.rglob("config.yaml")):
+        inside = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in inside)  # a run that is just being replaced
+        if (path.parent / "events.jsonl").exists() and not hidden:
+            try:
+                found.append(read_run(path.parent))
+            except InputError:  # one damaged folder hides no other
+                found.append(Run(path.parent, "?", "damaged", 0, None, None, 0.0, _num_bytes(path.parent)))
+    return found
 
 
 def read_run(folder: Path) -> Run:
@@ -196,7 +201,7 @@ def runs_table(runs: list[Run], folder: Path) -> Table:
     from .files import readable_size
     from .show import duration
 
-    colours = {"running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red"}
+    colours = {"running": "cyan", "finished": "green", "interrupted": "yellow"}
     table = Table(
         "run", "method", "state", "step", "loss", "time", "size", box=None, pad_edge=False, header_style="bold"
     )
@@ -206,6 +211,6 @@ def runs_table(runs: list[Run], folder: Path) -> Table:
         name = str(run.folder.relative_to(folder)) if run.folder != folder else run.folder.name
         steps = f"{run.step}/{run.steps}" if run.steps is not None else str(run.step)
         loss = f"{run.loss:.4f}" if run.loss is not None else ""
-        state = f"[{colours[run.state]}]{run.state}[/]"
+        state = f"[{colours.get(run.state, 'red')}]{run.state}[/]"
         table.add_row(name, run.method, state, steps, loss, duration(run.seconds), readable_size(run.num_bytes))
     return table

@@ -16,7 +16,7 @@ import torch
 from .adapters.attached import train_on
 from .core.logp import CHUNK_BYTES, KEPT_BYTES
 from .data.batches import epoch_size, sample_order, steps_in
-from .data.cache import token_cache
+from .data.cache import cache_folder
 from .data.formats import Fault, Kind
 from .data.formats.serve import SERVES
 from .data.judged import Judging, add_unrelated
@@ -642,7 +642,7 @@ def _prepare(
             on_long=stage.on_long,
             judging=judging,
             on_bad_row=stage.on_bad_row,
-            cache=token_cache(),
+            cache=cache_folder("tokens"),
         )
         parts.append(prepared.groups)
         done.append(prepared.report(report))

@@ -1,12 +1,13 @@
 """Rankings against a sum over orders written out in NumPy, logarithms near their ends."""
 
 from itertools import pairwise, permutations
+from math import lgamma
 
 import numpy as np
 import pytest
 import torch
 
-from nurture.core.preference import log1mexp, log_odds, plackett_luce
+from nurture.core.preference import MOST_TIED, log1mexp, log_odds, plackett_luce
 
 
 def by_orders(scores, ranks):
@@ -32,6 +33,12 @@ def test_plackett_luce_is_the_mean_over_all_orders(ranks):
 def test_two_answers_are_bradley_and_terrys_model():
     s = torch.tensor([0.3, -1.2], dtype=torch.float64)
     assert plackett_luce(s, [2, 1]).item() == pytest.approx(np.log1p(np.exp(0.3 + 1.2)), rel=1e-12)
+
+
+def test_a_tie_of_the_most_is_still_quick():
+    """All orders of equal scores are as likely as each other: log m! for m of them."""
+    s = torch.zeros(MOST_TIED, dtype=torch.float64)
+    assert plackett_luce(s, [1] * MOST_TIED).item() == pytest.approx(lgamma(MOST_TIED + 1), rel=1e-12)
 
 
 @pytest.mark.parametrize("x", [-1e-12, -1e-3, -0.5, -0.7, -3.0, -50.0])

@@ -11,7 +11,7 @@ import pytest
 
 from nurture.api_data import load_template
 from nurture.data import cache
-from nurture.data.cache import code_files, key_of, token_cache
+from nurture.data.cache import cache_folder, code_files, key_of
 from nurture.data.judged import Judging
 from nurture.data.prepare import prepare
 from nurture.data.prepared import Wishes
@@ -175,9 +175,9 @@ def test_runs_at_the_same_time(template, tmp_path):
 
 def test_where_it_is(monkeypatch):
     monkeypatch.setenv("NURTURE_CACHE", "")
-    assert token_cache() is None
+    assert cache_folder("tokens") is None
     monkeypatch.setenv("NURTURE_CACHE", "/a")
-    assert token_cache() == Path("/a/tokens")
+    assert cache_folder("tokens") == Path("/a/tokens")
     monkeypatch.delenv("NURTURE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert token_cache() == Path("/b/nurture/tokens")
+    assert cache_folder("tokens") == Path("/b/nurture/tokens")

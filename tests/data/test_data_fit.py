@@ -129,7 +129,7 @@ def test_rows_that_cannot_be_tokenised_are_set_aside_as_they_were_written(templa
         (f"{path}:10", "TEMPLATE", rows[9]),
     ]
     many = [replace(r, scores={"overall": 3.0}) if i % 50 == 0 else r for i, r in enumerate(loaded.records)]
-    with pytest.raises(InputError, match="More than max_bad_fraction"):
+    with pytest.raises(InputError, match="only where at most 1%"):
         prepare(many, template, max_length=99, judging=judging, on_bad_row="quarantine")
 
 

@@ -68,6 +68,17 @@ def test_a_ranking_keeps_its_ties(template):
     assert [r.rank for r in group.responses] == [2, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("ranks", "dense"), [((2, 3, 3), [1, 2, 2]), ((4, 1, 2), [3, 1, 2]), ((3, 1, 1), [2, 1, 1]), ((5, 5, 5), [1, 1, 1])]
+)
+@pytest.mark.parametrize("rates", [False, True])
+def test_ranks_begin_at_1_and_have_no_gaps(ranks, dense, rates, template):
+    texts = tuple(map(answer, ("It is 4.", "I do not know.", "Step one: add.")))
+    row = Ranking(user("What is 2 + 2?"), texts, ranks, scores=tuple(-float(r) for r in ranks))
+    (group,) = groups_of([row], template, judging=Judging(rates_rankings=rates))
+    assert [r.rank for r in group.responses] == dense
+
+
 def test_ratings_of_one_prompt_come_together_in_the_order_of_the_criteria(template):
     said = [{"harmless": 1.0, "helpful": 0.25}, {"helpful": 0.5, "harmless": 0.0}]
     rows = [

@@ -6,7 +6,8 @@ from dataclasses import asdict
 import pytest
 
 from nurture.data.formats import FORMATS
-from nurture.data.load import BadRows, load_records, write_rejected
+from nurture.data.load import BadRows, Reading, load_records, write_rejected
+from nurture.data.read import BadRow
 from nurture.errors import DataError, InputError
 from nurture.records import Completion, Conversation, Message, Text
 
@@ -107,7 +108,7 @@ def test_twenty_are_listed_and_all_are_counted(tmp_path):
 
 def test_too_many_bad_rows_are_not_set_aside(tmp_path):
     path = write(tmp_path / "rows.jsonl", [GOOD] * 98 + ["nonsense"] * 2)
-    with pytest.raises(BadRows, match=r"max_bad_fraction=0\.01"):
+    with pytest.raises(BadRows, match="only where at most 1% of the rows are bad"):
         load_records(path, wants="conversation", on_bad_row="quarantine")
     loaded = load_records(path, wants="conversation", on_bad_row="quarantine", max_bad_fraction=0.02)
     assert len(loaded.records) == 98 and loaded.report.rejected == {"BAD_JSON": 2}
@@ -166,6 +167,52 @@ def test_the_wrong_kind_of_data_says_what_to_do(tmp_path):
         load_records(write(tmp_path / "chat.jsonl", [GOOD]), wants="text")
     with pytest.raises(InputError, match="use method lm"):
         load_records(write(tmp_path / "text.jsonl", [{"text": "Once."}]), wants="conversation")
+
+
+@pytest.mark.parametrize("wants", ["steps", None], ids=["train", "check"])
+@pytest.mark.parametrize("column", ["steps", "completions"])
+def test_steps_whose_labels_were_forgotten_are_still_steps(tmp_path, column, wants):
+    row = {"prompt": "Add.", column: ["1 + 2 = 3", "3 + 3 = 6"]}
+    path = write(tmp_path / "rows.jsonl", [row, row])
+    found = [bad for bad in Reading(path, wants=wants) if isinstance(bad, BadRow)]
+    assert [(b.where, b.code) for b in found] == [(f"{path}:{n}", "MISSING_FIELD") for n in (1, 2)]
+    assert "has no 'labels'" in found[0].message
+    (slip, _) = Reading(write(path, [row | {"label": [1, 0]}] * 2), wants=wants)
+    assert isinstance(slip, BadRow) and "'label', which looks like 'labels'" in slip.message
+    mixed = [row, row, row | {"labels": [1, 0]}]
+    assert [isinstance(r, BadRow) for r in Reading(write(path, mixed), wants=wants)] == [True, True, False]
+    assert len(load_records(write(path, [row]), wants="task").records) == 1, "the prompts are there"
+
+
+@pytest.mark.parametrize("row", [{"steps": 5}, {"steps": []}, {"completions": [{"text": "a"}]}, {"answer": "6"}])
+def test_a_prompt_with_a_column_of_that_name_is_still_a_task(tmp_path, row):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "Add.", **row}])
+    assert Reading(path).kind == "task"
+    with pytest.raises(InputError, match="this method learns from steps"):
+        load_records(path, wants="steps")
+
+
+def test_a_task_with_its_working_is_taken_for_steps_only_where_they_are_wanted(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "Add.", "answer": "6", "steps": ["1 + 2 = 3", "3 + 3 = 6"]}])
+    assert len(load_records(path, wants="task").records) == 1 and Reading(path).kind == "task"
+    with pytest.raises(BadRows, match=r"rows.jsonl:1 MISSING_FIELD has no 'labels'"):
+        load_records(path, wants="steps")
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        (None, "NULL_FIELD"),
+        ([1, None], "NULL_FIELD"),
+        ("yes", "WRONG_TYPE"),
+        ([1, 2], "WRONG_TYPE"),
+        ([1], "LENGTHS_DIFFER"),
+    ],
+)
+def test_bad_labels_of_steps(tmp_path, labels, code):
+    row = {"prompt": "Add.", "steps": ["1 + 2 = 3", "3 + 3 = 6"], "labels": labels}
+    with pytest.raises(BadRows, match=rf"rows.jsonl:1 {code} "):
+        load_records(write(tmp_path / "rows.jsonl", [row]), wants="steps")
 
 
 def test_messages_with_tools_parts_and_overrides(tmp_path):

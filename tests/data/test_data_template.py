@@ -313,6 +313,10 @@ def test_the_assistant_may_think_in_tokens_and_the_user_may_not(make_tokenizer):
         ("{% for m in messages | reverse %}{{ m.content }}{% endfor %}", "another order"),
         ("{{ messages[0].role.nothing.more }}", "refuses"),
         ("{{ ''.__class__.__mro__ }}", "refuses"),
+        ("{% for m in messages %}{{ m.content }\n{% endfor %}", "is no Jinja: line 1: "),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "takes more than 2 seconds"),
+        ("{% generation %}{{ 9 ** (9 ** 9) }}{% endgeneration %}", "takes more than 2 seconds"),
+        ("{{ 'a' * 10 ** 9 }}", "takes more than 256 MB"),
     ],
 )
 def test_templates_that_cannot_be_trained_on(make_tokenizer, source, problem):

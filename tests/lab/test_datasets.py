@@ -27,6 +27,7 @@ DIGESTS = {
     "lab/prompts-test": "71fb48f746094ec9",
     "lab/prompts": "729163899e1ce2bd",
     "lab/reasoning": "6c240e6d9938030a",
+    "lab/reasoning-test": "1c5215f7b0a473c8",
     "lab/test": "c7132e7b24003364",
 }
 KINDS = {
@@ -40,6 +41,7 @@ KINDS = {
     "lab/prompts": Task,
     "lab/prompts-test": Task,
     "lab/reasoning": Task,
+    "lab/reasoning-test": Task,
     "lab/test": Task,
 }
 names = pytest.mark.parametrize("name", DATASETS)
@@ -197,3 +199,12 @@ def test_written_rows_name_the_family_that_made_them(name: str):
 
 if __name__ == "__main__":
     print(json.dumps({name: digest(name) for name in DATASETS}, indent=4))
+
+
+def test_what_is_practised_is_not_what_is_asked():
+    """Of the kinds of prompts that people repeat (greetings, say) a few are the same."""
+    pairs = (("lab/reasoning", "lab/reasoning-test", 0.0), ("lab/prompts", "lab/prompts-test", 0.02))
+    for practised, asked, share in pairs:
+        known = {row.prompt for row in open_dataset(practised)}
+        again = [row for row in open_dataset(asked) if row.prompt in known]
+        assert len(again) <= share * len(open_dataset(asked)), (asked, len(again))

@@ -89,7 +89,7 @@ AT_FIRST = {
     "kto": lambda batch: 0.5,
     "orpo": lambda batch: math.log(2),
     "simpo": lambda batch: math.log(1 + math.e),
-    "stable": None,  # depends on the ratings: tests/methods/test_stable.py
+    "stable": None,  # depends on the ratings: tests/methods/test_judged_methods.py
     "ppo": critic_error_at_first,
     "grpo": group_relative_at_first,
     "rloo": lambda batch: 0.0,

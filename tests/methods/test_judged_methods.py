@@ -8,6 +8,7 @@ import pytest
 import torch
 from engine import chains, engine, one_step, pairs, rankings, ratings, thumbs
 
+from nurture.core.preference import MOST_TIED
 from nurture.errors import InputError
 from nurture.methods import DPO, KTO, Process, Reward, Stable
 from nurture.methods.pairs import PATIENCE
@@ -23,6 +24,11 @@ def random_scores(batch, criteria=1, seed=0):
 
 def objective(method, batch, said):
     return method.loss(batch, said).divided_by(method.counts(batch)).item()
+
+
+def mean_of(stat):
+    total, count = stat
+    return float(total) / count
 
 
 def by_group(batch, values):
@@ -64,16 +70,37 @@ def test_a_pair_is_a_ranking_of_two():
     assert one_step(engine(head=0), Reward(), batch)[0]["loss"] == pytest.approx(np.log(2), rel=1e-6)
 
 
-def test_ratings_are_regressed_for_every_criterion_and_missing_ones_are_left_out():
+def test_a_pair_keeps_its_margin_among_rankings_that_are_read_as_orders():
+    two = pairs(n=4)
+    sure = Batch(tuple(replace(g, margin=0.7 * i) for i, g in enumerate(two.groups)))
+    mixed = Batch((*sure.groups, *rankings(n=4).groups))
+    said = random_scores(mixed)
+    listwise = Reward(ranking="listwise")
+    first = said.reward.score[:8]
+    s = first[:, 0].numpy().reshape(4, 2)
+    want = np.log1p(np.exp(s[:, 1] - s[:, 0] + 0.7 * np.arange(4)))
+    alone = Scores(reward=RoleScores(score=first))
+    assert objective(listwise, sure, alone) == pytest.approx(want.mean(), rel=1e-6)
+    turned = Batch(tuple(replace(g, responses=g.responses[::-1]) for g in sure.groups))
+    back = Scores(reward=RoleScores(score=first.view(4, 2).flip(1).reshape(8, 1)))
+    assert objective(listwise, turned, back) == pytest.approx(want.mean(), rel=1e-6)
+    orders = Batch(mixed.groups[4:])
+    rest = Scores(reward=RoleScores(score=said.reward.score[8:]))
+    both = want.sum() + 4 * objective(listwise, orders, rest)
+    assert objective(listwise, mixed, said) == pytest.approx(both / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [(0.0, 1.0), (1.0, 5.0), (-1.0, 0.5)])
+def test_ratings_are_regressed_for_every_criterion_and_missing_ones_are_left_out(scale):
     batch = ratings(n=6, criteria=3)
     first = batch.groups[0]
     missing = replace(first.responses[0], scores=(float("nan"), 0.5, 1.0))
     batch = Batch((replace(first, responses=(missing, *first.responses[1:])), *batch.groups[1:]))
     said = random_scores(batch, criteria=3)
     s, y = said.reward.score.numpy(), batch.ratings.numpy()
-    three = {"criteria": ("a", "b", "c")}
+    three = {"criteria": ("a", "b", "c"), "scale": scale}
     assert objective(Reward(**three), batch, said) == pytest.approx(np.nanmean((s - y) ** 2), rel=1e-6)
-    bounded = 1 / (1 + np.exp(-s))
+    bounded = scale[0] + (scale[1] - scale[0]) / (1 + np.exp(-s))
     assert objective(Reward(**three, rating="bounded"), batch, said) == pytest.approx(np.nanmean((bounded - y) ** 2))
 
 
@@ -108,12 +135,57 @@ def test_criteria_become_one_number_by_weights_or_behind_a_gate():
     assert gated.tolist() == pytest.approx([0.95, 0.1 - 1, 0.3]), "what fails the gate is below all that passes"
 
 
+@pytest.mark.parametrize("rating", ["linear", "bounded"])
+@pytest.mark.parametrize(
+    ("scale", "gate_at", "weights"),
+    [
+        ((0.0, 1.0), None, ()),
+        ((1.0, 5.0), None, ()),
+        ((1.0, 5.0), 5.0, (1.0, 0.0)),
+        ((1.0, 5.0), 1.5, (0.0, 1.0)),
+        ((1.0, 5.0), 2.0, (0.0, 0.0)),
+        ((-1.0, 1.0), 0.5, (0.5, 0.5)),
+        ((0.0, 1.0), 1.0, (3.0, 2.0)),
+    ],
+)
+def test_nothing_outweighs_a_gate_wherever_scores_go(rating, scale, gate_at, weights):
+    method = Reward(
+        criteria=("helpful", "harmless"), gate="harmless", scale=scale, gate_at=gate_at, weights=weights, rating=rating
+    )
+    (low, high), draw = scale, np.random.default_rng(0)
+    s = np.concatenate(
+        [
+            draw.normal(0, 4 * (high - low), (400, 2)),
+            draw.uniform(low, high, (400, 2)),
+            [[-3.0, 0.6], [0.9, 0.49], [high, (low + high) / 2], [low, high]],
+        ]
+    ).astype(np.float32)
+    rated = low + (high - low) / (1 + np.exp(-s)) if rating == "bounded" else s
+    rated = np.clip(rated, low, high)
+    opens = (low + high) / 2 if gate_at is None else gate_at
+    want = np.where(rated[:, 1] < opens, rated[:, 1] - (high - low), rated @ np.array(weights or (0.5, 0.5)))
+    said = method.judge(torch.tensor(s), ratings())
+    np.testing.assert_allclose(said.numpy(), want, rtol=1e-5, atol=1e-5)
+    passes = method.rated(torch.tensor(s)).clamp(low, high)[:, 1] >= opens
+    assert (~passes).any()
+    if rating == "linear" or opens < high:
+        assert passes.any() and said[passes].min() > said[~passes].max()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["gate=kind"], "'kind' is none of the criteria overall"),
         (["weights=[1.0, 2.0]"], "there are 2 for 1 criteria"),
         (["scale=[1.0, 0.0]"], "the lowest rating, then the highest"),
+        (["gate=overall", "scale=[1.0, 5.0]", "gate_at=0.5"], r"0.5 is not on the scale, above 1 and at most 5"),
+        (["gate=overall", "scale=[1.0, 5.0]", "gate_at=1.0"], "would be always open"),
+        (["gate=overall", "gate_at=1.1"], "1.1 is not on the scale"),
+        (["criteria=[a, b]", "gate=a", "weights=[1.0, -0.1]"], "behind a gate none may be negative"),
+        (
+            ["criteria=[a, b]", "gate=a", "weights=[3.0, 3.0]", "scale=[-1.0, 1.0]"],
+            "passes the gate could be worth -3, less than the -2",
+        ),
     ],
 )
 def test_settings_that_do_not_fit(words, told):
@@ -128,9 +200,21 @@ def test_beta_zero_is_refused_and_a_reference_only_where_there_is_one():
         stage_from("orpo", ["data=x.jsonl", "ref=lab"])
 
 
+def soft(batch):
+    """Shares of continuations that reach the answer, in place of right and wrong."""
+    draw = np.random.default_rng(3)
+    groups = []
+    for g in batch.groups:
+        shares = [tuple((draw.integers(0, 9, len(r.step_labels)) / 8).tolist()) for r in g.responses]
+        said = tuple(replace(r, step_labels=own) for r, own in zip(g.responses, shares, strict=True))
+        groups.append(replace(g, responses=said))
+    return Batch(tuple(groups))
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
 @pytest.mark.parametrize("aggregate", ["min", "product", "last"])
-def test_process_rewards(aggregate):
-    batch = chains(n=7)
+def test_process_rewards(aggregate, labels):
+    batch = soft(chains(n=7)) if labels == "soft" else chains(n=7)
     said = random_scores(batch)
     s = said.reward.score[:, 0].numpy()
     y = np.array([label for r in batch.responses for label in r.step_labels])
@@ -138,29 +222,40 @@ def test_process_rewards(aggregate):
     method = Process(aggregate=aggregate)
     want = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
     assert objective(method, batch, said) == pytest.approx(want, rel=1e-6)
-    at, chain = 0, []
+    at, chain, good = 0, [], []
     for r in batch.responses:
+        good.append(min(r.step_labels) > 0.5)
         steps = p[at : at + len(r.step_ends)]
         at += len(r.step_ends)
         chain.append({"min": steps.min(), "product": steps.prod(), "last": steps[-1]}[aggregate])
     assert method.judge(said.reward.score, batch).tolist() == pytest.approx(chain)
-    total, count = method.loss(batch, said).stats["step_accuracy"]
-    assert float(total) / count == pytest.approx(np.mean((s > 0) == (y > 0.5)))
+    stats = method.loss(batch, said).stats
+    assert mean_of(stats["step_accuracy"]) == pytest.approx(np.mean((s > 0) == (y > 0.5)))
+    assert mean_of(stats["chain_accuracy"]) == pytest.approx(np.mean((np.array(chain) > 0.5) == good))
 
 
-def test_stable_alignment_finds_the_best_within_each_prompt():
-    batch = ratings(n=8)
+@pytest.mark.parametrize(("width", "ratio", "margin"), [(1.0, 0.3, 0.8), (4.0, 0.3, 0.8), (10.0, 1.5, 3.0)])
+def test_stable_alignment_finds_the_best_within_each_prompt(width, ratio, margin):
+    batch = Batch(tuple(wider(g, width) for g in ratings(n=8).groups))
     said = random_scores(batch)
-    method = Stable(ratio=0.3, contrast_margin=0.8, rating_scale=1.0)
+    method = Stable(ratio=ratio, contrast_margin=margin, rating_scale=width)
     nll = -batch.sum_per_response(said.reward.logp).numpy() / batch.own_tokens.numpy()
     total = 0.0
     for g, own in by_group(batch, nll):
         s = np.array([r.scores[0] for r in g.responses])
         best = own[s == s.max()].mean()
         rest = s < s.max()
-        contrast = max(0.0, np.mean(best - own[rest] + 0.8 * (s.max() - s[rest]))) if rest.any() else 0.0
-        total += best + 0.3 * contrast
+        gap = margin * (s.max() - s[rest]) / width
+        contrast = max(0.0, np.mean(best - own[rest] + gap)) if rest.any() else 0.0
+        total += best + ratio * contrast
     assert objective(method, batch, Scores(policy=said.reward)) == pytest.approx(total / 8, rel=1e-6)
+
+
+def wider(group, width):
+    """The same ratings from 1 on a scale of another width."""
+    return replace(
+        group, responses=tuple(replace(r, scores=tuple(1 + width * x for x in r.scores)) for r in group.responses)
+    )
 
 
 def test_a_prompt_with_one_rated_answer_teaches_stable_alignment_nothing():
@@ -197,9 +292,18 @@ def rated(*scores, wanted_from=0.5):
     return replace(first, responses=said)
 
 
+def tied(answers, ranks=lambda i: 1):
+    (first, *_) = rankings(n=1).groups
+    one = first.responses[0]
+    return replace(first, responses=tuple(replace(one, rank=ranks(i)) for i in range(answers)), key="rows.jsonl:7")
+
+
 @pytest.mark.parametrize(
     ("method", "groups", "told"),
     [
+        (Reward(lm_coef=0.1), [rated(0.5)], "lm_coef: ratings say of no answer that it is preferred"),
+        (Reward(ranking="listwise"), [tied(3), tied(MOST_TIED + 1)], "rows.jsonl:7: 13 answers .* ranking: pairs"),
+        (Reward(ranking="listwise"), [tied(20, lambda i: 1 + (i > 2))], "17 answers share one rank"),
         (Stable(), [rated(1.0), rated(0.5)], "no prompt has two rated answers"),
         (Stable(), [rated(1.0, 10.0)], "rating_scale: .* rated 9 apart, more than the 1 there is"),
         (KTO(), [rated(3.0), rated(9.0)], "ratings go from 3 to 9, so from 0.5 on every answer is wanted"),
@@ -220,6 +324,9 @@ def test_data_that_a_method_cannot_learn_from(method, groups, told):
         (KTO(wanted_from=5.0), [rated(3.0, wanted_from=5.0), rated(9.0, wanted_from=5.0)]),
         (KTO(), [rated(1.0), rated(1.0)]),  # thumbs up alone
         (Reward(), [rated(0.5)]),
+        (Reward(), [tied(20, lambda i: 1 + (i > 2))]),
+        (Reward(lm_coef=0.1), [rated(0.5), tied(2)]),
+        (Reward(ranking="listwise"), [tied(MOST_TIED), tied(30, lambda i: i + 1), rated(0.5)]),
     ],
 )
 def test_data_that_it_can(method, groups):

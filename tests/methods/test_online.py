@@ -11,7 +11,7 @@ from engine import group, one_step, online_engine, rollout
 from families import tiny
 from pydantic import ValidationError
 
-from nurture.methods import GRPO, PPO, RLOO, Reinforce, ReinforcePP
+from nurture.methods import GRPO, PPO, RLOO, ActorCritic, Reinforce, ReinforcePP
 from nurture.rollout.record import advantages, updates
 from nurture.types import Batch, Group, Response, RoleScores, Scores
 
@@ -322,15 +322,22 @@ def test_adaptive_kl_moves_towards_its_target():
     assert torch.equal(raised.adv, PPO(kl_coef=0.4).advantage(batch, {}).adv)
 
 
-def test_only_the_critic_learns_during_its_warm_up():
-    method = PPO(critic_warmup=2)
+@pytest.mark.parametrize(
+    "settings", [{}, {"entropy_coef": 0.1}, {"kl_in": "loss", "kl_estimator": "k3"}, {"ptx_coef": 2.0}], ids=str
+)
+def test_only_the_critic_learns_during_its_warm_up(settings):
+    method = PPO(critic_warmup=2, **settings)
     batch, logp, value, entropy = recorded()
     cold = method.advantage(batch, {})
     ours, _ = objective(method, cold, logp, value, entropy)
-    d_logp, d_value = torch.autograd.grad(ours, [logp, value])
-    assert d_logp.abs().max() == 0 and d_value.abs().max() > 0
+    d_logp, d_value, d_entropy = torch.autograd.grad(ours, [logp, value, entropy], allow_unused=True)
+    assert d_logp.abs().max() == 0 and d_value.abs().max() > 0 and (d_entropy is None or d_entropy.abs().max() == 0)
+    mixed = Batch((*cold.groups, group(np.random.default_rng(5), 3, (6,))))
+    assert method.taught(mixed).groups == cold.groups, "demonstrations would move it"
     warm = method.advantage(batch, {"updates": 2})
-    assert torch.equal(warm.ret, cold.ret) and torch.equal(warm.adv, PPO().advantage(batch, {}).adv)
+    mixed = Batch((*warm.groups, group(np.random.default_rng(5), 3, (6,))))
+    assert method.taught(mixed) is mixed
+    assert torch.equal(warm.ret, cold.ret) and torch.equal(warm.adv, PPO(**settings).advantage(batch, {}).adv)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +351,28 @@ def test_only_the_critic_learns_during_its_warm_up():
 def test_settings_that_mean_nothing_are_refused(settings, sentence):
     with pytest.raises(ValidationError, match=sentence):
         PPO(**settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "sentence"),
+    [
+        (ReinforcePP, {"group_baseline": True}, "set num_generations above 1"),
+        (GRPO, {"overlong_buffer": 1000, "max_completion_length": 96}, "every answer would be punished"),
+        (Reinforce, {"num_iterations": 8}, "set 1, or take ppo"),
+        (ActorCritic, {"num_iterations": 2}, "set 1, or take ppo"),
+    ],
+)
+def test_settings_of_the_others_that_mean_nothing_are_refused(method, settings, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        method(**settings)
+
+
+def test_without_a_reference_the_distance_is_not_known():
+    batch, logp, value, entropy = recorded()
+    for coef, known in ((0.0, False), (0.05, True)):
+        method = PPO(kl_coef=coef)
+        _, told = objective(method, method.advantage(batch, {}), logp, value, entropy)
+        assert bool(told.stats["kl"][1]) is known
 
 
 # --- the others, and what all share ----------------------------------------------------------------------------------
@@ -378,7 +407,8 @@ def test_reinforce_pp_advantages(group_baseline):
         for t in range(start, end)
     ]
     expected = (expected - np.mean(expected)) / np.std(expected, ddof=1)
-    np.testing.assert_allclose(ReinforcePP(group_baseline=group_baseline).advantage(batch, {}).adv, expected, atol=1e-5)
+    method = ReinforcePP(group_baseline=group_baseline, num_generations=3)
+    np.testing.assert_allclose(method.advantage(batch, {}).adv, expected, atol=1e-5)
 
 
 def test_importance_weights_multiply_the_surrogate():

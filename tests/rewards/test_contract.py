@@ -116,6 +116,10 @@ def test_the_deadline_allows_for_limits_that_a_reward_sets_itself():
     assert code.seconds_for(looping) == 6 * (1 + 3 + 1) / 2
     both = reward_from({"name": "sum", "of": {"code": {"name": "code", "seconds": 6, "workers": 2}, "form": "format"}})
     assert both.seconds_for(looping) == code.seconds_for(looping)
+    assert reward_from({"name": "maths", "seconds": 4, "workers": 2}).seconds_for(looping) == 3 * 4 / 2
+    judge = {"name": "judge", "url": "http://x/v1", "model": "m", "seconds": 10, "tries": 2, "concurrency": 4}
+    assert reward_from(judge).seconds_for(looping) == 3 * 10 * 2 / 4
+    assert reward_from(judge | {"how": "compare"}).seconds_for(looping) == 2 * 3 * 10 * 2 / 4
 
 
 def test_the_reason_says_what_was_raised():

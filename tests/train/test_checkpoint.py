@@ -368,17 +368,6 @@ def test_too_little_room_is_seen_before_anything_is_touched(tmp_path: Path):
     assert not (tmp_path / "not").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "nurture-test", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_a_really_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch):
     tensors = {f"w{i}": torch.ones(50_000) for i in range(8)}
     store = CheckpointStore(small_disk, shard_bytes=400_000)

@@ -11,7 +11,7 @@ from nurture.models.layouts import set_layout
 from nurture.models.roles import LocalRoles
 from nurture.train.optim import AdamW
 from nurture.train.processes import Processes
-from nurture.train.reference import ask, attach, content_key, keep, kept
+from nurture.train.reference import ask, attach, cache, cached, content_key, keep, kept
 from nurture.types import Batch
 
 
@@ -56,3 +56,17 @@ def test_it_is_found_again_for_the_same_model_and_data_alone(tmp_path):
         assert kept(path, other) is None
     path.write_bytes(path.read_bytes()[:-3])
     assert kept(path, key) is None, "a damaged file is asked for again"
+
+
+def test_a_later_run_finds_it_in_the_users_cache(tmp_path, monkeypatch):
+    key, logp = content_key("model", "fp32 tree", pairs().groups), np.arange(7, dtype=np.float32)
+    monkeypatch.setenv("NURTURE_CACHE", "")
+    cache(key, logp)
+    assert cached(key) is None
+    monkeypatch.setenv("NURTURE_CACHE", str(tmp_path / "full"))
+    (tmp_path / "full").write_text("no folder")
+    cache(key, logp)
+    assert cached(key) is None
+    monkeypatch.setenv("NURTURE_CACHE", str(tmp_path / "kept"))
+    cache(key, logp)
+    assert np.array_equal(cached(key), logp) and cached(key[::-1]) is None

@@ -10,6 +10,9 @@ from torch import Tensor
 
 log_sigmoid = torch.nn.functional.logsigmoid
 
+MOST_TIED = 12
+"""Answers that may share a rank where the order counts as a whole: m of them have 2^m rests to take the mean over."""
+
 
 def plackett_luce(scores: Tensor, ranks: Sequence[int]) -> Tensor:
     """`-log p(ranking)` under Plackett (1975) and Luce (1959): the best is drawn with probability softmax(scores), then
@@ -19,7 +22,7 @@ def plackett_luce(scores: Tensor, ranks: Sequence[int]) -> Tensor:
 
     Of equal ranks nobody knows the order, so L is the mean over all their orders. A tied answer is drawn from what is
     below the tie and a random rest of the tie: the mean over the rests of each size is exact, without writing out m!
-    orders.
+    orders. There are still 2^m of these rests, so keep a tie to `MOST_TIED`.
     """
     total = scores.new_zeros(())
     for place in sorted(set(ranks)):

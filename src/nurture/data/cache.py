@@ -45,13 +45,13 @@ PATHS = ("name_or_path", "vocab_file", "tokenizer_file", "is_local", "local_file
 """Settings of a tokenizer that say where it lies and not what it does."""
 
 
-def token_cache() -> Path | None:
-    """The folder `tokens` in `$NURTURE_CACHE`, by default in `~/.cache/nurture`. None, where that is set to nothing."""
+def cache_folder(name: str) -> Path | None:
+    """A folder in `$NURTURE_CACHE`, by default in `~/.cache/nurture`. None, where that is set to nothing."""
     chosen = os.environ.get("NURTURE_CACHE")
     if chosen is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
         chosen = Path(home, "nurture")
-    return Path(chosen, "tokens").expanduser() if str(chosen) else None
+    return Path(chosen, name).expanduser() if str(chosen) else None
 
 
 def through(
@@ -192,10 +192,10 @@ def _write(path: Path, prepared: Prepared) -> None:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    _prune(path.parent)
+    prune(path.parent)
 
 
-def _prune(folder: Path) -> None:
+def prune(folder: Path) -> None:
     """Remove what was of use longest ago, until the rest is within the limit. (Another run may be doing the same.)"""
     found: list[tuple[float, int, Path]] = []
     for path in folder.iterdir():

@@ -151,14 +151,22 @@ def _said(record: Judged, judging: Judging) -> list[dict[str, object]]:
         case Pair():
             return [{"rank": 1, "label": 1.0}, {"rank": 2, "label": 0.0}]
         case Ranking():
+            ranks = _dense(record.ranks)
             if judging.rates_rankings and record.scores:
-                return [{"rank": r, "scores": (s,)} for r, s in zip(record.ranks, record.scores, strict=True)]
-            return [{"rank": rank} for rank in record.ranks]
+                return [{"rank": r, "scores": (s,)} for r, s in zip(ranks, record.scores, strict=True)]
+            return [{"rank": rank} for rank in ranks]
         case Rating():
             scores = tuple(math.nan if x is None else float(x) for x in _ratings(record, judging))
             return [{"scores": scores, "label": float(scores[0] >= judging.wanted_from)}]
         case Steps():
             raise AssertionError("steps carry their own labels")
+
+
+def _dense(ranks: Sequence[int]) -> list[int]:
+    """The same order from 1 without gaps: people number ties in more than one way (1, 2, 2, 4 or 1, 2, 2, 3), and a row
+    may be a piece of a longer ranking, whose best answer is not its first."""
+    place = {rank: number for number, rank in enumerate(sorted(set(ranks)), start=1)}
+    return [place[rank] for rank in ranks]
 
 
 def _conversation(prompt: Sequence[Message], answer: Sequence[Message], origin: str) -> Conversation:

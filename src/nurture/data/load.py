@@ -107,10 +107,10 @@ def refuse_bad(
         return
     if bad == rows:
         hint = "No row can be used."
+    elif bad > max_bad_fraction * rows:
+        hint = f"Mend them; only where at most {100 * max_bad_fraction:g}% of the rows are bad can they be set aside."
     elif on_bad_row == "error":
         hint = "Mend them, or set them aside: on_bad_row=quarantine (nurture data convert: --on-bad-row quarantine)."
-    elif bad > max_bad_fraction * rows:
-        hint = f"More than max_bad_fraction={max_bad_fraction} may not be set aside."
     else:
         return
     raise BadRows(source, first, totals, rows, hint)

@@ -24,6 +24,7 @@ from ..records import Conversation, Message
 from ..types import Group, Ids, Response
 from .formats.turns import as_turn
 from .tokens import MARK_CLOSE, MARK_OPEN, Offsets, tokenize, tokenize_marked, within
+from .try_template import takes_too_much
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -243,9 +244,11 @@ class Template:
         sanitize: bool = True,
     ) -> tuple[str, list[Span]]:
         """The text, control tokens of the messages marked, and what stands between generation markers."""
-        from jinja2.exceptions import TemplateError
+        from jinja2.exceptions import TemplateError, TemplateSyntaxError
         from transformers.utils.chat_template_utils import mark_control_tokens, render_jinja_template
 
+        if self._too_much:
+            raise InputError(f"{self._where} takes {self._too_much} for four short turns; use another template.")
         turns = [as_turn(message) for message in messages]
         schemas: Any = [dict(tool) for tool in tools] or None
         if sanitize:
@@ -260,6 +263,8 @@ class Template:
                 add_generation_prompt=generation_prompt,
                 **cast(dict[str, Any], self.tokenizer.special_tokens_map),
             )
+        except TemplateSyntaxError as error:
+            raise InputError(f"{self._where} is no Jinja: line {error.lineno}: {error}.") from None
         except (TemplateError, TypeError, ValueError, KeyError, IndexError, ArithmeticError) as error:
             message = f"the chat template refuses this conversation: {error}."
             if not origin:
@@ -267,6 +272,19 @@ class Template:
             raise DataError(origin, "TEMPLATE", message) from None
         (text,), spans = rendered
         return text, spans[0] if self.has_markers else []
+
+    @cached_property
+    def _too_much(self) -> str:
+        """What a stranger's template takes too much of, before it is rendered here."""
+        if self.source in (CHATML, PLAIN):
+            return ""
+        turns = [as_turn(Message(role, said)) for role, said in _PROBE]
+        special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+        return takes_too_much(self.source, json.dumps(turns), json.dumps(special))
+
+    @property
+    def _where(self) -> str:
+        return f"The chat template of {self.tokenizer.name_or_path or type(self.tokenizer).__name__}"
 
     def spelled_out(self, messages: Iterable[Message]) -> list[str]:
         """Control tokens that messages hold, and that stay text there."""

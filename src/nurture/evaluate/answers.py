@@ -56,8 +56,8 @@ def open_to_talk(
     seed: int = 0,
 ) -> tuple[LoadedModel, Template]:
     """A model with a chat template (ours where it has none), ready to answer."""
-    where = choose_device(device)  # pyright: ignore[reportArgumentType]
-    dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
+    where = choose_device(device)
+    dtype = choose_precision(precision, where)
     loaded = with_chat(load_model(resolve_model(model, stages or {}), dtype=dtype, device=where, seed=seed))
     return loaded, Template(loaded.tokenizer)
 
@@ -142,7 +142,8 @@ def by_family(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
 
 
 def summary(graded: Sequence[Graded]) -> dict[str, Any]:
-    """Every criterion, the overall score of each family and level, and how often what is declined."""
+    """Every criterion, the overall score of each family and level, how often what is declined, and how long answers
+    are."""
     families = by_family(graded)
     levels: dict[str, Estimate] = {}
     for level in sorted({one.level for one in graded}):
@@ -157,7 +158,13 @@ def summary(graded: Sequence[Graded]) -> dict[str, Any]:
         for name in ("harmful", "benign")
         if name in families
     }
+    measured["words"] = estimate(per_task(graded, words)).to_json()
     return measured | passes(graded)
+
+
+def words(answer: Graded) -> float:
+    """How long an answer is."""
+    return float(len(answer.response.split()))
 
 
 def passes(graded: Sequence[Graded]) -> dict[str, Any]:

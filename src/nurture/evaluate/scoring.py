@@ -65,8 +65,8 @@ class RewardModel:
 
 def load_reward_model(name: str | Path, *, device: str = "auto", precision: str = "auto") -> RewardModel:
     """A reward model that Nurture saved, or any sequence classifier with a linear `score` head."""
-    where = choose_device(device)  # pyright: ignore[reportArgumentType]
-    dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
+    where = choose_device(device)
+    dtype = choose_precision(precision, where)
     loaded = load_model(resolve_model(str(name), {}), dtype=dtype, device=where, seed=0, reward=True)
     model = loaded.model.requires_grad_(False)
     layout = choose_layout(model, _positions(model)).layout

@@ -82,8 +82,8 @@ class Check:
 
 def run_checks(model: str = "tiny", device: str = "auto", precision: str = "fp32", seed: int = 42) -> list[Check]:
     """Every check on one model, in fp32 unless asked otherwise (only there can rounding be told from a mistake)."""
-    where = choose_device(device)  # pyright: ignore[reportArgumentType]
-    dtype = choose_precision(precision, where)  # pyright: ignore[reportArgumentType]
+    where = choose_device(device)
+    dtype = choose_precision(precision, where)
     source = TINY if model == "tiny" else resolve_model(model, {})
     texts = ["The small test model of the self-test reads these words, counts 1 2 3, and says yes or no."] * 20
     loaded = with_chat(load_model(source, dtype=dtype, device=where, seed=seed, texts=texts))

@@ -101,6 +101,10 @@ def _reasoning(seed: int, index: int, world: int) -> Record:
     return row(arithmetic.make, arithmetic.NAME, REASONING_LEVELS, seed + 3_000_017, "train", index, world)
 
 
+def _reasoning_test(seed: int, index: int, world: int) -> Record:
+    return row(arithmetic.make, arithmetic.NAME, REASONING_LEVELS, seed + 5_000_077, "train", index, world)
+
+
 def _prompts_test(seed: int, index: int, world: int) -> Record:
     return task_of_all(seed + 4_000_037, "practice", index, world)
 
@@ -129,6 +133,7 @@ DATASETS: dict[str, DataSet] = {
     "lab/steps": DataSet(_steps, 3_000, "workings with a label per step (Steps)"),
     "lab/prompts": DataSet(_prompt, 4_004, "instructions to reinforce, in other words than the demonstrations (Task)"),
     "lab/reasoning": DataSet(_reasoning, 8_000, "arithmetic in several steps, graded in difficulty (Task)"),
+    "lab/reasoning-test": DataSet(_reasoning_test, 600, "new tasks of the kind of lab/reasoning (Task)"),
     "lab/prompts-test": DataSet(_prompts_test, 1_008, "new instructions in the words of lab/prompts (Task)"),
     "lab/test": DataSet(_test, 1_008, "held-out phrasings and facts, every family and level (Task)"),
 }
@@ -204,7 +209,7 @@ def family_of_row(name: str, index: int) -> str:
     """The family of the task that row `index` (from 0) is about; documents have none."""
     if name == "lab/corpus":
         return ""
-    if name in ("lab/reasoning", "lab/steps"):
+    if name in ("lab/reasoning", "lab/reasoning-test", "lab/steps"):
         return arithmetic.NAME
     task = index // VOTERS if name == "lab/votes" else index
     return _FAMILIES[task % len(_FAMILIES)].NAME

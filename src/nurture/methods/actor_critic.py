@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from ..core.advantages import gae, whiten
 from ..types import Asks, Batch, Loss, Scores, tally
 from .online import NotNegative, Online, Share, sampler_gap
@@ -39,6 +41,12 @@ class ActorCritic(Online):
         "entropy": "entropy of the policy per token, in nats: a steady fall to 0 means it has stopped exploring",
         "sampler_gap": "mean absolute difference of the trainer's and the sampler's log-probabilities",
     }
+
+    @model_validator(mode="after")
+    def _learns_once(self) -> ActorCritic:
+        if self.num_iterations > 1:
+            raise ValueError("num_iterations: nothing corrects for answers of an earlier policy; set 1, or take ppo")
+        return self
 
     @property
     def records(self) -> Asks:

@@ -24,7 +24,7 @@ class DPO(Method):
 
     Only the difference counts. Both log-probabilities may fall together, and usually do, while the margin grows; watch
     `logp_chosen`, and give the better answer a pull of its own with `nll_coef` where it falls too far. At the first
-    step policy and reference are the same and the loss is log 2 = 0.6931.
+    step policy and reference are the same and the loss is log 2 = 0.6931 (`hinge`: 1, `ipo`: 1 / (4 beta²)).
     """
 
     name: Literal["dpo"] = "dpo"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -53,7 +53,8 @@ class DPO(Method):
     data: ClassVar = "pair"
     default_learning_rate: ClassVar = 1e-6
     metrics: ClassVar = {
-        "loss": "the preference loss per pair; log 2 = 0.693 where policy and reference agree on the pair",
+        "loss": "the preference loss per pair; where policy and reference agree log 2 = 0.693, with hinge 1, with ipo "
+        "1 / (4 beta²)",
         **PAIR_METRICS,
     }
 

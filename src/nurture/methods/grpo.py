@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import model_validator
 
 from ..core.advantages import EPS, group_mean, group_std
 from ..core.kl import k3
@@ -66,6 +67,12 @@ class GRPO(Online):
     }
 
     roles: ClassVar = {"policy": ("logp", "entropy")}
+
+    @model_validator(mode="after")
+    def _buffer_fits(self) -> GRPO:
+        if self.overlong_buffer > self.max_completion_length:
+            raise ValueError("overlong_buffer is longer than max_completion_length, so every answer would be punished")
+        return self
 
     @property
     def records(self) -> Asks:

@@ -51,6 +51,8 @@ def watch(state: Mapping[str, Any], stats: Mapping[str, float], has_reference: b
     state = {**state, "steps": state.get("steps", 0) + 1, "remarks": dict(state.get("remarks", {}))}
     if has_reference:
         state = watch_still(state, stats, stats["margin"], "no margin is other than 0", "the policy is its reference")
+    else:
+        state = watch_still(state, stats, None, "nothing is learnt", "the weights are what they were")
     first, recent = list(state.get("first", [])), list(state.get("recent", []))
     if math.isfinite(stats["logp_chosen"]):  # a batch may hold no wanted answer
         first = first if len(first) == PATIENCE else [*first, stats["logp_chosen"]]
@@ -68,13 +70,15 @@ def watch(state: Mapping[str, Any], stats: Mapping[str, float], has_reference: b
 
 
 def watch_still(
-    state: Mapping[str, Any], stats: Mapping[str, float], moved: float, seen: str, fact: str
+    state: Mapping[str, Any], stats: Mapping[str, float], moved: float | None, seen: str, fact: str
 ) -> dict[str, Any]:
-    """Say so once where nothing is learnt: `moved` stays 0. `seen` and `fact` say in words what that is."""
+    """Say so once where nothing is learnt: `moved` stays 0 (None: no number says how far the policy is from where it
+    began). `seen` and `fact` say in words what that is. A gradient may also be 0 because all is learnt."""
     steps, remarks = state.get("steps", 0), dict(state.get("remarks", {}))
-    still = state.get("still", 0) + 1 if abs(moved) < STILL else 0
+    stands = stats["grad_norm"] * stats["learning_rate"] == 0 if moved is None else abs(moved) < STILL
+    still = state.get("still", 0) + 1 if stands else 0
     why = ""
-    if stats["grad_norm"] == 0:
+    if stands and stats["grad_norm"] == 0:
         why = "no gradient reaches the trained weights: they are frozen or not attached"
     elif still > PATIENCE and stats["learning_rate"] == 0:
         why = f"after {steps} steps {fact} still; the learning rate is 0"

@@ -12,7 +12,7 @@ from ..core.advantages import gae, whiten
 from ..core.kl import ESTIMATORS
 from ..core.ratios import clipped_surrogate, clipped_value_error, outside
 from ..types import Asks, Batch, Loss, Scores, tally
-from .online import Count, NotNegative, Online, Positive, Share, Whole, sampler_gap
+from .online import Count, NotNegative, Online, Positive, Share, Whole, acted_on, sampler_gap
 
 
 class PPO(Online):
@@ -46,7 +46,7 @@ class PPO(Online):
     clip_value: Positive | None = 0.2
     """How far the value may move from the old one before its gradient ends; `null` never clips."""
     critic_warmup: Whole = 0
-    """So many first updates teach only the critic: advantages are 0 in them."""
+    """So many first updates teach only the critic: the policy has no advantages in them, and no other term either."""
     critic_lr_ratio: Positive = 1.0
     """The critic learns at so many times the learning rate. A critic that starts with a new head wants 10."""
     entropy_coef: NotNegative = 0.0
@@ -71,7 +71,8 @@ class PPO(Online):
         "value_error": "squared difference of value and return per token: falls as the critic learns",
         "value_clip_fraction": "share of tokens whose value moved further than clip_value from the old one",
         "entropy": "entropy of the policy per token, in nats: a steady fall to 0 means it has stopped exploring",
-        "kl": "distance from the reference per token in nats, by kl_estimator; the alarm is a rise without end",
+        "kl": "distance from the reference per token in nats, by kl_estimator; NaN where kl_coef is 0",
+        "kl_coef": "with kl_target, the price of a nat after this update",
         "ratio": "mean of p / p_old: stays near 1, since far ratios are noise",
         "approx_kl": "KL from p_old to p per token (k3): how far this rollout has moved the policy; above 0.1 is fast",
         "clip_fraction": "share of tokens where the clip took the gradient away: 0.05 to 0.3 is usual",
@@ -120,6 +121,10 @@ class PPO(Online):
         assert batch.logp_old is not None and batch.logp_ref is not None, "the rollout records both log-probabilities"
         return ESTIMATORS[self.kl_estimator](batch.logp_old, batch.logp_ref)
 
+    def taught(self, batch: Batch) -> Batch:
+        """While the critic warms up, without the demonstrations, which would move the policy."""
+        return batch if batch.adv.any() else acted_on(batch)
+
     def counts(self, batch: Batch) -> dict[str, float]:
         acted = int(batch.acted.sum())
         return {"tokens": acted, "ptx_tokens": batch.num_own - acted}
@@ -133,10 +138,11 @@ class PPO(Online):
 
         policy = -clipped_surrogate(ratio, batch.adv, self.clip_low, self.clip_high)
         critic = clipped_value_error(value, batch.value, batch.ret, self.clip_value)
-        total = policy + self.vf_coef * critic - self.entropy_coef * entropy
-        kl = self._kl(batch, scores)
-        if self.kl_in == "loss":
-            total = total + self.kl_coef * kl
+        kl, total = self._kl(batch, scores), policy + self.vf_coef * critic
+        if batch.adv.any():  # else the critic warms up, and nothing moves the policy
+            total = total - self.entropy_coef * entropy
+            if self.kl_in == "loss" and kl is not None:
+                total = total + self.kl_coef * kl
         total = total.where(acted, 0)
         moved = (value - batch.value).abs() > (self.clip_value or float("inf"))
         return Loss(
@@ -148,7 +154,7 @@ class PPO(Online):
                 "value_error": tally((value - batch.ret).square(), acted),
                 "value_clip_fraction": tally(moved.float(), acted),
                 "entropy": tally(entropy, acted),
-                "kl": tally(kl, acted),
+                "kl": (policy.new_zeros(()), 0) if kl is None else tally(kl, acted),
                 "ratio": tally(ratio, acted),
                 "approx_kl": tally(ratio - 1 - log_ratio, acted),
                 "clip_fraction": tally(outside(ratio, batch.adv, self.clip_low, self.clip_high), acted),
@@ -157,8 +163,9 @@ class PPO(Online):
             },
         )
 
-    def _kl(self, batch: Batch, scores: Scores) -> Tensor:
-        """Of the policy as it is now where it stands in the loss, else as it was when it was priced."""
+    def _kl(self, batch: Batch, scores: Scores) -> Tensor | None:
+        """Of the policy as it is now where it stands in the loss, else as it was when it was priced; None where nobody
+        asks the reference."""
         logp, exact = scores.policy.logp, self.kl_estimator == "full"
         if self.kl_coef and self.kl_in == "loss":
             if exact:
@@ -167,7 +174,7 @@ class PPO(Online):
                 return ESTIMATORS[self.kl_estimator](logp, batch.logp_ref)
         elif self.kl_coef and (batch.kl if exact else batch.logp_ref) is not None:
             return self._kl_of_rollout(batch)
-        return logp.detach() * 0.0
+        return None
 
     def after_step(self, state: dict[str, Any], stats: Mapping[str, float]) -> dict[str, Any]:
         """Counts updates, and steers `kl_coef` towards the target: Ziegler et al. 2019, section 2.2, each update moving

@@ -52,8 +52,10 @@ class Process(Method):
 
 
 def chain_score(score: torch.Tensor, chain: torch.Tensor, chains: int, aggregate: str) -> torch.Tensor:
-    """`[M]` scores of steps and the chain each belongs to -> `[chains]` one probability for each chain."""
+    """`[M]` scores of steps and the chain each belongs to, one chain after the other -> `[chains]` one probability for
+    each chain."""
     right = score.sigmoid()
-    if aggregate == "last":
-        return right.new_ones(chains).scatter(0, chain, right)
+    if aggregate == "last":  # (a scatter would leave it open which step of a chain is written last)
+        ends = torch.searchsorted(chain, torch.arange(chains, device=chain.device), right=True) - 1
+        return right.index_select(0, ends)
     return right.new_ones(chains).scatter_reduce(0, chain, right, "amin" if aggregate == "min" else "prod")

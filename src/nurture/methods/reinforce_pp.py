@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from ..core.advantages import discounted_returns, group_mean, whiten
 from ..core.kl import k1
 from ..core.ratios import clipped_surrogate, outside
@@ -41,6 +43,12 @@ class ReinforcePP(Online):
         "clip_fraction": "share of tokens where the clip took the gradient away",
         "sampler_gap": "mean absolute difference of the trainer's and the sampler's log-probabilities",
     }
+
+    @model_validator(mode="after")
+    def _compares_something(self) -> ReinforcePP:
+        if self.group_baseline and self.num_generations == 1:
+            raise ValueError("group_baseline takes the mean of one answer off itself; set num_generations above 1")
+        return self
 
     @property
     def records(self) -> Asks:

@@ -1,13 +1,14 @@
 """Reward models: a number that says how good an answer is, learnt from what people said."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from ..core.preference import log_sigmoid, plackett_luce
+from ..core.preference import MOST_TIED, log_sigmoid, plackett_luce
 from ..types import Asks, Batch, Group, Loss, Quantity, RoleScores, Scores, Tally, tally
 from .method import Method
 from .pairs import NotNegative, Positive, watch_still
@@ -42,7 +43,7 @@ class Reward(Method):
     """What a nat of mean log-probability is worth, with `scored_by: likelihood`."""
     ranking: Literal["pairs", "listwise"] = "pairs"
     """What a ranking of K answers says: every pair by itself, or the order as a whole (Plackett-Luce; of equal ranks
-    all orders count the same)."""
+    all orders count the same, and at most 12 answers may share one). Two answers are a pair with its margin in both."""
     center_rewards_coefficient: NotNegative = 0.0
     """Weight of (s_w + s_l)^2, which keeps scores near 0 where comparisons leave their level open; 0.01 is usual
     (Eisenstein et al. 2023, arXiv:2312.09244)."""
@@ -58,12 +59,13 @@ class Reward(Method):
     """How the criteria add up to one number; by default all the same."""
     gate: str | None = None
     """A criterion that comes first: an answer whose score on it is below `gate_at` gets that score, lowered by the
-    width of the scale, so that nothing outweighs it (harmless before helpful)."""
-    gate_at: float = 0.5
-    """Where the gate opens."""
+    width of the scale, so that nothing outweighs it (harmless before helpful). Behind a gate scores off the scale count
+    as its nearest end, since a promise about all scores needs an end to them."""
+    gate_at: float | None = None
+    """Where the gate opens; by default in the middle of the scale."""
     lm_coef: NotNegative = 0.0
     """Weight of the language-modelling loss on the preferred answers, per token: it keeps the trunk a language model
-    while it learns to judge."""
+    while it learns to judge. Ratings prefer no answer, so it needs comparisons."""
 
     roles: ClassVar = {"reward": ("score",)}
     trained: ClassVar = "reward"
@@ -94,7 +96,41 @@ class Reward(Method):
             raise ValueError(f"gate: {self.gate!r} is none of the criteria {', '.join(self.criteria)}")
         if not self.scale[0] < self.scale[1]:
             raise ValueError("scale: must be the lowest rating, then the highest")
+        if self.gate is not None:
+            self._refuse_a_leaky_gate()
         return self
+
+    def _refuse_a_leaky_gate(self) -> None:
+        """The least that an open gate is worth must not be less than what a closed one comes to at most."""
+        low, high = self.scale
+        if not low < self.gate_opens <= high:
+            raise ValueError(
+                f"gate_at: {self.gate_opens:g} is not on the scale, above {low:g} and at most {high:g}, so the gate "
+                "would be always open or always closed; choose a rating between them"
+            )
+        if not min(self.weighted_by) >= 0:
+            raise ValueError(
+                "weights: behind a gate none may be negative, or a higher rating would count as a lower one"
+            )
+        least = sum(
+            weight * (self.gate_opens if criterion == self.gate else low)
+            for criterion, weight in zip(self.criteria, self.weighted_by, strict=True)
+        )
+        closed = self.gate_opens - (high - low)
+        if not least >= closed:
+            raise ValueError(
+                f"weights: an answer that passes the gate could be worth {least:g}, less than the {closed:g} of one "
+                "that does not; choose weights that add up to 1"
+            )
+
+    @property
+    def gate_opens(self) -> float:
+        """Where that is on the scale."""
+        return (self.scale[0] + self.scale[1]) / 2 if self.gate_at is None else self.gate_at
+
+    @property
+    def weighted_by(self) -> tuple[float, ...]:
+        return self.weights or (1 / len(self.criteria),) * len(self.criteria)
 
     @property
     def asks(self) -> Asks:
@@ -119,6 +155,16 @@ class Reward(Method):
     def refuses(self, groups: Sequence[Group]) -> str | None:
         if self.scored_by == "likelihood" and any(r.scores for g in groups for r in g.responses):
             return "scored_by: a likelihood is never above 0 and cannot learn ratings; take a head, or comparisons."
+        if self.lm_coef and not any(r.rank for g in groups for r in g.responses):
+            return "lm_coef: ratings say of no answer that it is preferred; leave lm_coef out, or add comparisons."
+        if self.ranking == "listwise":
+            for group in groups:
+                tied = max(Counter(r.rank for r in group.responses if r.rank is not None).values(), default=0)
+                if tied > MOST_TIED:
+                    return (
+                        f"{group.key}: {tied} answers share one rank, and an order as a whole can have {MOST_TIED} "
+                        "there at most; take ranking: pairs, which leaves ties out, or drop some of them."
+                    )
         return None
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
@@ -132,7 +178,8 @@ class Reward(Method):
             margin = better - worse
             if self.ranking == "listwise":
                 parts = torch.split(s, [len(g.responses) for g in batch.groups])
-                total = torch.stack([plackett_luce(parts[i], ranks) for i, ranks in compared.items()]).sum()
+                said = [order_loss(parts[i], ranks, batch.groups[i].margin) for i, ranks in compared.items()]
+                total = torch.stack(said).sum()
             else:
                 total = (-log_sigmoid(margin - batch.margin) * batch.pair_weight).sum()
             centre = ((better + worse).square() * batch.pair_weight).sum()
@@ -164,13 +211,14 @@ class Reward(Method):
         return low + (high - low) * score.sigmoid() if self.rating == "bounded" else score
 
     def judge(self, score: torch.Tensor, batch: Batch) -> torch.Tensor:
-        said = self.rated(score)
-        weights = self.weights or (1 / len(self.criteria),) * len(self.criteria)
-        total = (said * torch.tensor(weights, dtype=said.dtype, device=said.device)).sum(1)
+        said, (low, high) = self.rated(score), self.scale
+        if self.gate is not None:
+            said = said.clamp(low, high)
+        total = (said * torch.tensor(self.weighted_by, dtype=said.dtype, device=said.device)).sum(1)
         if self.gate is None:
             return total
         first = said[:, self.criteria.index(self.gate)]
-        return torch.where(first < self.gate_at, first - (self.scale[1] - self.scale[0]), total)
+        return torch.where(first < self.gate_opens, first - (high - low), total)
 
     def _compared(self, batch: Batch) -> dict[int, list[int]]:
         """The ranks of each group whose answers were compared, by its place. As pairs, a tie of all says nothing."""
@@ -182,3 +230,12 @@ class Reward(Method):
         """The responses nobody was preferred to."""
         ranked = [(i, r.rank) for i, r in enumerate(batch.responses)]
         return torch.tensor([i for i, rank in ranked if rank == 1], dtype=torch.long, device=batch.device)
+
+
+def order_loss(score: torch.Tensor, ranks: Sequence[int], margin: float) -> torch.Tensor:
+    """Minus the log-probability of an order. That of two is a pair: the same by either model, and only Bradley and
+    Terry's has a place for a margin."""
+    if len(set(ranks)) < len(ranks) or len(ranks) != 2:
+        return plackett_luce(score, ranks)
+    better, worse = score if ranks[0] < ranks[1] else score.flip(0)
+    return -log_sigmoid(better - worse - margin)

@@ -21,7 +21,17 @@ from ..core.random import stream_key
 from ..errors import InputError, did_you_mean
 from .fused import fuse
 from .heads import has_score_head, head_parameters, is_encoder, put_head, read_score_head, score_head
-from .vet import SEQ2SEQ, has_tokenizer, model_digest, vet, vet_adapter, vet_settings, vet_tokenizer
+from .vet import (
+    SEQ2SEQ,
+    Vetted,
+    has_tokenizer,
+    model_digest,
+    safetensors_header,
+    vet,
+    vet_adapter,
+    vet_settings,
+    vet_tokenizer,
+)
 
 __all__ = ["LoadedModel", "load_model", "model_digest", "parameter_count", "resolve_model", "train_tokenizer"]
 
@@ -391,7 +401,8 @@ def _from_folder(
                 **quantization,
             )
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        raise InputError(f"{folder} could not be loaded as {vetted.architecture}: {_one_line(error)}") from error
+        why = _other_shape(kind, config, vetted) or _one_line(error)
+        raise InputError(f"{folder} could not be loaded as {vetted.architecture}: {why}") from error
     new_head = vetted.architecture not in (vetted.config.get("architectures") or [vetted.architecture])
     if missing := sorted(name for name in report["missing_keys"] if not (new_head and HEAD.match(name))):
         raise InputError(
@@ -609,6 +620,17 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _other_shape(kind: Any, config: PreTrainedConfig, vetted: Vetted) -> str:
+    """The first weight whose shape is not the one that the config asks for."""
+    with torch.device("meta"), quiet():
+        asked = {name: list(tensor.shape) for name, tensor in kind.from_config(config).state_dict().items()}
+    for file in vetted.weights:
+        for name, entry in safetensors_header(file).items():
+            if name in asked and list(entry["shape"]) != asked[name]:
+                return f"{name} is {entry['shape']} in {file.name}, where config.json asks for {asked[name]}."
+    return ""
 
 
 def _one_line(error: Exception) -> str:

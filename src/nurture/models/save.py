@@ -89,10 +89,14 @@ def _replacing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     finish_replacing(folder)
     temporary.mkdir()
-    yield temporary
-    for path in temporary.rglob("*"):
-        sync(path)
-    sync(temporary)
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            sync(path)
+        sync(temporary)
+    except BaseException:  # a full disk, say, of which half a model would keep the most
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)

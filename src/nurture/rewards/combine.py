@@ -77,9 +77,12 @@ class Product(Reward):
 
 
 class Ensemble(Reward):
-    """The mean of several rewards, lowered by how far they disagree. Coste et al. 2023, arXiv:2310.02743.
+    """The mean of several rewards, lowered by how far they disagree. After Coste et al. 2023, arXiv:2310.02743.
 
         mean - penalty * standard deviation
+
+    (They subtract the variance. A standard deviation is in the unit of the scores, so `penalty` means the same whatever
+    the scale.)
 
     A policy finds the faults of a learnt reward. Reward models learnt in another order from the same data have other
     faults, so where they disagree, none is to be believed. Members must be on one scale: comparisons leave the level of

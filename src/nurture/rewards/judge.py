@@ -103,6 +103,10 @@ class Judge(Reward):
     def check(self) -> None:
         self._endpoint()
 
+    def seconds_for(self, answers: Sequence[Answer]) -> float:
+        asked = 2 if self.how == "compare" else 1
+        return len(answers) * asked * self.tries * self.seconds / self.concurrency
+
     def score(self, answers: Sequence[Answer]) -> Iterable[Outcome]:
         endpoint = self._endpoint()
         pool = ThreadPoolExecutor(self.concurrency, "judge")

@@ -34,6 +34,9 @@ class Maths(Reward):
     def check(self) -> None:
         shared_sandbox(self.workers, mathematics=True)
 
+    def seconds_for(self, answers: Sequence[Answer]) -> float:
+        return len(answers) * self.seconds / self.workers
+
     def score(self, answers: Sequence[Answer]) -> Iterable[Outcome]:
         return shared_sandbox(self.workers, mathematics=True).map(self._judge, answers)
 

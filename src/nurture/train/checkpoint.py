@@ -115,6 +115,26 @@ class CheckpointStore:
             raise
         return path
 
+    def newest_context(self) -> dict[str, Any] | None:
+        """Under what the newest checkpoint that looks whole was made, before anything is read or written; None where
+        there is none."""
+        for path in self.paths():
+            with contextlib.suppress(Damaged):
+                return _read_manifest(path / "manifest.json")["context"]
+        return None
+
+    def require_room(self, num_bytes: int, *, saves: int, besides: int) -> None:
+        """Raises `DiskFull` where `saves` checkpoints of so many bytes, of which `keep` stay and one more is written,
+        and `besides` cannot be held. What is there already counts."""
+        most = min(self.keep + 1, saves)
+        there = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        needed, free = int(SPARE * (num_bytes * most + besides)) - there, self._free_bytes()
+        if free < needed:
+            raise DiskFull(
+                f"{self.folder.parent} needs {readable_size(needed)} for {most} checkpoints and the model, where "
+                f"{readable_size(free)} are free; make room, or choose another out=."
+            )
+
     def load_newest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies, or None when the run never saved one.
 

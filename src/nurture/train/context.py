@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,11 +107,13 @@ def check_context(
 
 def refuse(differences: list[Difference], run: Path) -> None:
     """Raise an InputError with the differences that may not be, if there are any."""
-    refused = "".join(f"\n  {d}" for d in differences if d.effect == "refused")
+    refused = [d for d in differences if d.effect == "refused"]
+    ways = "choose another out=, or start again with fresh=true"
+    if changed := [found["file"] or f"the {found[2]}" for d in refused if (found := _INPUT.fullmatch(d.key))]:
+        raise InputError(f"{run} was begun with other inputs: {', '.join(changed)} changed since; restore it, {ways}.")
     if refused:
-        raise InputError(
-            f"{run} was begun with other settings; restore them, or start a new run in another folder:{refused}"
-        )
+        listed = "".join(f"\n  {d}" for d in refused)
+        raise InputError(f"{run} was begun with other settings; restore them, {ways}:{listed}")
 
 
 def promise_after(before: Promise, differences: list[Difference]) -> tuple[Promise, str]:
@@ -124,6 +127,8 @@ def promise_after(before: Promise, differences: list[Difference]) -> tuple[Promi
     )
 
 
+_INPUT = re.compile(r"data\.(?:(?:data|eval)\.\d+:(?P<file>.*)|(model|ref|critic|teacher))")
+"""The key of a digest: of a source by its name, or of a model by its part."""
 _DERIVED = ("config_digest", "data_digest", "promise")
 
 

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Literal
 
 import torch
 
 from ..errors import InputError
 
+DEVICES, PRECISIONS = ("auto", "cpu", "cuda", "mps"), ("auto", "fp32", "bf16")
 
-def choose_device(device: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name, or with `auto` a CUDA device where there is one."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda was asked for, but torch sees no CUDA device; use device: cpu or auto.")
+    if device not in DEVICES:
+        raise InputError(f"device: {device!r} is none of {', '.join(DEVICES)}.")
     if device == "mps" and not torch.backends.mps.is_available():
         raise InputError("device: mps was asked for, but this machine has none; use device: cpu or auto.")
     return torch.device(device)
 
 
-def choose_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies matrices in it (elsewhere bf16 is several times slower than fp32)."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision: {precision!r} is none of {', '.join(PRECISIONS)}.")
     if precision == "fp32":
         return torch.float32
     if precision == "bf16":

@@ -1,13 +1,16 @@
 """What a reference model says of every answer, asked once before training and kept by content.
 
 A method that learns from given answers asks its reference the same question in every epoch. Asked once, the reference
-needs no memory during training: half of it, when all weights are trained.
+needs no memory during training: half of it, when all weights are trained. What it said is kept in the run folder, and
+in the user's cache for the next run that would ask the same (another beta, another seed).
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +20,15 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ..core.logp import selected_logp
+from ..data.cache import cache_folder, prune
 from ..files import replace_synced
 from ..models.heads import output_head
 from ..models.layouts import LAY, Layout, hidden_states
 from ..types import Batch, Group
 
 Logp = NDArray[np.float32]
+CACHE = "references"
+"""The folder in the user's cache."""
 
 
 def content_key(model_digest: str, how: str, groups: Sequence[Group]) -> str:
@@ -62,6 +68,24 @@ def keep(path: Path, key: str, logp: Logp) -> None:
     from safetensors.numpy import save
 
     replace_synced(path, save({"logp": logp}, {"key": key}))
+
+
+def cached(key: str) -> Logp | None:
+    """What an earlier run was told under this key."""
+    folder = cache_folder(CACHE)
+    found = kept(folder / f"{key[:40]}.safetensors", key) if folder else None
+    if folder and found is not None:
+        os.utime(folder / f"{key[:40]}.safetensors")  # it was of use
+    return found
+
+
+def cache(key: str, logp: Logp) -> None:
+    """Keep it for later runs, which may do without: a full disk is no reason to stop."""
+    if folder := cache_folder(CACHE):
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            keep(folder / f"{key[:40]}.safetensors", key, logp)
+            prune(folder)
 
 
 def kept(path: Path, key: str) -> Logp | None:

@@ -38,6 +38,8 @@ class Seen:
     """As the file has them, before they are renamed."""
     columns: Counter[str] = field(default_factory=Counter[str])
     fits: Counter[str] = field(default_factory=Counter[str])
+    unjudged: Counter[str] = field(default_factory=Counter[str])
+    """Rows that would fit a format if they were judged."""
 
     def look(self, row: Row, columns: Mapping[str, str]) -> None:
         self.rows += 1
@@ -46,10 +48,12 @@ class Seen:
             row = rename(row, columns)
         self.columns.update(row.keys())
         self.fits.update(f.name for f in fitting(row))
+        self.unjudged.update(f.name for f in FORMATS if f.unjudged and f.unjudged(row))
 
     def format(self, wants: Sequence[Kind], source: str) -> Format:
         """The format of most rows; ties go to the first of the wanted kinds, then to one that can serve as it, then to
-        the table's order."""
+        the table's order. Where no wanted kind is found, or only a part of the columns would be read, it may be that
+        the judgements were forgotten: the rows are of that format then, so that each says what it lacks."""
         if not self.fits:
             found = ", ".join(repr(c) for c, _ in self.columns.most_common(20)) or "none"
             known = "; ".join(f"{f.name} ({', '.join(f.required)})" for f in FORMATS)
@@ -60,7 +64,13 @@ class Seen:
             )
         near = {kind: place for place, kind in enumerate(wants)}
         far = {f.name: (near.get(f.kind, 9), not any((f.kind, kind) in SERVES for kind in wants)) for f in FORMATS}
-        return max(sorted(FORMATS, key=lambda f: far[f.name]), key=lambda f: self.fits[f.name])  # the first of equals
+        most = max(sorted(FORMATS, key=lambda f: far[f.name]), key=lambda f: self.fits[f.name])  # the first of equals
+        for f in FORMATS:
+            looked_for = f.kind in wants if wants else set(most.required) < set(f.required)
+            of_it = self.unjudged[f.name] and self.unjudged[f.name] + self.fits[f.name] >= self.fits[most.name]
+            if looked_for and of_it and most.kind not in wants:
+                return f
+        return most
 
 
 def fitting(row: Row) -> tuple[Format, ...]:
@@ -108,7 +118,7 @@ def convert(row: Row, origin: str, format: Format) -> list[Record]:
     missing = [c for c in format.required if c not in row]
     if missing:
         other = next((f for f in fitting(row) if not set(f.required) < set(format.required)), None)
-        if other:
+        if other and not (format.unjudged and format.unjudged(row)):
             raise Fault(
                 "MIXED_FORMATS", f"is a row of format {other.name} in a file of format {format.name}; split it."
             )

@@ -44,6 +44,8 @@ class Format:
     """Columns that hold messages."""
     unread: Callable[[Row], Iterable[str]] | None = None
     """What of the required columns' insides is left out."""
+    unjudged: Callable[[Row], bool] | None = None
+    """Whether a row has all of it but the judgement. It fits another format then, and would lose what matters there."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ...records import Steps
 from .format import Fault, Format, Row, equally_long, items, kind_of, number, string, user, yes_or_no
 from .turns import read_prompt
@@ -107,9 +109,31 @@ def _is_shepherd(row: Row) -> bool:
     return isinstance(row["input"], str) and MARK in row["input"]
 
 
+def _unlabelled(column: str) -> Callable[[Row], bool]:
+    """Whether a row has a prompt and its steps and no labels. (A number of steps is something else.)"""
+
+    def holds(row: Row) -> bool:
+        said = row.get(column)
+        listed = isinstance(said, list) and bool(said) and all(isinstance(step, str) for step in said)
+        written = isinstance(said, str) and said.lstrip()[:1] == "["
+        return "prompt" in row and "labels" not in row and (listed or written)
+
+    return holds
+
+
 FORMATS = (
-    Format("steps", "steps", ("prompt", "steps", "labels"), (), steps, turns=("prompt",)),
-    Format("trl_stepwise", "steps", ("prompt", "completions", "labels"), (), trl_stepwise, turns=("prompt",)),
+    Format(
+        "steps", "steps", ("prompt", "steps", "labels"), (), steps, turns=("prompt",), unjudged=_unlabelled("steps")
+    ),
+    Format(
+        "trl_stepwise",
+        "steps",
+        ("prompt", "completions", "labels"),
+        (),
+        trl_stepwise,
+        turns=("prompt",),
+        unjudged=_unlabelled("completions"),
+    ),
     Format("prm800k", "steps", ("question", "label"), (), prm800k, _is_prm800k),
     Format("math_shepherd", "steps", ("input", "label"), ("task",), math_shepherd, _is_shepherd),
 )
