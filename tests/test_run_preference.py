@@ -63,12 +63,12 @@ def test_another_beta_asks_the_reference_nothing_new(tmp_path, monkeypatch):
     _, alone = run("dpo", tmp_path / "alone", "data=lab/comparisons", "beta=0.3")
     assert told == alone
     monkeypatch.setenv("NURTURE_CACHE", str(tmp_path / "cache"))
-    run("dpo", tmp_path / "other", "data=lab/comparisons", "adapter=lora")
+    run("dpo", tmp_path / "other", "data=lab/comparisons", "model=lab", "adapter=lora")
     assert any(e["event"] == "reference" for e in rows_of(tmp_path / "other" / "events.jsonl"))
 
 
 def test_a_reference_asked_live_is_the_base_with_its_adapter_off(tmp_path):
-    words = ("data=lab/comparisons", "adapter=lora")
+    words = ("data=lab/comparisons", "model=lab", "adapter=lora")
     _, once = run("dpo", tmp_path / "once", *words)
     _, live = run("dpo", tmp_path / "live", *words, "precompute_ref_log_probs=false")
     for a, b in zip(once, live, strict=True):

@@ -99,7 +99,7 @@ AT_FIRST = {
 }
 """The loss of a model whose output head is zero (and whose critic says 0): log V where it imitates tokens, 0 where it
 imitates as uniform a teacher; where it learns from a rollout of its own, what the advantages leave over."""
-ONLY_WITH_A_FIELD = {"reward": {"nll"}}
+ONLY_WITH_A_FIELD = {"reward": {"nll"}, "ppo": {"kl_coef"}}
 NEEDS = {"distill": ["teacher=lab"]}
 """What its stage must say besides."""
 

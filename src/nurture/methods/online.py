@@ -76,12 +76,6 @@ def sampler_gap(batch: Batch, logp: Tensor) -> Tally:
     return (0.0, 0) if sampler is None else tally((old - sampler).abs(), batch.acted)
 
 
-def acted_on(batch: Batch) -> Batch:
-    """The groups that were drawn, without those mixed in."""
-    kept = tuple(g for g in batch.groups if any(r.adv is not None for r in g.responses))
-    return Batch(kept, batch.device) if kept else batch
-
-
 def with_advantage(batch: Batch) -> Batch:
     """The groups in which some token has an advantage (or which were mixed in); one at least."""
     kept = (g for g in batch.groups if any(r.adv is None or r.adv.any() for r in g.responses))

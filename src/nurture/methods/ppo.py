@@ -12,7 +12,7 @@ from ..core.advantages import gae, whiten
 from ..core.kl import ESTIMATORS
 from ..core.ratios import clipped_surrogate, clipped_value_error, outside
 from ..types import Asks, Batch, Loss, Scores, tally
-from .online import Count, NotNegative, Online, Positive, Share, Whole, acted_on, sampler_gap
+from .online import Count, NotNegative, Online, Positive, Share, Whole, sampler_gap
 
 
 class PPO(Online):
@@ -46,7 +46,8 @@ class PPO(Online):
     clip_value: Positive | None = 0.2
     """How far the value may move from the old one before its gradient ends; `null` never clips."""
     critic_warmup: Whole = 0
-    """So many first updates teach only the critic: the policy has no advantages in them, and no other term either."""
+    """So many first updates teach only the critic: advantages are 0 in them. (What else moves the policy, where it is
+    asked for, does: `entropy_coef`, a KL in the loss, `ptx_coef`.)"""
     critic_lr_ratio: Positive = 1.0
     """The critic learns at so many times the learning rate. A critic that starts with a new head wants 10."""
     entropy_coef: NotNegative = 0.0
@@ -121,10 +122,6 @@ class PPO(Online):
         assert batch.logp_old is not None and batch.logp_ref is not None, "the rollout records both log-probabilities"
         return ESTIMATORS[self.kl_estimator](batch.logp_old, batch.logp_ref)
 
-    def taught(self, batch: Batch) -> Batch:
-        """While the critic warms up, without the demonstrations, which would move the policy."""
-        return batch if batch.adv.any() else acted_on(batch)
-
     def counts(self, batch: Batch) -> dict[str, float]:
         acted = int(batch.acted.sum())
         return {"tokens": acted, "ptx_tokens": batch.num_own - acted}
@@ -138,11 +135,10 @@ class PPO(Online):
 
         policy = -clipped_surrogate(ratio, batch.adv, self.clip_low, self.clip_high)
         critic = clipped_value_error(value, batch.value, batch.ret, self.clip_value)
-        kl, total = self._kl(batch, scores), policy + self.vf_coef * critic
-        if batch.adv.any():  # else the critic warms up, and nothing moves the policy
-            total = total - self.entropy_coef * entropy
-            if self.kl_in == "loss" and kl is not None:
-                total = total + self.kl_coef * kl
+        total = policy + self.vf_coef * critic - self.entropy_coef * entropy
+        kl = self._kl(batch, scores)
+        if self.kl_in == "loss" and kl is not None:
+            total = total + self.kl_coef * kl
         total = total.where(acted, 0)
         moved = (value - batch.value).abs() > (self.clip_value or float("inf"))
         return Loss(
