@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from nurture.cli import app
 from nurture.methods import METHODS
-from nurture.recipe import load_recipe, stage_from, take
+from nurture.recipe import load_recipe, method_class, stage_from, take
 from nurture.runs import METRICS
 
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md")), Path("benchmarks/README.md")]
@@ -89,14 +89,21 @@ def test_files_of_ours_that_are_named_exist(page):
             assert Path(name).exists(), f"{page}: {name}"
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo", "distill"])
+EXPLAINED = {
+    **{name: f"methods/{name}.md" for name in ("ppo", "grpo", "distill")},
+    "rloo": "methods/grpo.md", "reinforce++": "methods/grpo.md", "sft": "methods/rest.md",
+    "nurture.control.dqn:DQN": "control.md",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
 def test_the_page_of_a_method_explains_each_metric_it_logs(name):
-    page = Path(f"docs/methods/{name}.md").read_text()
+    page = Path("docs", EXPLAINED[name]).read_text()
     of_rollouts = {metric for metric in METRICS if metric.startswith("rollout/")}
     of_critics = {"rollout/explained_variance"}
     general = {"ppo": of_critics, "grpo": of_rollouts - of_critics}.get(name, set())  # whose page the other one names
     told = set(re.findall(r"`([\w/]+)`", page))
-    assert not {*METHODS[name].metrics, *general} - told
+    assert not {*method_class(name).metrics, *general} - told
 
 
 def test_the_recipe_of_its_page_is_one(tmp_path):

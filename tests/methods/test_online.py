@@ -1,5 +1,5 @@
 """Losses, gradients and advantages of the online methods against TRL on the same tensors, and against NumPy where TRL
-has no such method (PPO)."""
+has no such method (PPO, REINFORCE++, actor-critic)."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -431,3 +431,56 @@ def test_updates_go_through_the_rollout_in_parts():
     assert [[g.key for g in p.groups] for p in updates(batch, method, 1, 1, mixed)] != [
         [g.key for g in p.groups] for p in parts
     ]
+
+
+# --- REINFORCE++ and actor-critic: NumPy -----------------------------------------------------------------------------
+
+
+def as_numpy(*tensors):
+    return [x.detach().numpy().astype(np.float64) for x in tensors]
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip_low": 0.1, "clip_high": 0.4}], ids=["even", "uneven"])
+def test_reinforce_pp_equals_numpy(settings):
+    """The surrogate case by case instead of as a minimum: beyond the clip on the profitable side it is constant."""
+    method = ReinforcePP(gamma=0.9, **settings)
+    batch, *leaves = recorded()
+    batch = method.advantage(batch, {})
+    ours, loss = objective(method, batch, *leaves)
+    adv, old, ref, logp = as_numpy(batch.adv, batch.logp_old, batch.logp_ref, leaves[0])
+    ratio, most, least = np.exp(logp - old), 1 + method.clip_high, 1 - method.clip_low
+    ended = np.where(adv > 0, ratio > most, ratio < least)
+    edge = np.where(adv > 0, most, least)
+    assert ours.item() == pytest.approx(-np.mean(np.where(ended, edge, ratio) * adv), rel=1e-9)
+    d_logp, *others = torch.autograd.grad(ours, leaves, allow_unused=True)
+    np.testing.assert_allclose(d_logp, np.where(ended, 0.0, -ratio * adv) / len(adv), atol=1e-12, rtol=1e-9)
+    assert others == [None, None], "the critic and the entropy are in no term"
+    told = {name: float(total) / count for name, (total, count) in loss.stats.items()}
+    assert told["kl"] == pytest.approx(np.mean(logp - ref), rel=1e-9)
+    assert told["clip_fraction"] == pytest.approx(ended.mean()) and 0 < ended.mean() < 1
+    spared = ((ratio > most) | (ratio < least)) & ~ended
+    assert spared.any(), "some left the interval to the wrong side and keep their gradient"
+
+
+@pytest.mark.parametrize("white", [False, True])
+def test_actor_critic_equals_numpy(white):
+    method = ActorCritic(gamma=0.9, lam=0.8, vf_coef=0.7, entropy_coef=0.2, whiten_advantages=white)
+    batch, *leaves = recorded()
+    reward = np.zeros(batch.num_own)
+    reward[np.cumsum(batch.own_lengths) - 1] = [r.score for r in batch.responses]
+    adv = numpy_advantages(batch, reward, 0.9, 0.8)
+    ret = adv + batch.value.numpy()
+    if white:
+        adv = (adv - adv.mean()) / adv.std(ddof=1)
+    batch = method.advantage(batch, {})
+    np.testing.assert_allclose(batch.adv, adv, atol=1e-5)
+    np.testing.assert_allclose(batch.ret, ret, atol=1e-5)
+    ours, loss = objective(method, batch, *leaves)
+    adv, ret, logp, value, entropy = as_numpy(batch.adv, batch.ret, *leaves)
+    n = len(adv)
+    expected = (-adv @ logp + 0.7 * np.sum((value - ret) ** 2) / 2 - 0.2 * entropy.sum()) / n
+    assert ours.item() == pytest.approx(expected, rel=1e-9)
+    gradients = -adv / n, 0.7 * (value - ret) / n, np.full(n, -0.2 / n)
+    for gradient, theirs in zip(torch.autograd.grad(ours, leaves), gradients, strict=True):
+        np.testing.assert_allclose(gradient, theirs, atol=1e-12, rtol=1e-9)
+    assert float(loss.stats["value_error"][0]) / n == pytest.approx(np.mean((value - ret) ** 2), rel=1e-9)

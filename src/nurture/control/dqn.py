@@ -70,6 +70,7 @@ class DQN(Method):
         "loss": "Huber loss of the action values: it may rise while the policy improves, since the target moves",
         "q": "mean value of the actions in the mini-batch: runs away when learning diverges",
         "trial": "mean score of the last trial",
+        "epsilon": "chance of a random action when the memory was last added to: falls from 1 to the field `epsilon`",
     }
 
     def counts(self, batch: Batch) -> dict[str, float]:
