@@ -17,10 +17,12 @@ from ..errors import Interrupted, NumericsError
 
 class StopSignals:
     """Within this context the first SIGTERM, SIGINT or SIGUSR1 only sets `requested`, to be looked at after each
-    micro-batch; a second one ends the process at once, and the newest checkpoint is as it was.
+    micro-batch; a second one kills the process, and the newest checkpoint is as it was.
 
-    SIGUSR1 is what batch systems send ahead of a SIGTERM, and counts as one. Python hands signals to the main thread
-    alone; entered in another, this context never requests anything.
+    The second is left to the system: a handler in Python has to wait for what the process is in (a product of large
+    matrices, a disk that hangs), which is what somebody who asks twice no longer wants. SIGUSR1 is what batch systems
+    send ahead of a SIGTERM, and counts as one. Python hands signals to the main thread alone; entered in another, this
+    context never requests anything.
     """
 
     CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -46,10 +48,9 @@ class StopSignals:
         return Interrupted(f"Stopped by {number.name}; the same command goes on from {checkpoint}.", int(number))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        wanted = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        if self.requested is not None:
-            os._exit(128 + wanted)
-        self.requested = wanted
+        for caught in self._before:
+            signal.signal(caught, signal.SIG_DFL)
+        self.requested = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
         os.write(2, b"Stopping with a checkpoint after this step; once more to leave at once.\n")
 
 
