@@ -147,6 +147,12 @@ def test_every_kind_of_judgement_trains(method, data, words, tmp_path):
     model, metrics = run(method, tmp_path / "run", f"data={data}", *words)
     assert model is not None and len(metrics) == 3
     assert (tmp_path / "run" / "reward_card.json").exists() == (method in ("reward", "process"))
+    shown = (tmp_path / "run" / "report.html").read_text()
+    drawn = {"process": ("step accuracy", "accuracy on wrong steps", "<b>calibration</b>"),
+             "lab/ratings": ("prompts", "<b>harmless</b>", "rms_of_the_mean"),
+             "lab/rankings": ("accuracy", "<b>calibration</b>", "longer_scores_higher")}  # fmt: skip
+    if method in ("reward", "process"):
+        assert all(what in shown for what in drawn.get(method, drawn.get(data, ())))
 
 
 def test_the_wrong_kind_of_judgement_is_named(tmp_path):

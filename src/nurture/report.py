@@ -311,6 +311,12 @@ def _spread(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, 
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
+HELD_OUT = (
+    "answers", "prompts", "pairs", "pairs_from", "accuracy", "steps", "step_accuracy", "accuracy_on_wrong_steps",
+    "accuracy_on_right_steps", "always_the_commoner", "calibration_error",
+)  # fmt: skip
+
+
 def _reward_card(folder: Path) -> str:
     """The verdict on a reward model, and every table of its card."""
     path = folder / "reward_card.json"
@@ -318,6 +324,13 @@ def _reward_card(folder: Path) -> str:
         return ""
     card: dict[str, Any] = json.loads(path.read_bytes())
     parts = [f'<p class="verdict"><b>{text(card["verdict"])}</b>: {text(card["reason"])}</p>']
+    held_out = {name.replace("_", " "): _told(card[name]) for name in HELD_OUT if name in card}
+    parts.append(facts_table(held_out))
+    if bins := card.get("calibration"):
+        parts.append(_diagonal("calibration", "how often right", "certainty", [(b["sure"], b["share"]) for b in bins]))
+    for criterion, row in card.get("criteria", {}).items():
+        if fifths := [(b["guess"], b["truth"]) for b in row.pop("by_guess", [])]:
+            parts.append(_diagonal(criterion, "as people rate it, by fifths of the guesses", "guess", fifths))
     titles = {
         "by_score_gap": "Accuracy by how far the two scores are apart (quarters of the pairs)",
         "by_margin": "Accuracy by the margin people gave (quarters of the pairs)",
@@ -342,8 +355,17 @@ def _reward_card(folder: Path) -> str:
     return "\n".join(parts)
 
 
+def _diagonal(title: str, meaning: str, across: str, points: Sequence[tuple[float, float]]) -> str:
+    """What was found over what was said; where both are the same, the found curve lies on the other."""
+    said = [x for x, _ in points]
+    series = [Series("found", points), Series("as said", [(x, x) for x in sorted({min(said), max(said)})])]
+    return figure(title, f"{meaning}, over the {across}", series, across)
+
+
 def _told(row: Any) -> str:
     """A share with its interval, or numbers by name."""
+    if isinstance(row, str):
+        return row
     if isinstance(row, dict) and "share" in row:
         if row["share"] is None:
             return "no such pairs"

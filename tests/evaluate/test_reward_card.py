@@ -13,9 +13,18 @@ from nurture.data.select import Best, select
 from nurture.data.template import Template, ensure_chat
 from nurture.errors import DataError, InputError
 from nurture.evaluate.reward_bench import reward_bench, tally_subsets
-from nurture.evaluate.reward_card import calibration, calibration_error, decide, pair_card, rating_table
+from nurture.evaluate.reward_card import (
+    Pairs,
+    calibration,
+    calibration_error,
+    decide,
+    pair_card,
+    rated_apart,
+    rating_table,
+    reward_card,
+)
 from nurture.evaluate.scoring import load_reward_model, score, score_groups, scorer
-from nurture.evaluate.statistics import wilson
+from nurture.evaluate.statistics import clustered_wilson, effective_number, wilson
 from nurture.methods import Process, Reward
 from nurture.models.heads import add_score_head, classifier
 from nurture.models.load import load_model
@@ -205,19 +214,96 @@ def test_a_calibrated_model_is_seen_to_be_calibrated():
     assert sum(b["n"] for b in calibration(sure, right)) == len(gap)
 
 
+def plain(gap, length_gap, **more):
+    """Pairs of as many prompts, whose gap of scores is the log-odds."""
+    return Pairs(gap, length_gap, range(len(gap)), log_odds=gap, **more)
+
+
+def carded(pairs):
+    return {"prompts": len(set(pairs.prompts))} | pair_card(pairs)
+
+
 def test_a_model_that_measures_length_is_caught():
     draw = np.random.default_rng(1)
     length_better, length_worse = draw.integers(5, 60, 400).astype(float), draw.integers(5, 60, 400).astype(float)
-    card = pair_card(length_better / 20, length_worse / 20, length_better, length_worse, np.zeros(400))
+    longer = length_better - length_worse
+    card = carded(plain(longer / 20, longer))
     assert card["length"]["correlation"] == pytest.approx(1.0)
+    assert card["length"]["longer_scores_higher"]["share"] == 1.0
     assert card["accuracy"]["share"] == pytest.approx(np.mean(length_better > length_worse))
     assert decide(card)[0] == "no-go"
-    right = pair_card(np.full(400, 4.0), draw.normal(0, 0.5, 400), length_better, length_worse, np.zeros(400))
+    right = carded(plain(4.0 - draw.normal(0, 0.5, 400), longer))
     assert decide(right)[0] == "go" and right["accuracy"]["share"] == 1.0
-    tied = pair_card(np.zeros(400), np.zeros(400), length_better, length_worse, np.zeros(400))
+    tied = carded(plain(np.zeros(400), longer))
     assert tied["accuracy"]["share"] == 0.0, "a tie is no win"
-    few = pair_card(np.full(20, 4.0), np.zeros(20), length_better[:20], length_better[:20], np.zeros(20))
-    assert decide(few)[0] == "caution" and "only 20" in decide(few)[1]
+    assert tied["length"]["longer_scores_higher"]["n"] == 0, "and prefers no length"
+    few = carded(plain(np.full(20, 4.0), np.zeros(20)))
+    assert decide(few)[0] == "caution" and "only 20 prompts" in decide(few)[1]
+    same = carded(Pairs(np.full(400, 4.0), longer, [i // 20 for i in range(400)], log_odds=np.full(400, 4.0)))
+    assert decide(same)[0] == "caution" and "only 20 prompts" in decide(same)[1], "of twenty comparisons each"
+
+
+def test_a_coin_that_sees_whole_rankings_is_rarely_taken_for_more():
+    """Of six pairs made of four answers nobody knows as much as of six pairs: the interval has to be wider than theirs,
+    so that what it says at 95% is true of 95%."""
+    draw = np.random.default_rng(0)
+    better, worse = np.asarray([(i, j) for i in range(4) for j in range(i + 1, 4)]).T
+    prompts = np.repeat(range(60), 6).tolist()
+    outside, naively = 0, 0
+    for _ in range(1000):
+        scores = draw.normal(size=(60, 4))
+        right = (scores[:, better] > scores[:, worse]).ravel()
+        low, high = clustered_wilson(right.tolist(), prompts)
+        outside += not low <= 0.5 <= high
+        low, high = wilson(int(right.sum()), len(right))
+        naively += not low <= 0.5 <= high
+    assert outside < 75 < 85 < naively, "50 of 1,000 are expected"
+
+
+def test_alone_in_its_prompt_each_comparison_counts_as_one():
+    hits = [True] * 30 + [False] * 12
+    assert clustered_wilson(hits, range(42)) == wilson(30, 42)
+    assert effective_number(hits, range(42)) == 42
+    copies = [hit for hit in hits for _ in range(5)]
+    assert effective_number(copies, [i for i in range(42) for _ in range(5)]) == pytest.approx(41), "copies add nothing"
+    assert effective_number([True] * 8, "aaaabbcd") == 4 and effective_number([True, False], "aa") == 1
+
+
+def test_a_rater_is_held_against_what_its_ratings_prefer():
+    """Answers to one prompt that people rate differently are pairs, and what several people say of one is averaged."""
+    texts = {"good": 0.9, "fine": 0.6, "poor": 0.1}
+    ids = {text: np.arange(4, dtype=np.int32) + 10 * i for i, text in enumerate(texts)}
+
+    def rated(prompt, text, rating):
+        response = Response(ids[text], np.ones(4, bool), scores=(rating,))
+        return Group(np.asarray([prompt], np.int32), (response,), key=text)
+
+    groups = [rated(1, text, rating) for text, rating in texts.items()]
+    groups += [rated(1, "poor", 0.3), rated(1, "fine", 0.7), rated(2, "good", 0.5), rated(2, "fine", float("nan"))]
+    batch, method = Batch(tuple(groups)), Reward()
+    prompts = [g.prompt.tobytes() for g in groups]
+    better, worse = rated_apart(batch, prompts, method.combined(batch.ratings.double()).tolist())
+    named = {(groups[i].key, groups[j].key) for i, j in zip(better, worse, strict=True)}
+    assert named == {("good", "fine"), ("good", "poor"), ("fine", "poor")}
+    assert len(better) == 3, "the two ratings of `poor` are one answer, 0.2"
+    close = [rated(1, "good", 0.25), rated(1, "good", 0.75), rated(1, "fine", 0.5)]
+    batch = Batch(tuple(close))
+    assert not len(rated_apart(batch, prompts[:3], method.combined(batch.ratings.double()).tolist())[0]), "equal means"
+
+
+def test_how_sure_it_is_is_read_where_the_loss_is(folder):
+    """A weight of 3, or a sigmoid that keeps ratings on their scale, changes what a judge says and not its odds."""
+    roles, batch, template = engine(layout="tree"), pairs(n=12), load_reward_model(folder).template
+    cards = [
+        reward_card(roles, method, batch.groups, template, tokens=1 << 30, device=batch.device)
+        for method in (Reward(), Reward(weights=(3.0,)), Reward(rating="bounded"))
+    ]
+    assert cards[0]["calibration"] == cards[1]["calibration"] == cards[2]["calibration"]
+    scores = score_groups(roles, Reward(), batch.groups, 1 << 30, batch.device)[:, 0]
+    gap = (scores[batch.better] - scores[batch.worse]).abs().sigmoid()
+    told = sum(bin["sure"] * bin["n"] for bin in cards[0]["calibration"]) / batch.num_pairs
+    assert told == pytest.approx(float(gap.mean()), rel=1e-5)
+    assert cards[0]["prompts"] == 12
 
 
 def test_ratings_are_held_against_always_saying_the_mean():
@@ -225,7 +311,18 @@ def test_ratings_are_held_against_always_saying_the_mean():
     table = rating_table(["overall"], np.array([[0.1], [0.5], [0.9], [0.3]]), truth)
     assert table["overall"]["ratings"] == 3 and table["overall"]["correlation"] == pytest.approx(1.0)
     assert table["overall"]["rms_error"] == pytest.approx(np.sqrt(0.02 / 3), rel=1e-5)
-    assert decide({"criteria": rating_table(["overall"], np.full((4, 1), 0.5), truth)})[0] == "no-go"
+    assert [row["truth"] for row in table["overall"]["by_guess"]] == [0.0, 0.5, 1.0]
+    assert decide({"criteria": rating_table(["overall"], np.full((4, 1), 0.5), truth), "prompts": 4})[0] == "no-go"
+
+
+def test_a_rater_that_follows_length_is_told():
+    draw = np.random.default_rng(2)
+    truth, length = draw.random((400, 1)), draw.integers(5, 60, 400).astype(float)
+    table = {"criteria": rating_table(["overall"], truth + draw.normal(0, 0.1, (400, 1)), truth.astype(np.float32))}
+    card = table | {"pairs_from": "ratings", "prompts": 400}
+    assert decide(card | pair_card(Pairs(draw.normal(size=400), length, range(400))))[0] == "go"
+    verdict, reason = decide(card | pair_card(Pairs(length / 9, length, range(400))))
+    assert verdict == "caution" and "follow length" in reason
 
 
 def test_without_any_preference_nothing_is_known():

@@ -8,7 +8,7 @@ code subsets together. Any other subsets are weighted by their comparisons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..data.sources import open_source
 from ..errors import InputError
 from ..records import Conversation, Pair
 from .scoring import RewardModel, score
-from .statistics import wilson
+from .statistics import clustered_wilson
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),
@@ -45,14 +45,21 @@ def reward_bench(model: RewardModel, source: Path | str) -> dict[str, Any]:
     sides = [Conversation((*p.prompt, *said), origin=p.origin) for p in pairs for said in (p.chosen, p.rejected)]
     scores = score(model, sides)
     wins: dict[str, list[bool]] = {}
+    prompts: dict[str, list[Hashable]] = {}
     for pair, a, b in zip(pairs, scores[0::2], scores[1::2], strict=True):
-        wins.setdefault(subsets[row_of(pair.origin)], []).append(a > b)
-    return tally_subsets(wins)
+        subset = subsets[row_of(pair.origin)]
+        wins.setdefault(subset, []).append(a > b)
+        prompts.setdefault(subset, []).append(pair.prompt)
+    return tally_subsets(wins, prompts)
 
 
-def tally_subsets(wins: Mapping[str, list[bool]]) -> dict[str, Any]:
+def tally_subsets(
+    wins: Mapping[str, list[bool]], prompts: Mapping[str, list[Hashable]] | None = None
+) -> dict[str, Any]:
+    """Of the comparisons in each subset those won; comparisons of one prompt are not independent."""
     rows = [won for some in wins.values() for won in some]
-    low, high = wilson(sum(rows), len(rows))
+    of = range(len(rows)) if prompts is None else [prompt for name in wins for prompt in prompts[name]]
+    low, high = clustered_wilson(rows, of)
     subsets = {name: sum(some) / len(some) for name, some in wins.items()}
     weights = {name: WEIGHTS.get(name, len(some)) for name, some in wins.items()}
     sections: dict[str, float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,11 +69,34 @@ def paired(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Di
     return Difference(found.mean, found.se, (extreme + 1) / (FLIPS + 1), d.size)
 
 
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(hits: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     """The 95% interval of a share. Wilson 1927: right also for few samples and for shares near 0 and 1."""
     p, square = hits / n, z * z / n
     centre, half = (p + square / 2) / (1 + square), z * math.sqrt(p * (1 - p) / n + square / n / 4) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def effective_number(hits: Sequence[bool], clusters: Sequence[Hashable]) -> float:
+    """How many independent samples know as much of the share of hits as these, of which those of one cluster may go
+    together (the pairs of one ranking, the comparisons of one prompt). Kish 1965, by the sandwich estimate of the
+    share's variance; never more than there are, and where all are hits, or none, as many as there are clusters."""
+    numbers: dict[Hashable, int] = {}
+    of = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    hit = np.asarray(hits, dtype=np.float64)
+    n, number, p = len(hit), len(numbers), float(hit.mean())
+    if number == n:
+        return float(n)
+    if number == 1 or p in (0.0, 1.0):
+        return float(number)
+    off = np.bincount(of, hit - p)
+    variance = float(off @ off) * number / (number - 1) / n**2
+    return min(float(n), p * (1 - p) / variance) if variance else float(n)
+
+
+def clustered_wilson(hits: Sequence[bool], clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """Wilson's interval over the effective number of samples."""
+    n = effective_number(hits, clusters)
+    return wilson(sum(hits) / len(hits) * n, n)
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

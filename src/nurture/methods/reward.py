@@ -211,13 +211,17 @@ class Reward(Method):
         return low + (high - low) * score.sigmoid() if self.rating == "bounded" else score
 
     def judge(self, score: torch.Tensor, batch: Batch) -> torch.Tensor:
-        said, (low, high) = self.rated(score), self.scale
+        return self.combined(self.rated(score))
+
+    def combined(self, rated: torch.Tensor) -> torch.Tensor:
+        """`[R, C]` ratings, a model's or people's -> `[R]` what they come to (nan where one that counts is)."""
+        low, high = self.scale
         if self.gate is not None:
-            said = said.clamp(low, high)
-        total = (said * torch.tensor(self.weighted_by, dtype=said.dtype, device=said.device)).sum(1)
+            rated = rated.clamp(low, high)
+        total = (rated * torch.tensor(self.weighted_by, dtype=rated.dtype, device=rated.device)).sum(1)
         if self.gate is None:
             return total
-        first = said[:, self.criteria.index(self.gate)]
+        first = rated[:, self.criteria.index(self.gate)]
         return torch.where(first < self.gate_opens, first - (high - low), total)
 
     def _compared(self, batch: Batch) -> dict[int, list[int]]:
