@@ -302,10 +302,10 @@ def tied(answers, ranks=lambda i: 1):
     ("method", "groups", "told"),
     [
         (Reward(lm_coef=0.1), [rated(0.5)], "lm_coef: ratings say of no answer that it is preferred"),
-        (Reward(ranking="listwise"), [tied(3), tied(MOST_TIED + 1)], "rows.jsonl:7: 13 answers .* ranking: pairs"),
-        (Reward(ranking="listwise"), [tied(20, lambda i: 1 + (i > 2))], "17 answers share one rank"),
+        (Reward(ranking="listwise"), [tied(3), tied(MOST_TIED + 1)], "rows.jsonl:7 TIED 13 answers .* ranking: pairs"),
+        (Reward(ranking="listwise"), [tied(20, lambda i: 1 + (i > 2))], "TIED 17 answers share one rank"),
         (Stable(), [rated(1.0), rated(0.5)], "no prompt has two rated answers"),
-        (Stable(), [rated(1.0, 10.0)], "rating_scale: .* rated 9 apart, more than the 1 there is"),
+        (Stable(), [rated(1.0, 10.0)], "SCALE its answers are rated 9 apart, more than the 1 there is"),
         (KTO(), [rated(3.0), rated(9.0)], "ratings go from 3 to 9, so from 0.5 on every answer is wanted"),
         (KTO(wanted_from=9.5), [rated(3.0, wanted_from=9.5), rated(9.0, wanted_from=9.5)], "every answer is unwanted"),
         (Reward(scored_by="likelihood"), [rated(0.5)], "a likelihood is never above 0"),

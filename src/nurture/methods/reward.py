@@ -162,7 +162,7 @@ class Reward(Method):
                 tied = max(Counter(r.rank for r in group.responses if r.rank is not None).values(), default=0)
                 if tied > MOST_TIED:
                     return (
-                        f"{group.key}: {tied} answers share one rank, and an order as a whole can have {MOST_TIED} "
+                        f"{group.key} TIED {tied} answers share one rank, and an order as a whole can have {MOST_TIED} "
                         "there at most; take ranking: pairs, which leaves ties out, or drop some of them."
                     )
         return None

@@ -51,12 +51,13 @@ class Stable(Method):
         said = [self._ratings(group) for group in groups]
         if not any(len(ratings) > 1 for ratings in said):
             return "no prompt has two rated answers that fit max_length, so none can be compared; rate more answers."
-        widest = max((max(ratings) - min(ratings) for ratings in said), default=0.0)
-        if widest > self.rating_scale * (1 + 1e-6):
-            return (
-                f"rating_scale: answers to one prompt are rated {widest:g} apart, more than the {self.rating_scale:g} "
-                "there is; set it to the highest rating less the lowest."
-            )
+        for group, ratings in zip(groups, said, strict=True):
+            apart = max(ratings) - min(ratings)
+            if apart > self.rating_scale * (1 + 1e-6):
+                return (
+                    f"{group.key} SCALE its answers are rated {apart:g} apart, more than the {self.rating_scale:g} "
+                    "there is; set rating_scale to the highest rating less the lowest."
+                )
         return None
 
     def loss(self, batch: Batch, scores: Scores) -> Loss:
