@@ -309,6 +309,25 @@ def test_the_critic_starts_as_the_reward_model_and_texts_are_mixed_in(tmp_path):
     assert row["ptx_loss"] > 1 and row["trained_tokens"] > plain["trained_tokens"]
 
 
+def test_the_critic_learns_at_a_rate_of_its_own(goals, tmp_path):
+    """AdamW's first update moves a weight by its learning rate times its gradient over itself and eps: by ten times as
+    much where the critic learns ten times as fast, and the policy by the same."""
+    start = f"model={goals['ppo'] / 'model'}"
+    reward = f"reward={{name: regex, pattern: '{WANTED}'}}"
+    words = (start, "data=lab/prompts", "steps=1", "num_iterations=1", "weight_decay=0", reward)
+    kept = {}
+    for ratio in (1, 10):
+        out = tmp_path / str(ratio)
+        run("ppo", out, *words, "learning_rate=1e-3", f"critic_lr_ratio={ratio}")
+        (saved,) = (out / "checkpoints").glob("step-*")
+        kept[ratio] = {n: t for shard in saved.glob("tensors-*.safetensors") for n, t in load_file(shard).items()}
+    name = "master.value.score.weight"
+    assert kept[1][name].abs().max() == pytest.approx(1e-3, rel=0.01), "the head of a new critic starts at 0"
+    torch.testing.assert_close(kept[10][name], 10 * kept[1][name], rtol=1e-4, atol=1e-8)
+    policy = [n for n in kept[1] if n.startswith("master.") and not n.startswith("master.value.")]
+    assert policy and all(torch.equal(kept[1][n], kept[10][n]) for n in policy)
+
+
 # -- what is learnt ------------------------------------------------------------------------------------------------
 
 

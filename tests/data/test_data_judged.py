@@ -117,6 +117,13 @@ def test_a_thumb_is_a_rating_of_the_whole(template):
     assert group.responses[0].scores == (1.0,) and group.responses[0].label == 1.0
 
 
+def test_a_rating_from_somewhere_on_is_a_wanted_answer(template):
+    row = Rating(user("Who are you?"), answer("A small model."), {"overall": 0.7})
+    for wanted_from, label in ((0.5, 1.0), (0.7, 1.0), (0.8, 0.0)):
+        (group,) = groups_of([row], template, judging=Judging(wanted_from=wanted_from))
+        assert group.responses[0].label == label
+
+
 def test_scores_of_a_ranking_are_ratings_where_ratings_are_wanted(template):
     texts = tuple(map(answer, ("It is 4.", "I do not know.")))
     row = Ranking(user("What is 2 + 2?"), texts, (1, 2), scores=(0.9, 0.2))

@@ -66,6 +66,16 @@ def test_a_rollout_records_what_a_loss_needs(method):
     assert STOP not in map(int, row["response"].split())
 
 
+def test_how_answers_are_drawn_is_as_the_method_says():
+    hot = rollouts(GRPO(num_generations=3, max_completion_length=5)).rollout(0, {})
+    cold = rollouts(GRPO(num_generations=3, max_completion_length=5, temperature=1e-4)).rollout(0, {})
+    for batch in (hot, cold):
+        assert {len(g.responses) for g in batch.groups} == {3}, "num_generations"
+        assert max(len(r.ids) for r in batch.responses) == 5, "max_completion_length"
+    varied, same = ([len({r.ids.tobytes() for r in g.responses}) for g in batch.groups] for batch in (hot, cold))
+    assert max(varied) == 3 and set(same) == {1}, "temperature"
+
+
 @pytest.mark.parametrize("flat", [{1, 3}, {0, 1, 2, 3}], ids=["some teach", "few teach"])
 @pytest.mark.parametrize("refills", [0, 2])
 def test_more_prompts_are_asked_at_once_and_those_that_teach_are_kept(flat, refills):
