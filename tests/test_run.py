@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from nurture.train.faults import FAILPOINTS
 
@@ -237,6 +239,27 @@ def test_training_learns_and_the_best_checkpoint_is_the_model(forks, base, tmp_p
     best = min(evaluated, key=evaluated.get)
     assert events(out, "best")[-1]["step"] == best == events(out, "finish")[0]["step"]
     assert (out / "checkpoints" / f"step-{best:08d}").is_dir()
+
+
+def test_the_last_weights_are_the_model_where_that_is_wanted(forks, base, tmp_path):
+    """At a learning rate that drives the loss up, so that the best evaluation is an early one."""
+    settings = ["steps=6", "eval.share=0.2", "eval.every=1", "learning_rate=0.5", "schedule=constant", "warmup=0"]
+    for keep_best in (True, False):
+        out = tmp_path / str(keep_best)
+        code, output = forks.train("sft", *words(base, out, *settings, f"eval.keep_best={str(keep_best).lower()}"))
+        assert code == 0, output
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        evaluated = {row["step"]: row["eval/loss"] for row in rows}
+        best = min(evaluated, key=evaluated.get)
+        assert best < 6, "else this says nothing"
+        kept = best if keep_best else 6
+        assert events(out, "finish")[0]["step"] == kept
+        shards = (out / "checkpoints" / f"step-{kept:08d}").glob("tensors-*.safetensors")
+        held = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+        model = load_file(out / "model" / "model.safetensors")
+        for name, tensor in model.items():
+            assert torch.equal(tensor, held[f"master.{name}"].to(tensor.dtype)), name
+        assert f"| eval/loss | {evaluated[kept]} |" in (out / "model" / "README.md").read_text()
 
 
 def test_evaluation_has_no_dropout(forks, base, tmp_path):

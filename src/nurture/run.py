@@ -784,7 +784,8 @@ class _Run:
             kept = self.store.load(step).tensors
             weights = {name: kept[f"master.{name}"] for name in weights}
         loaded, model, reward = setup.loaded, setup.loaded.model, None
-        results: dict[str, Any] = {k: v for k, v in (self.best or {}).items() if k != "step"}
+        evaluated = {row["step"]: row["eval/loss"] for row in rows_of(self.out / "metrics.jsonl") if "eval/loss" in row}
+        results: dict[str, Any] = {"eval/loss": evaluated[step]} if step in evaluated else {}
         attached = loaded.is_peft
         if stage.method.trained == "reward":
             results |= self._judge_reward_model(weights, step)
