@@ -3,8 +3,10 @@
 import pytest
 import torch
 from adapted import adapted, engine_of, learn, load, make_base, numbered_rows, save
+from pydantic import ValidationError
 from rich.console import Console
 
+from nurture.adapters.qlora import QLoRA
 from nurture.errors import InputError
 from nurture.export import export
 from nurture.methods import SFT
@@ -78,3 +80,9 @@ def test_weights_in_four_bits_are_not_trained(base, tmp_path, adapter):
         assert told.value.exit_code == 2 and not (tmp_path / "run").exists()
     merged = export(str(folder), tmp_path / "merged", merged=True).folder
     run_stage(stage_from("sft", [f"model={merged}", f"adapter={adapter}", *words]), tmp_path / "fine", QUIET)
+
+
+def test_a_start_that_four_bits_cannot_hold_is_refused():
+    with pytest.raises(ValidationError, match="init_lora_weights: pissa takes singular vectors out of the base"):
+        QLoRA(init_lora_weights="pissa")
+    assert QLoRA(init_lora_weights="gaussian").init_lora_weights == "gaussian"

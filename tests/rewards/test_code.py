@@ -45,6 +45,12 @@ def test_order_is_kept_over_many_workers():
 
 
 @needs_sandbox
+def test_a_program_has_the_memory_it_was_promised_and_no_more():
+    large = "def add(a, b):\n    held = bytearray(300 << 20)\n    return a + b"
+    assert [scored(ASSERTS, large, memory_mb=mb)[0].value for mb in (1024, 128)] == [1, 0]
+
+
+@needs_sandbox
 @pytest.mark.parametrize("tests", [None, [], "assert 1", [1], [{"input": "1"}], ["assert add(1, 2) == 3", {}]])
 def test_tasks_without_tests(tests):
     (found,) = scored(Task((), info={} if tests is None else {"tests": tests}, origin="t.jsonl:1"), FENCED)

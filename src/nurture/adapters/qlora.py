@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from .lora import LoRA
 
@@ -21,3 +23,12 @@ class QLoRA(LoRA):
     name: Literal["qlora"] = "qlora"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     quantized: ClassVar = True
+
+    @model_validator(mode="after")
+    def _starts_beside_four_bits(self) -> Self:
+        if self.init_lora_weights == "pissa":
+            raise ValueError(
+                "init_lora_weights: pissa takes singular vectors out of the base and leaves the rest, which four bits "
+                "cannot hold; take default or gaussian, or lora"
+            )
+        return self
