@@ -1,17 +1,22 @@
 """What is decided, and what is refused, before a run's first step; and that none of it writes a file."""
 
 import json
+import os
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from nurture import run
 from nurture import setup as setting_up
 from nurture.data.batches import batches
 from nurture.data.load import write_rejected
 from nurture.data.template import CHATML
-from nurture.errors import InputError
+from nurture.errors import InputError, Interrupted
 from nurture.models import load as loading
 from nurture.models.load import train_tokenizer
 from nurture.models.save import save_model
@@ -247,3 +252,21 @@ def test_evaluation_rows_are_not_mixed(tmp_path, stage):
     a = rows_file(tmp_path / "a.jsonl", 4)
     with pytest.raises(InputError, match="evaluation uses every row once"):
         stage(*FRESH, f"data={a}", f"eval.data={{path: {a}, cap: 2}}")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_before_the_first_step_is_told_and_leaves_nothing(tmp_path, stage, monkeypatch, sent, code):
+    settled = run._set_up_run
+
+    def interrupted(*args):
+        settled(*args)
+        os.kill(os.getpid(), sent)
+        time.sleep(100)
+
+    out, before = tmp_path / "run", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    monkeypatch.setattr(run, "_set_up_run", interrupted)
+    wanted = stage(*FRESH, f"data={rows_file(tmp_path / 'rows.jsonl', 20)}")
+    with pytest.raises(Interrupted, match=r"Stopped before the first step of .*run; give the same command") as told:
+        run.run_stage(wanted, out, Console(quiet=True))
+    assert told.value.exit_code == code and not out.exists()
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before

@@ -66,7 +66,7 @@ from .train import replace as replace_run
 from .train.checkpoint import Checkpoint, CheckpointStore, SaveFailed
 from .train.context import Context, check_context, promise_after, refuse
 from .train.faults import failpoint
-from .train.guard import NonFinite, StopSignals, is_out_of_memory
+from .train.guard import NonFinite, StopSignals, Terminated, is_out_of_memory, signals_raise
 from .train.heartbeat import REWARD_LOST, heartbeat
 from .train.journal import Journal
 from .train.lock import lock_run
@@ -143,23 +143,25 @@ def _run_locked(
     writes = processes.rank == 0
     console = console if writes else Console(quiet=True)
     with lock_run(out) if writes else contextlib.nullcontext():
-        try:
-            require_trackers(stage.track)
-            if writes:
-                replace_run.recover(out)
-                if fresh:
-                    replace_run.set_aside(out)
-            processes.barrier()
-            _refuse_other_config(stage, out)
-            game = player_of(stage) if is_game(stage) else None
-            run = None if game else _set_up_run(stage, out, console, processes, stages)
-        except BaseException as error:
-            if writes:
-                _leave_no_trace(out)
-            if isinstance(error, KeyboardInterrupt):
-                told = f"Stopped before the first step of {out}; give the same command to go on."
-                raise Interrupted(told, signal.SIGINT) from None
-            raise
+        with signals_raise():
+            try:
+                require_trackers(stage.track)
+                if writes:
+                    replace_run.recover(out)
+                    if fresh:
+                        replace_run.set_aside(out)
+                processes.barrier()
+                _refuse_other_config(stage, out)
+                game = player_of(stage) if is_game(stage) else None
+                run = None if game else _set_up_run(stage, out, console, processes, stages)
+            except BaseException as error:
+                if writes:
+                    _leave_no_trace(out)
+                if isinstance(error, KeyboardInterrupt):
+                    told = f"Stopped before the first step of {out}; give the same command to go on."
+                    by = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+                    raise Interrupted(told, by) from None
+                raise
         if run is None:
             assert game is not None, "what is no run is a game"
             return play_stage(stage, game, out, console)

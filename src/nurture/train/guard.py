@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -52,6 +54,28 @@ class StopSignals:
             signal.signal(caught, signal.SIG_DFL)
         self.requested = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
         os.write(2, b"Stopping with a checkpoint after this step; once more to leave at once.\n")
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM or SIGUSR1 that was to end what was going on as Ctrl-C does."""
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Within this context SIGTERM and SIGUSR1 raise, as SIGINT does anyway, so that what was begun is put away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass
