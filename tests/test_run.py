@@ -266,7 +266,7 @@ def test_evaluation_has_no_dropout(forks, base, tmp_path):
     evaluated = []
     for dropout in (0, 0.5):
         out = tmp_path / str(dropout)
-        settings = ["steps=1", "learning_rate=0", "eval.share=0.2", f"dropout={dropout}"]
+        settings = ["steps=1", "learning_rate=0", "eval.share=0.2", "layout=rows", f"dropout={dropout}"]
         code, output = forks.train("sft", *words(base, out, *settings))
         assert code == 0, output
         evaluated.append(json.loads((out / "metrics.jsonl").read_text())["eval/loss"])

@@ -19,11 +19,14 @@ from nurture.data.template import CHATML
 from nurture.errors import InputError, Interrupted
 from nurture.models import load as loading
 from nurture.models.load import train_tokenizer
+from nurture.models.roles import LocalRoles
 from nurture.models.save import save_model
 from nurture.recipe import stage_from
 from nurture.setup import describe, set_up
 from nurture.train.lock import lock_run
+from nurture.train.optim import AdamW
 from nurture.train.processes import Processes
+from nurture.types import Batch
 
 MODEL = [
     f"model.config.{k}={v}"
@@ -33,6 +36,7 @@ MODEL = [
     }.items()
 ]  # fmt: skip
 LLAMA = [*MODEL, "model.config.model_type=llama"]
+GPT2 = ["model.config.n_embd=32", "model.config.n_layer=2", "model.config.n_head=4"]
 FRESH = [*LLAMA, "model.tokenizer.vocab_size=300"]
 
 
@@ -252,6 +256,25 @@ def test_evaluation_rows_are_not_mixed(tmp_path, stage):
     a = rows_file(tmp_path / "a.jsonl", 4)
     with pytest.raises(InputError, match="evaluation uses every row once"):
         stage(*FRESH, f"data={a}", f"eval.data={{path: {a}, cap: 2}}")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_dropout_drops_also_where_it_is_one_of_attention(tmp_path, stage, kind):
+    """What a model says in training differs from time to time, and in evaluation does not."""
+    rows = rows_file(tmp_path / "rows.jsonl", 20)
+    model = LLAMA if kind == "llama" else ["model.config.model_type=gpt2", *GPT2]
+    words = (*model, "model.tokenizer.vocab_size=300", f"data={rows}")
+    with_it, without = set_up(stage(*words, "dropout=0.5"), Processes()), set_up(stage(*words), Processes())
+    assert (without.layout.layout, with_it.layout.layout) == ("tree", "rows") and "0.5" in with_it.layout.reason
+    for setup, same in ((without, True), (with_it, False)):
+        setup.loaded.model.train()
+        roles, batch = LocalRoles(setup.cast.models, setup.cast.layouts, AdamW([]), Processes()), Batch(setup.train[:4])
+        for training in (True, False):
+            setup.loaded.model.train(training)
+            twice = [roles.score(batch, {"policy": ("logp",)}).policy.logp for _ in range(2)]
+            assert torch.equal(*twice) == (same or not training)
+    with pytest.raises(InputError, match=r"layout: tree is not exact for this model .*0\.5 drops"):
+        set_up(stage(*words, "dropout=0.5", "layout=tree"), Processes())
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])

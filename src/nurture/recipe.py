@@ -484,7 +484,7 @@ class Stage(Section):
     max_grad_norm: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = 1.0
     """Gradients with a larger global norm are scaled down to it; `null` never clips."""
     dropout: Share = 0.0
-    """The probability in the model's own dropout layers."""
+    """The probability in the model's own dropout layers. (Where these drop attention, the layout is `rows`.)"""
 
     max_length: Count | None = None
     """The most tokens of a prompt with its response, or of a window of text; by default what the model's positions

@@ -166,6 +166,8 @@ def set_up(
 
     records, reports, rejected = _read(stage.data, stage, drawn)
     loaded = _load(stage, stages, records, dtype, device)
+    if stage.dropout and loaded.original_dropout == {}:
+        raise InputError(f"dropout: {type(loaded.model).__name__} has no dropout layers; leave dropout out.")
     tokenizer = loaded.tokenizer
     if stage.method.data != "text":
         loaded = with_chat(loaded)

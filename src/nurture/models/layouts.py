@@ -13,6 +13,7 @@ silence. `check_head` compares the output head, which both layouts share.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -426,8 +427,14 @@ def choose_layout(model: PreTrainedModel, max_length: int, wanted: Literal["auto
     return Choice("rows", reason)
 
 
+ATTENTION_DROPOUT = re.compile(r"att.*(dropout|pdrop)")
+
+
 def _obstacle(config: PretrainedConfig, max_length: int) -> str | None:
     """What in a configuration keeps the tree layout from being exact."""
+    for name, value in vars(config).items():
+        if ATTENTION_DROPOUT.search(name) and isinstance(value, float) and value > 0:
+            return f"{name} {value:g} drops probabilities of attention, which only transformers' own attention does"
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) is False:
         window = None
