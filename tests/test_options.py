@@ -1,6 +1,8 @@
 """Every setting of a stage that is about its training changes the run: its model, its metrics, or what is kept of it.
 (Where data comes from, roles, rewards and machines have tests of their own.)"""
 
+from functools import cache
+
 import pytest
 from rich.console import Console
 from shorter import shorter
@@ -75,12 +77,23 @@ def outcome(out, *words):
     return model, kept, (out / "metrics.jsonl").read_text(), (out / "samples.jsonl").read_text()
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The outcomes that several settings are held against."""
+    return cache(lambda *beside: outcome(tmp_path_factory.mktemp("plain"), *beside))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", CHANGED)
-def test_another_value_makes_a_difference(name, tmp_path):
+def test_another_value_makes_a_difference(name, plain, tmp_path):
     value, *beside = CHANGED[name] if isinstance(CHANGED[name], tuple) else (CHANGED[name],)
-    one, same = (outcome(tmp_path / name, *beside) for name in ("one", "same"))
-    assert one == same != outcome(tmp_path / "other", *beside, f"{name}={value}")
+    assert plain(*beside) != outcome(tmp_path / "other", *beside, f"{name}={value}")
+
+
+@pytest.mark.long
+def test_the_same_values_make_none(plain, tmp_path):
+    assert plain() == outcome(tmp_path / "same")
+    assert plain("dropout=0.5") == outcome(tmp_path / "dropout", "dropout=0.5")
 
 
 def test_every_setting_is_in_one_of_the_tables():

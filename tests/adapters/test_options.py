@@ -1,6 +1,8 @@
 """Every field of every adapter has an effect on what a few updates make of the model. A new field adds to the table."""
 
 import importlib.util
+import json
+from functools import cache
 
 import pytest
 import torch
@@ -54,6 +56,12 @@ def base(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("base") / "model")
 
 
+@pytest.fixture(scope="module")
+def plain(base):
+    """`seen` of adapters that several fields are held against."""
+    return cache(lambda name, beside: seen(base, ADAPTERS[name](**dict(json.loads(beside)))))
+
+
 def seen(base, adapter):
     """The model after nine of ten updates."""
     loaded = attach_adapter(load(base, quantized=adapter.quantized), adapter, steps=10, seed=0)
@@ -66,11 +74,17 @@ def seen(base, adapter):
 
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "field"), FIELDS)
-def test_another_value_makes_a_difference(base, name, field):
+def test_another_value_makes_a_difference(base, plain, name, field):
     if name == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed (extra: quantized)")
     beside = CASES[name] | BESIDE.get((name, field), {})
     one, other = ADAPTERS[name](**beside), ADAPTERS[name](**beside | {field: SETTINGS[name][field]})
     assert getattr(one, field) != getattr(other, field)
-    first = seen(base, one)
-    assert torch.equal(first, seen(base, one)) and not torch.equal(first, seen(base, other))
+    assert not torch.equal(plain(name, json.dumps(beside)), seen(base, other))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["lora", "ptuning"])
+def test_the_same_values_make_none(base, plain, name):
+    beside = {"lora": {"lora_dropout": 0.5}, "ptuning": CASES["ptuning-lstm"] | {"encoder_dropout": 0.5}}[name]
+    assert torch.equal(plain(name, json.dumps(beside)), seen(base, ADAPTERS[name](**beside)))
