@@ -286,10 +286,14 @@ def test_a_signal_before_the_first_step_is_told_and_leaves_nothing(tmp_path, sta
         os.kill(os.getpid(), sent)
         time.sleep(100)
 
+    known = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs do not have
     out, before = tmp_path / "run", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     monkeypatch.setattr(run, "_set_up_run", interrupted)
     wanted = stage(*FRESH, f"data={rows_file(tmp_path / 'rows.jsonl', 20)}")
-    with pytest.raises(Interrupted, match=r"Stopped before the first step of .*run; give the same command") as told:
-        run.run_stage(wanted, out, Console(quiet=True))
+    try:
+        with pytest.raises(Interrupted, match=r"Stopped before the first step of .*run; give the same command") as told:
+            run.run_stage(wanted, out, Console(quiet=True))
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
+    finally:
+        signal.signal(signal.SIGINT, known)
     assert told.value.exit_code == code and not out.exists()
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
