@@ -81,6 +81,7 @@ def test_every_file_is_on_the_page_of_the_run_folder(done):
         assert not top or known.get(top, f"`{top}`") in page, name
 
 
+@pytest.mark.long
 def test_a_long_comparison_is_not_taken_for_a_hanging_one(done, monkeypatch):
     """The launcher ends a rank that shows no sign of life; with each answer comes one."""
     recipe, out, _ = done

@@ -241,6 +241,7 @@ def test_training_learns_and_the_best_checkpoint_is_the_model(forks, base, tmp_p
     assert (out / "checkpoints" / f"step-{best:08d}").is_dir()
 
 
+@pytest.mark.long
 def test_the_last_weights_are_the_model_where_that_is_wanted(forks, base, tmp_path):
     """At a learning rate that drives the loss up, so that the best evaluation is an early one."""
     settings = ["steps=6", "eval.share=0.2", "eval.every=1", "learning_rate=0.5", "schedule=constant", "warmup=0"]
@@ -273,6 +274,7 @@ def test_evaluation_has_no_dropout(forks, base, tmp_path):
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-6)
 
 
+@pytest.mark.long
 def test_dropout_resumes_exactly(forks, base, tmp_path):
     settings = ["steps=6", "checkpoint.every=2", "dropout=0.3"]
     assert forks.train("sft", *words(base, tmp_path / "straight", *settings))[0] == 0

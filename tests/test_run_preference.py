@@ -98,6 +98,7 @@ def test_a_reward_model_ends_with_its_card_and_scores(tmp_path):
     assert api.train("reward", words, console=Console(quiet=True)), "a reward model goes on learning"
 
 
+@pytest.mark.long
 def test_a_likelihood_is_a_reward_model_without_a_head(tmp_path):
     """Its score is what transformers' own model of the saved folder says: beta times the mean log-probability."""
     model, _ = run("reward", tmp_path / "reward", "data=lab/comparisons", "scored_by=likelihood", "beta=3.0")

@@ -53,6 +53,7 @@ def told(tmp_path_factory):
         pytest.param("from peft import PeftModel", "import nurture", id="peft first", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.long
 def test_a_bottleneck_adapter_loads_once_nurture_is_imported(told, tmp_path, first, then):
     base, folder, expected = told
     program = PROGRAM.format(first=first, then=then, base=str(base), folder=str(folder), out=str(tmp_path / "logits"))

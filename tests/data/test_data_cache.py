@@ -97,6 +97,7 @@ def test_whatever_the_tokens_depend_on_is_in_the_name(template, make_tokenizer, 
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.long
 def test_it_is_the_same_name_in_another_process():
     code = (
         "from nurture.data.cache import code_digest, tokenizer_digest\n"

@@ -39,6 +39,7 @@ def test_every_value_can_be_said_and_asked_by_every_relation():
             assert fact.entity.name in fact.say(question)
 
 
+@pytest.mark.long
 def test_held_out_questions_are_in_no_document():
     documents = "\n".join(document.text for document in corpus(0, 4000))
     asked = {r.name: any(_found(q, documents) for q in r.asked) for r in RELATIONS}

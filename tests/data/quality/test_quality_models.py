@@ -111,6 +111,7 @@ def test_a_column_names_the_tasks(tmp_path):
     assert stats(seeds)["tasks"] == {"sum": 2}
 
 
+@pytest.mark.long
 def test_the_lab_knows_its_tasks():
     found = stats("lab/votes")
     assert len(found["tasks"]) == 14 and set(found["tasks"].values()) == {429}
