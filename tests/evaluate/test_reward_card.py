@@ -321,6 +321,8 @@ def test_a_rater_that_follows_length_is_told():
     table = {"criteria": rating_table(["overall"], truth + draw.normal(0, 0.1, (400, 1)), truth.astype(np.float32))}
     card = table | {"pairs_from": "ratings", "prompts": 400}
     assert decide(card | pair_card(Pairs(draw.normal(size=400), length, range(400))))[0] == "go"
+    rare = {"criteria": table["criteria"] | {"rare": table["criteria"]["overall"] | {"ratings": 9}}, "prompts": 400}
+    assert decide(rare)[0] == "caution" and "only 9 ratings of a criterion" in decide(rare)[1]
     verdict, reason = decide(card | pair_card(Pairs(length / 9, length, range(400))))
     assert verdict == "caution" and "follow length" in reason
 

@@ -8,7 +8,7 @@ code subsets together. Any other subsets are weighted by their comparisons.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,16 @@ def reward_bench(model: RewardModel, source: Path | str) -> dict[str, Any]:
     sides = [Conversation((*p.prompt, *said), origin=p.origin) for p in pairs for said in (p.chosen, p.rejected)]
     scores = score(model, sides)
     wins: dict[str, list[bool]] = {}
-    prompts: dict[str, list[Hashable]] = {}
+    prompts: dict[str, list[str]] = {}
     for pair, a, b in zip(pairs, scores[0::2], scores[1::2], strict=True):
         subset = subsets[row_of(pair.origin)]
         wins.setdefault(subset, []).append(a > b)
-        prompts.setdefault(subset, []).append(pair.prompt)
+        prompts.setdefault(subset, []).append(repr(pair.prompt))  # (a message with calls of tools has no hash)
     return tally_subsets(wins, prompts)
 
 
 def tally_subsets(
-    wins: Mapping[str, list[bool]], prompts: Mapping[str, list[Hashable]] | None = None
+    wins: Mapping[str, list[bool]], prompts: Mapping[str, list[str]] | None = None
 ) -> dict[str, Any]:
     """Of the comparisons in each subset those won; comparisons of one prompt are not independent."""
     rows = [won for some in wins.values() for won in some]

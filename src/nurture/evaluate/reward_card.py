@@ -237,6 +237,8 @@ def _decide_ratings(card: dict[str, Any]) -> tuple[Verdict, str]:
     if min((row["correlation"] or 0.0) for row in table.values()) < GOOD_CORRELATION:
         doubts.append(f"a correlation below {GOOD_CORRELATION} leaves a policy much to exploit")
     number = min(row["ratings"] for row in table.values())
+    if number < FEW <= card["prompts"]:
+        doubts.append(f"only {number} ratings of a criterion were held out")
     if doubts:
         return "caution", f"{number} held-out ratings, correlations: {told}, but {'; '.join(doubts)}."
     return "go", f"{number} held-out ratings, correlations: {told}."
