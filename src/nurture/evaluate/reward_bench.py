@@ -53,9 +53,7 @@ def reward_bench(model: RewardModel, source: Path | str) -> dict[str, Any]:
     return tally_subsets(wins, prompts)
 
 
-def tally_subsets(
-    wins: Mapping[str, list[bool]], prompts: Mapping[str, list[str]] | None = None
-) -> dict[str, Any]:
+def tally_subsets(wins: Mapping[str, list[bool]], prompts: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
     """Of the comparisons in each subset those won; comparisons of one prompt are not independent."""
     rows = [won for some in wins.values() for won in some]
     of = range(len(rows)) if prompts is None else [prompt for name in wins for prompt in prompts[name]]
