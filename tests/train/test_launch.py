@@ -155,7 +155,7 @@ time.sleep(1000)
 def test_the_cause_is_named_and_not_who_noticed_it_first(
     out: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "GRACE", 5.0)
+    monkeypatch.setattr(module, "GRACE", 100.0)  # which ends when all have ended
     script = """
 others(3)
 heartbeat("reduce", 3)
@@ -190,6 +190,7 @@ waiting_for_the_other()
     assert "in stuck_here" in err and "in waiting_for_the_other" in err
 
 
+@pytest.mark.long
 def test_who_waits_for_others_is_not_the_one_that_hangs(out: Path, capfd: pytest.CaptureFixture[str]):
     script = """
 from nurture.train.heartbeat import waiting
@@ -199,12 +200,12 @@ if rank == 1:
     with waiting("barrier"): time.sleep(1000)
 for part in range(30):  # three times as long as a rank may be silent
     heartbeat("save", 3)
-    time.sleep(0.1)
+    time.sleep(0.3)
 time.sleep(1000)
 """
     begun = time.monotonic()
-    assert start(out, script, step_timeout=1) == 4
-    assert time.monotonic() - begun > 3.5
+    assert start(out, script, step_timeout=3) == 4  # (others may take the machine for a second or two)
+    assert time.monotonic() - begun > 10.5
     err = capfd.readouterr().err
     assert re.search(r"rank 0 hung for \d+ s in phase 'save' of step 3; all", err)
     assert "rank 1, phase 'save' of step 3, waiting in barrier:" in err
@@ -257,9 +258,9 @@ def test_steady_heartbeats_are_no_silence(out: Path):
     script = """
 for step in range(1, 30):
     heartbeat("forward", step)
-    time.sleep(0.05)
+    time.sleep(0.2)
 """
-    assert start(out, script, step_timeout=1) == 0
+    assert start(out, script, step_timeout=5) == 0  # (others may take the machine for a second or two)
 
 
 def in_the_background(out: Path, script: str, ready: int = 2):
