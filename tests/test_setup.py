@@ -277,6 +277,13 @@ def test_dropout_drops_also_where_it_is_one_of_attention(tmp_path, stage, kind):
         set_up(stage(*words, "dropout=0.5", "layout=tree"), Processes())
 
 
+def test_a_model_without_any_dropout_refuses_it(tmp_path, stage):
+    mamba = ["model.config.model_type=mamba", "model.config.hidden_size=32", "model.config.num_hidden_layers=2"]
+    words = (*mamba, "model.tokenizer.vocab_size=300", f"data={rows_file(tmp_path / 'rows.jsonl', 20)}")
+    with pytest.raises(InputError, match="dropout: MambaForCausalLM has no dropout layers; leave dropout out"):
+        set_up(stage(*words, "dropout=0.5"), Processes())
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
 def test_a_signal_before_the_first_step_is_told_and_leaves_nothing(tmp_path, stage, monkeypatch, sent, code):
     settled = run._set_up_run
