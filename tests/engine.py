@@ -107,6 +107,21 @@ def thumbs(seed=0, n=5):
     return judged(seed, n, (3,), lambda draw, r, i: {"label": (1.0, 0.0, None)[i]})
 
 
+BATCHES = {
+    "lm": demonstrations,
+    "sft": demonstrations,
+    "distill": demonstrations,
+    "reward": rankings,
+    "process": chains,
+    "dpo": pairs,
+    "kto": thumbs,
+    "orpo": pairs,
+    "simpo": pairs,
+    "stable": ratings,
+}
+"""The batch of each method; a method that learns from rollouts gets one of its own (`engine.rollout`)."""
+
+
 def one_step(roles, method, batch, tokens=1 << 30):
     """The metrics and gradients of one step on the batch, without its update."""
     taken = {}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nurture.train.checkpoint import CheckpointStore
 from nurture.train.faults import FAILPOINTS
 
 MODEL = [
@@ -255,8 +256,7 @@ def test_the_last_weights_are_the_model_where_that_is_wanted(forks, base, tmp_pa
         assert best < 6, "else this says nothing"
         kept = best if keep_best else 6
         assert events(out, "finish")[0]["step"] == kept
-        shards = (out / "checkpoints" / f"step-{kept:08d}").glob("tensors-*.safetensors")
-        held = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+        held = CheckpointStore(out / "checkpoints").load(kept).tensors
         model = load_file(out / "model" / "model.safetensors")
         for name, tensor in model.items():
             assert torch.equal(tensor, held[f"master.{name}"].to(tensor.dtype)), name

@@ -17,6 +17,7 @@ from nurture.errors import Alarmed, InputError, RewardLost
 from nurture.evaluate.scoring import load_reward_model, score
 from nurture.records import Conversation, Message
 from nurture.runs import rows_of
+from nurture.train.checkpoint import CheckpointStore
 
 TINY = (
     "model={config: {model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, "
@@ -299,8 +300,7 @@ def test_the_critic_starts_as_the_reward_model_and_texts_are_mixed_in(tmp_path):
     _, (plain,), _ = run("ppo", new, *common, "learning_rate=0")
     _, (told_row,), _ = run("ppo", told, *common, f"critic={judge}", "learning_rate=0")
     assert plain["policy_loss"] == pytest.approx(0, abs=1e-3) and plain["value_error"] != told_row["value_error"]
-    (saved,) = (told / "checkpoints").glob("step-*")
-    kept = {n: t for shard in saved.glob("tensors-*.safetensors") for n, t in load_file(shard).items()}
+    kept = CheckpointStore(told / "checkpoints").load_newest().tensors
     learnt = load_file(judge / "model.safetensors")
     for name, tensor in learnt.items():
         assert torch.equal(kept[f"master.value.{name}"], tensor.float()), name
@@ -319,8 +319,7 @@ def test_the_critic_learns_at_a_rate_of_its_own(goals, tmp_path):
     for ratio in (1, 10):
         out = tmp_path / str(ratio)
         run("ppo", out, *words, "learning_rate=1e-3", f"critic_lr_ratio={ratio}")
-        (saved,) = (out / "checkpoints").glob("step-*")
-        kept[ratio] = {n: t for shard in saved.glob("tensors-*.safetensors") for n, t in load_file(shard).items()}
+        kept[ratio] = CheckpointStore(out / "checkpoints").load_newest().tensors
     name = "master.value.score.weight"
     assert kept[1][name].abs().max() == pytest.approx(1e-3, rel=0.01), "the head of a new critic starts at 0"
     torch.testing.assert_close(kept[10][name], 10 * kept[1][name], rtol=1e-4, atol=1e-8)

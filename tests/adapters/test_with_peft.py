@@ -48,9 +48,8 @@ def told(tmp_path_factory):
             "import importlib.util\nimport nurture\nimportlib.util.find_spec('peft')",
             "from peft import PeftModel",
             id="looked for before",
-            marks=pytest.mark.long,
         ),
-        pytest.param("from peft import PeftModel", "import nurture", id="peft first", marks=pytest.mark.long),
+        pytest.param("from peft import PeftModel", "import nurture", id="peft first"),
     ],
 )
 @pytest.mark.long

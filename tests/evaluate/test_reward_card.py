@@ -209,9 +209,11 @@ def test_a_calibrated_model_is_seen_to_be_calibrated():
     gap = np.abs(draw.normal(0, 2, 40_000))
     sure = 1 / (1 + np.exp(-gap))
     right = draw.random(len(gap)) < sure
-    assert calibration_error(sure, right) < 0.01
-    assert calibration_error(1 / (1 + np.exp(-4 * gap)), right) > 0.05, "four times as sure as it should be"
-    assert sum(b["n"] for b in calibration(sure, right)) == len(gap)
+    bins = calibration(sure, right, range(len(gap)))
+    assert calibration_error(bins) < 0.01
+    bold = calibration(1 / (1 + np.exp(-4 * gap)), right, range(len(gap)))
+    assert calibration_error(bold) > 0.05, "four times as sure as it should be"
+    assert sum(b["n"] for b in bins) == len(gap)
 
 
 def plain(gap, length_gap, **more):

@@ -11,17 +11,12 @@ import pytest
 import torch
 import yaml
 from engine import (
+    BATCHES,
     VOCABULARY,
-    chains,
-    demonstrations,
     engine,
     one_step,
     online_engine,
-    pairs,
-    rankings,
-    ratings,
     rollout,
-    thumbs,
 )
 from families import tiny
 
@@ -30,20 +25,6 @@ from nurture.methods import METHODS, Online
 from nurture.recipe import stage_from, to_yaml
 from nurture.train.loop import Budget, train
 from nurture.types import Batch, Loss, RoleScores, Scores
-
-BATCHES = {
-    "lm": demonstrations,
-    "sft": demonstrations,
-    "distill": demonstrations,
-    "reward": rankings,
-    "process": chains,
-    "dpo": pairs,
-    "kto": thumbs,
-    "orpo": pairs,
-    "simpo": pairs,
-    "stable": ratings,
-}
-"""The batch of each method; a method that learns from rollouts gets one of its own (`engine.rollout`)."""
 
 
 def batch_for(method, **how):

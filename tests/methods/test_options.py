@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine import chains, demonstrations, pairs, rankings, ratings, rollout, thumbs
+from engine import BATCHES, ratings, rollout
 from pydantic import ValidationError
 
-from nurture.methods import METHODS, Online
+from nurture.methods import METHODS, Online, Reward
 from nurture.rollout.record import advantages
 from nurture.types import Batch, RoleScores, Scores
 
@@ -92,21 +92,9 @@ def batch_for(method):
         groups = (replace(batch.groups[0], responses=(replace(first, truncated=True), *others)), *batch.groups[1:])
         batch = Batch(groups)
         return batch.recording(logp_sampler=batch.logp_old + 0.3 * torch.randn(batch.num_own, generator=seeded()))
-    match method.name:
-        case "distill":
-            return demonstrations()
-        case "process":
-            return chains()
-        case "kto":
-            return thumbs()
-        case "stable":
-            return ratings()
-        case "reward" if method.rating == "bounded" or len(method.criteria) > 1:
-            return ratings(criteria=len(method.criteria))
-        case "reward":
-            return rankings()
-        case _:
-            return pairs()
+    if isinstance(method, Reward) and (method.rating == "bounded" or len(method.criteria) > 1):
+        return ratings(criteria=len(method.criteria))
+    return BATCHES[method.name]()
 
 
 def seeded():

@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,24 +42,35 @@ def test_handlers_are_restored_after_an_error():
     assert [signal.getsignal(number) for number in CAUGHT] == before
 
 
+@contextmanager
+def stopping(folder: Path, then: Callable[[], object]) -> Iterator[int]:
+    """A process that has been asked to stop once, and does `then` before it looks: its pid."""
+
+    def body() -> None:
+        with StopSignals() as stop:
+            (folder / "ready").touch()
+            while stop.requested is None:
+                time.sleep(0.001)
+            (folder / "asked").touch()
+            then()
+
+    with child(body) as pid:
+        wait_for(folder / "ready")
+        os.kill(pid, signal.SIGTERM)
+        wait_for(folder / "asked")
+        yield pid
+
+
 @pytest.mark.parametrize("second", CAUGHT)
 def test_the_second_signal_leaves_at_once_and_the_checkpoint_stands(second: signal.Signals, tmp_path: Path):
     context = Context({}, {}, {}, "cpu", 1)
     CheckpointStore(tmp_path / "run").save(1, {"w": torch.ones(3)}, {}, context)
 
-    def body() -> None:
-        with StopSignals() as stop:
-            (tmp_path / "ready").touch()
-            while stop.requested is None:
-                time.sleep(0.001)
-            (tmp_path / "asked").touch()
-            os.environ["NURTURE_FAULT"] = "checkpoint.after_manifest:sleep=1000"  # caught in the middle of its save
-            CheckpointStore(tmp_path / "run").save(2, {"w": torch.ones(3)}, {}, context)
+    def save() -> None:
+        os.environ["NURTURE_FAULT"] = "checkpoint.after_manifest:sleep=1000"  # caught in the middle of its save
+        CheckpointStore(tmp_path / "run").save(2, {"w": torch.ones(3)}, {}, context)
 
-    with child(body) as pid:
-        wait_for(tmp_path / "ready")
-        os.kill(pid, signal.SIGTERM)
-        wait_for(tmp_path / "asked")
+    with stopping(tmp_path, save) as pid:
         while not list((tmp_path / "run").glob(".tmp-*/manifest.json")):
             time.sleep(0.005)
         begun = time.monotonic()
@@ -70,18 +82,10 @@ def test_the_second_signal_leaves_at_once_and_the_checkpoint_stands(second: sign
 
 
 def test_the_second_signal_does_not_wait_for_what_the_process_computes(tmp_path: Path):
-    def body() -> None:
-        with StopSignals() as stop:
-            (tmp_path / "ready").touch()
-            while stop.requested is None:
-                time.sleep(0.001)
-            (tmp_path / "asked").touch()
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes without a line of Python
+    def compute() -> None:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes without a line of Python
 
-    with child(body) as pid:
-        wait_for(tmp_path / "ready")
-        os.kill(pid, signal.SIGTERM)
-        wait_for(tmp_path / "asked")
+    with stopping(tmp_path, compute) as pid:
         time.sleep(0.5)
         os.kill(pid, signal.SIGTERM)
         begun = time.monotonic()

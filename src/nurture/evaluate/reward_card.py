@@ -107,10 +107,9 @@ class Pairs:
     def right(self) -> NDArray[np.bool_]:
         return self.gap > 0  # a tie is no win
 
-    def share(self, hits: NDArray[np.bool_], among: NDArray[Any] | None = None) -> dict[str, Any]:
-        """Of the pairs `among` them, in places or by a mask, those that are hits."""
-        chosen = np.arange(len(hits))[among] if among is not None else np.arange(len(hits))
-        return _share(hits[chosen], [self.prompts[i] for i in chosen.tolist()])
+    def share(self, hits: NDArray[np.bool_], among: Any = slice(None)) -> dict[str, Any]:
+        """Of the pairs `among` them, by places or by a mask, those that are hits."""
+        return _share(hits[among], _at(self.prompts, among))
 
 
 def pair_card(pairs: Pairs) -> dict[str, Any]:
@@ -130,8 +129,7 @@ def pair_card(pairs: Pairs) -> dict[str, Any]:
     }
     if pairs.log_odds is not None:
         sure = 1 / (1 + np.exp(-np.abs(pairs.log_odds)))
-        card["calibration"] = calibration(sure, pairs.log_odds > 0, pairs.prompts)
-        card["calibration_error"] = calibration_error(sure, pairs.log_odds > 0)
+        card |= _calibrated(calibration(sure, pairs.log_odds > 0, pairs.prompts))
     if pairs.margin is not None and np.any(pairs.margin != 0):
         card["by_margin"] = _by_quartile(pairs.margin, pairs)
     return card
@@ -186,8 +184,7 @@ def step_card(right: Floats, labels: Floats, prompts: Sequence[Hashable]) -> dic
         "accuracy_on_wrong_steps": _share(hits[wrong], _at(prompts, wrong)),
         "accuracy_on_right_steps": _share(hits[~wrong], _at(prompts, ~wrong)),
         "always_the_commoner": float(max(wrong.mean(), 1 - wrong.mean())),
-        "calibration": calibration(np.maximum(right, 1 - right), hits, prompts),
-        "calibration_error": calibration_error(np.maximum(right, 1 - right), hits),
+        **_calibrated(calibration(np.maximum(right, 1 - right), hits, prompts)),
     }
 
 
@@ -247,8 +244,8 @@ def _decide_ratings(card: dict[str, Any]) -> tuple[Verdict, str]:
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 
-def _at(values: Sequence[Hashable], mask: NDArray[np.bool_]) -> list[Hashable]:
-    return [values[i] for i in np.flatnonzero(mask).tolist()]
+def _at(values: Sequence[Hashable], among: Any) -> list[Hashable]:
+    return [values[i] for i in np.arange(len(values))[among].tolist()]
 
 
 def _share(hits: NDArray[np.bool_], prompts: Sequence[Hashable]) -> dict[str, Any]:
@@ -259,11 +256,8 @@ def _share(hits: NDArray[np.bool_], prompts: Sequence[Hashable]) -> dict[str, An
     return {"share": float(hits.mean()), "low": low, "high": high, "n": len(hits)}
 
 
-def calibration(
-    sure: Floats, right: NDArray[np.bool_], prompts: Sequence[Hashable] | None = None
-) -> list[dict[str, Any]]:
+def calibration(sure: Floats, right: NDArray[np.bool_], prompts: Sequence[Hashable]) -> list[dict[str, Any]]:
     """For each bin of certainty, how sure the model was and how often it was right."""
-    prompts = range(len(sure)) if prompts is None else prompts
     bins: list[dict[str, Any]] = []
     for low, high in pairwise(BINS):
         inside = (sure >= low) & ((sure < high) | (high == 1.0))
@@ -272,9 +266,13 @@ def calibration(
     return bins
 
 
-def calibration_error(sure: Floats, right: NDArray[np.bool_]) -> float:
+def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
     """Expected calibration error: |how sure - how often right|, averaged over all answers."""
-    return float(sum(b["n"] * abs(b["sure"] - b["share"]) for b in calibration(sure, right)) / len(sure))
+    return sum(b["n"] * abs(b["sure"] - b["share"]) for b in bins) / sum(b["n"] for b in bins)
+
+
+def _calibrated(bins: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"calibration": bins, "calibration_error": calibration_error(bins)}
 
 
 def _by_fifth(guess: Floats, truth: Floats) -> list[dict[str, Any]]:
